@@ -1,0 +1,488 @@
+//! The models file: which providers there are, and which models each of them serves.
+//!
+//! *Provider → model → options.* A public model name that several providers list is one model with
+//! several deployments. The text is read twice over: by serde into [`raw`] shapes, whose faults have a
+//! line, and then into a [`Catalog`] of checked values, whose faults have a path.
+
+mod expand;
+mod raw;
+
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use self::expand::Expansion;
+use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawPolicy, RawProvider};
+use super::{ConfigError, Environment, Fault, Timeouts, nearest};
+
+/// All providers and models, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    /// In the order of the file, which breaks ties of priority.
+    pub providers: Vec<ProviderConfig>,
+    /// What is said of public models whoever serves them.
+    pub policies: Vec<ModelPolicy>,
+    /// Things to tell the operator that are no errors.
+    pub warnings: Vec<String>,
+}
+
+/// One provider.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// Its name in the catalog.
+    pub name: String,
+    /// Which protocol it speaks.
+    pub kind: String,
+    /// Where it is, if it is a server.
+    pub base_url: Option<String>,
+    /// The key that opens it.
+    pub api_key: Option<SecretString>,
+    /// Further headers of every request to it.
+    pub headers: Vec<(String, SecretString)>,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+    /// Its models.
+    pub models: ModelSource,
+    /// Where it stands, for messages.
+    pub place: String,
+}
+
+/// Where the list of a provider's models comes from.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// The file.
+    Listed(Vec<ModelConfig>),
+    /// The provider itself is asked.
+    Discovered,
+}
+
+/// One model at one provider.
+#[derive(Clone, Debug, Default)]
+pub struct ModelConfig {
+    /// The name callers use.
+    pub public: String,
+    /// The name the provider uses.
+    pub upstream: String,
+    /// Lower comes first.
+    pub priority: i32,
+    /// Context size in tokens, if stated.
+    pub context_tokens: Option<u64>,
+    /// Languages it is good at, if stated.
+    pub languages: Vec<String>,
+    /// Request members for what a caller leaves unsaid.
+    pub defaults: Map<String, Value>,
+    /// Request members that hold whatever a caller says.
+    pub overrides: Map<String, Value>,
+}
+
+/// What is said of a public model as such.
+#[derive(Clone, Debug, Default)]
+pub struct ModelPolicy {
+    /// The public name.
+    pub model: String,
+    /// Further names for it.
+    pub aliases: Vec<String>,
+}
+
+impl Catalog {
+    /// Reads a models file. Its ending says whether it is JSON or YAML.
+    ///
+    /// With `minimum`, a provider whose `${NAME}` is unset is left out with a warning.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has faults.
+    pub fn load(
+        path: &Path,
+        environment: &Environment,
+        defaults: Timeouts,
+        minimum: bool,
+    ) -> Result<Self, ConfigError> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Fault::new(&place, error.to_string(), "name a readable file in LLM_PROXY_API_MODELS_CONFIG")
+        })?;
+        let raw = raw::read(path, &text)?;
+        let reader = Reader {
+            file: &place,
+            environment,
+            timeouts: defaults,
+            minimum,
+            catalog: Self::default(),
+            faults: Vec::new(),
+        };
+        reader.read(raw)
+    }
+}
+
+/// Members of a request that no setting may touch.
+const CALLERS_OWN: &[&str] = &["model", "messages", "prompt", "stream", "stream_options"];
+
+/// Turns raw shapes into checked values.
+struct Reader<'a> {
+    file: &'a str,
+    environment: &'a Environment,
+    timeouts: Timeouts,
+    minimum: bool,
+    catalog: Catalog,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
+        let policies = raw.models.0;
+        let listed: Vec<String> =
+            raw.providers.0.iter().flat_map(|(_, provider)| provider.listed_models()).collect();
+        let anything_discovered =
+            raw.providers.0.iter().any(|(_, p)| matches!(p.models, Some(RawModels::Discover)));
+        for (name, provider) in raw.providers.0 {
+            self.provider(name, provider);
+        }
+        for (model, policy) in policies {
+            if !anything_discovered && !listed.contains(&model) {
+                self.unserved(&model, &listed);
+            }
+            self.policy(model, policy);
+        }
+        self.refuse_ambiguous_names(&listed);
+        if self.faults.is_empty() { Ok(self.catalog) } else { Err(self.faults.into()) }
+    }
+
+    fn provider(&mut self, name: String, raw: RawProvider) {
+        let place = format!("providers.{name}");
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        {
+            self.fault(
+                &place,
+                "a provider's name cannot be used in headers and paths",
+                "use letters, digits, `-`, `_` and `.`",
+            );
+        }
+        let Some(kind) = raw.kind else {
+            return self.fault(
+                &place,
+                "`type` is missing",
+                "say what it is, for example \"type\": \"openai\"",
+            );
+        };
+        let mut expansion = Expansion::new(self.environment);
+        let base_url = raw.base_url.map(|text| expansion.expand(&text));
+        let api_key = raw.api_key.map(|text| self.api_key(&place, &text, &mut expansion));
+        let headers = raw.headers.0.into_iter();
+        let headers =
+            headers.map(|(name, value)| (name, SecretString::from(expansion.expand(&value)))).collect();
+        let models = self.models(&place, raw.models, &mut expansion);
+        if !self.all_found(&name, &place, expansion) {
+            return;
+        }
+        let timeouts = Timeouts {
+            request: self.seconds(&place, "timeout", raw.timeout, self.timeouts.request),
+            connect: self.seconds(&place, "connect_timeout", raw.connect_timeout, self.timeouts.connect),
+            first_token: self.seconds(
+                &place,
+                "first_token_timeout",
+                raw.first_token_timeout,
+                self.timeouts.first_token,
+            ),
+            stall: self.seconds(&place, "stall_timeout", raw.stall_timeout, self.timeouts.stall),
+        };
+        self.catalog.providers.push(ProviderConfig {
+            name,
+            kind,
+            base_url,
+            api_key,
+            headers,
+            timeouts,
+            models,
+            place: format!("{}: {place}", self.file),
+        });
+    }
+
+    fn api_key(&mut self, place: &str, text: &str, expansion: &mut Expansion<'_>) -> SecretString {
+        if !text.is_empty() && !text.contains("${") {
+            self.catalog.warnings.push(format!(
+                "{}: {place}.api_key stands in the file itself; write ${{NAME}} or ${{file:/path}} instead",
+                self.file
+            ));
+        }
+        expansion.expand(text).into()
+    }
+
+    /// Whether all that the provider refers to was there. What was not is a fault, or with
+    /// `MINIMUM` a reason to leave the provider out.
+    fn all_found(&mut self, name: &str, place: &str, expansion: Expansion<'_>) -> bool {
+        let missing = expansion.missing;
+        let all_found = missing.is_empty();
+        for missing in missing {
+            if self.minimum {
+                let warning = format!("provider `{name}` is left out: {}", missing.problem);
+                self.catalog.warnings.push(warning);
+                break;
+            }
+            self.fault(place, &missing.problem, &missing.cure);
+        }
+        all_found
+    }
+
+    fn models(&mut self, place: &str, raw: Option<RawModels>, expansion: &mut Expansion<'_>) -> ModelSource {
+        let Some(RawModels::Listed(Pairs(models))) = raw else {
+            if raw.is_none() {
+                self.fault(
+                    place,
+                    "`models` is missing",
+                    "list its models, or write \"models\": \"discover\"",
+                );
+            }
+            return ModelSource::Discovered;
+        };
+        if models.is_empty() {
+            self.fault(place, "`models` is empty", "list its models, or write \"models\": \"discover\"");
+        }
+        let models = models
+            .into_iter()
+            .map(|(public, raw)| self.model(place, public, raw.unwrap_or_default(), expansion));
+        ModelSource::Listed(models.collect())
+    }
+
+    fn model(
+        &mut self,
+        provider: &str,
+        public: String,
+        raw: RawModel,
+        expansion: &mut Expansion<'_>,
+    ) -> ModelConfig {
+        let place = format!("{provider}.models.{public}");
+        self.check_model_name(&place, &public);
+        if raw.context == Some(0) {
+            self.fault(&place, "`context` is 0", "give the context size in tokens, or leave it out");
+        }
+        for (key, settings) in [("defaults", &raw.defaults), ("overrides", &raw.overrides)] {
+            for name in CALLERS_OWN.iter().filter(|name| settings.contains_key(**name)) {
+                self.fault(&place, &format!("`{key}` sets `{name}`"), "leave it to the callers");
+            }
+        }
+        ModelConfig {
+            upstream: raw.upstream.map_or_else(|| public.clone(), |text| expansion.expand(&text)),
+            public,
+            priority: raw.priority.unwrap_or(0),
+            context_tokens: raw.context,
+            languages: raw.languages,
+            defaults: raw.defaults,
+            overrides: raw.overrides,
+        }
+    }
+
+    fn policy(&mut self, model: String, raw: RawPolicy) {
+        let place = format!("models.{model}");
+        if let Some(strategy) = raw.strategy.filter(|strategy| strategy != "priority") {
+            let problem = format!("the strategy `{strategy}` is not part of this version");
+            self.fault(&place, &problem, "write \"priority\", or leave it out");
+        }
+        for alias in &raw.aliases {
+            self.check_model_name(&place, alias);
+        }
+        self.catalog.policies.push(ModelPolicy { model, aliases: raw.aliases });
+    }
+
+    fn unserved(&mut self, model: &str, listed: &[String]) {
+        let cure = nearest(model, listed.iter().map(String::as_str)).map_or_else(
+            || "list it under a provider's `models`".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        self.fault(&format!("models.{model}"), "no provider serves this model", &cure);
+    }
+
+    /// A name may belong to one model only.
+    fn refuse_ambiguous_names(&mut self, listed: &[String]) {
+        let mut taken: Vec<(String, String)> =
+            listed.iter().map(|model| (model.clone(), model.clone())).collect();
+        let policies = self.catalog.policies.clone();
+        let aliases =
+            policies.iter().flat_map(|policy| policy.aliases.iter().map(|alias| (&policy.model, alias)));
+        for (model, alias) in aliases {
+            let other = taken.iter().find(|(name, owner)| name == alias && owner != model);
+            if let Some((_, owner)) = other {
+                let problem = format!("the alias `{alias}` is already the name of `{owner}`");
+                self.fault(&format!("models.{model}"), &problem, "choose another alias");
+            }
+            taken.push((alias.clone(), model.clone()));
+        }
+    }
+
+    fn check_model_name(&mut self, place: &str, name: &str) {
+        if name.trim().is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+            self.fault(place, "this is no usable model name", "use 1 to 256 visible characters");
+        }
+    }
+
+    fn seconds(&mut self, place: &str, key: &str, value: Option<f64>, default: Duration) -> Duration {
+        match value {
+            None => default,
+            Some(seconds) if seconds > 0.0 && seconds <= 31_536_000.0 => Duration::from_secs_f64(seconds),
+            Some(seconds) => {
+                self.fault(place, &format!("`{key}` is {seconds}"), "give seconds, more than 0");
+                default
+            }
+        }
+    }
+
+    fn fault(&mut self, place: &str, problem: &str, cure: &str) {
+        self.faults.push(Fault::new(format!("{}: {place}", self.file), problem, cure));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn load_as(name: &str, text: &str, minimum: bool) -> Result<Catalog, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(folder.path().join("key"), "sk-file\n").unwrap();
+        let key_file = folder.path().join("key").display().to_string();
+        let environment = Environment::of([("A_KEY", "sk-a"), ("KEY_FILE", &key_file)]);
+        Catalog::load(&path, &environment, Timeouts::default(), minimum)
+    }
+
+    fn load(text: &str) -> Result<Catalog, ConfigError> {
+        load_as("models.json", text, false)
+    }
+
+    fn fault(text: &str) -> String {
+        load(text).unwrap_err().to_string()
+    }
+
+    const GOOD: &str = r#"{
+        "comment": "for us",
+        "providers": {
+            "b": {"type": "openai", "base_url": "http://b/v1", "api_key": "${A_KEY}", "models": {
+                "fast": {"upstream": "gpt", "priority": 2, "context": 1000, "defaults": {"temperature": 0.7}},
+                "plain": {}
+            }},
+            "a": {"type": "vllm", "base_url": "${A_URL:-http://a}", "timeout": 1.5, "models": "discover"}
+        },
+        "models": {"fast": {"strategy": "priority", "aliases": ["small"]}}
+    }"#;
+
+    #[test]
+    fn a_good_file_becomes_a_catalog_in_its_own_order() {
+        let catalog = load(GOOD).unwrap();
+
+        let [b, a] = catalog.providers.as_slice() else { panic!("two providers") };
+        assert_eq!((b.name.as_str(), a.name.as_str()), ("b", "a"));
+        assert_eq!(b.api_key.as_ref().unwrap().expose_secret(), "sk-a");
+        assert_eq!(a.base_url.as_deref(), Some("http://a"));
+        assert_eq!(a.timeouts.request, Duration::from_millis(1500));
+        let ModelSource::Listed(models) = &b.models else { panic!("listed") };
+        assert_eq!(models[0].upstream, "gpt");
+        assert_eq!((models[0].priority, models[0].context_tokens), (2, Some(1000)));
+        assert_eq!(models[1].upstream, "plain");
+        assert_eq!(catalog.policies[0].aliases, ["small"]);
+        assert!(catalog.warnings.is_empty());
+    }
+
+    #[test]
+    fn yaml_says_the_same() {
+        let yaml = "providers:\n  b:\n    type: openai\n    base_url: http://b\n    models:\n      fast:\n        priority: 1\n      no:\n";
+        let catalog = load_as("models.yaml", yaml, false).unwrap();
+        let ModelSource::Listed(models) = &catalog.providers[0].models else { panic!("listed") };
+        assert_eq!(models[1].public, "no");
+    }
+
+    /// A file, and what the message must name: the place and a word of the cure.
+    const FAULTY: &[(&str, &str, &str)] = &[
+        (r#"{"providers": {"#, "line 1", "EOF"),
+        (r#"{"provider": {}}"#, "provider", "did you mean `providers`?"),
+        (
+            r#"{"providers":{"a":{"type":"openai","models":{"m":{"contxt":1}}}}}"#,
+            "providers.a.models.m",
+            "`context`",
+        ),
+        (r#"{"providers":{"a":{"models":{"m":{}}}}}"#, "providers.a", "type"),
+        (r#"{"providers":{"a":{"type":"openai"}}}"#, "providers.a", "discover"),
+        (r#"{"providers":{"a":{"type":"openai","models":{}}}}"#, "providers.a", "discover"),
+        (r#"{"providers":{"a":{"type":"openai","models":"all"}}}"#, "providers.a.models", "discover"),
+        (r#"{"providers":{"a b":{"type":"openai","models":"discover"}}}"#, "providers.a b", "letters"),
+        (
+            r#"{"providers":{"a":{"type":"x","models":{"m":{"context":"many"}}}}}"#,
+            "providers.a.models.m.context",
+            "line 1",
+        ),
+        (
+            r#"{"providers":{"a":{"type":"x","models":{"m":{"context":0}}}}}"#,
+            "providers.a.models.m",
+            "tokens",
+        ),
+        (
+            r#"{"providers":{"a":{"type":"x","models":{"m":{"defaults":{"stream":true}}}}}}"#,
+            "models.m",
+            "stream",
+        ),
+        (r#"{"providers":{"a":{"type":"x","api_key":"${NOPE}","models":{"m":{}}}}}"#, "providers.a", "NOPE"),
+        (r#"{"providers":{"a":{"type":"x","timeout":0,"models":{"m":{}}}}}"#, "providers.a", "seconds"),
+        (
+            r#"{"providers":{"a":{"type":"x","models":{"fast":{}}}},"models":{"fasst":{}}}"#,
+            "models.fasst",
+            "`fast`",
+        ),
+        (
+            r#"{"providers":{"a":{"type":"x","models":{"m":{}}}},"models":{"m":{"strategy":"score"}}}"#,
+            "models.m",
+            "priority",
+        ),
+        (
+            r#"{"providers":{"a":{"type":"x","models":{"m":{},"n":{}}}},"models":{"m":{"aliases":["n"]}}}"#,
+            "models.m",
+            "another",
+        ),
+        (r#"{"providers":{"a":{"type":"x","models":{"m":{},"m":{}}}}}"#, "providers.a.models", "twice"),
+    ];
+
+    #[test]
+    fn faults_name_the_file_the_place_and_the_cure() {
+        for (text, place, hint) in FAULTY {
+            let error = fault(text);
+            assert!(error.contains("models.json"), "{error}");
+            assert!(error.contains(place) && error.contains(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let error =
+            load(r#"{"providers":{"a":{"type":"x","models":{"m":{"context":0}}},"b":{"models":{"m":{}}}}}"#);
+        assert_eq!(error.unwrap_err().faults.len(), 2);
+    }
+
+    #[test]
+    fn with_minimum_a_provider_without_its_key_is_left_out() {
+        let text = r#"{"providers":{
+            "a":{"type":"x","api_key":"${NOPE}","models":{"m":{}}},
+            "b":{"type":"x","api_key":"${A_KEY}","models":{"m":{}}}}}"#;
+        let catalog = load_as("models.json", text, true).unwrap();
+
+        assert_eq!(catalog.providers.len(), 1);
+        assert!(catalog.warnings[0].contains("`a`") && catalog.warnings[0].contains("NOPE"));
+    }
+
+    #[test]
+    fn a_key_comes_from_a_file_too_and_a_literal_one_draws_a_warning() {
+        let text = r#"{"providers":{
+            "a":{"type":"x","api_key":"${file:${KEY_FILE}}","models":{"m":{}}},
+            "b":{"type":"x","api_key":"sk-planted","models":{"m":{}}}}}"#;
+        let catalog = load(text).unwrap();
+
+        assert_eq!(catalog.providers[0].api_key.as_ref().unwrap().expose_secret(), "sk-file");
+        assert_eq!(catalog.warnings.len(), 1);
+        assert!(!format!("{catalog:?}").contains("planted"));
+    }
+
+    #[test]
+    fn the_older_forms_are_refused_with_a_word() {
+        assert!(load_as("x.lua", "", false).unwrap_err().to_string().contains(".json"));
+    }
+}

@@ -1,0 +1,102 @@
+//! `${NAME}`, `${NAME:-default}` and `${file:/path}` in the models file.
+
+use crate::config::{Environment, Fault};
+
+/// Replaces references, and notes those that lead nowhere.
+pub(super) struct Expansion<'a> {
+    environment: &'a Environment,
+    pub(super) missing: Vec<Fault>,
+}
+
+impl<'a> Expansion<'a> {
+    pub(super) fn new(environment: &'a Environment) -> Self {
+        Self { environment, missing: Vec::new() }
+    }
+
+    /// The text with every reference replaced. `$${` stands for `${` itself.
+    pub(super) fn expand(&mut self, text: &str) -> String {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            let (before, from) = rest.split_at(start);
+            if let Some(before) = before.strip_suffix('$') {
+                out.push_str(before);
+                out.push_str("${");
+                rest = from.get(2..).unwrap_or_default();
+                continue;
+            }
+            out.push_str(before);
+            let Some(end) = closing(from) else {
+                self.missing.push(Fault::new("", "`${` is not closed", "write ${NAME}"));
+                return out;
+            };
+            let reference = from.get(2..end).unwrap_or_default();
+            out.push_str(&self.resolve(reference));
+            rest = from.get(end + 1..).unwrap_or_default();
+        }
+        out.push_str(rest);
+        out
+    }
+
+    fn resolve(&mut self, reference: &str) -> String {
+        if let Some(path) = reference.strip_prefix("file:") {
+            let path = self.expand(path);
+            return std::fs::read_to_string(&path).map_or_else(
+                |error| {
+                    let problem = format!("the file {path} cannot be read: {error}");
+                    self.missing.push(Fault::new("", problem, "create it, readable for this user"));
+                    String::new()
+                },
+                |text| text.trim().to_owned(),
+            );
+        }
+        let (name, default) = match reference.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (reference, None),
+        };
+        match (self.environment.get(name), default) {
+            (Some(value), _) => value.to_owned(),
+            (None, Some(default)) => self.expand(default),
+            (None, None) => {
+                let problem = format!("the environment variable {name} is not set");
+                self.missing.push(Fault::new("", problem, format!("set {name}, or take the provider out")));
+                String::new()
+            }
+        }
+    }
+}
+
+/// Where the brace that opens at the text's start is closed again.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Some(at),
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_replaced_and_missing_ones_noted() {
+        let environment = Environment::of([("A", "1"), ("EMPTY", "")]);
+        let mut expansion = Expansion::new(&environment);
+
+        assert_eq!(expansion.expand("x${A}y${A}"), "x1y1");
+        assert_eq!(expansion.expand("${B:-http://${A}}"), "http://1");
+        assert_eq!(expansion.expand("$${A} $A {A}"), "${A} $A {A}");
+        assert!(expansion.missing.is_empty());
+
+        assert_eq!(expansion.expand("${EMPTY}-${NOPE}"), "-");
+        expansion.expand("${A");
+        expansion.expand("${file:/does/not/exist}");
+        assert_eq!(expansion.missing.len(), 4);
+    }
+}

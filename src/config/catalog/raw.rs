@@ -1,0 +1,210 @@
+//! The shapes of the models file, as serde reads them.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::config::{ConfigError, Fault, nearest};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCatalog {
+    #[serde(default)]
+    pub(super) providers: Pairs<RawProvider>,
+    #[serde(default)]
+    pub(super) models: Pairs<RawPolicy>,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProvider {
+    #[serde(default, rename = "type")]
+    pub(super) kind: Option<String>,
+    #[serde(default)]
+    pub(super) base_url: Option<String>,
+    #[serde(default)]
+    pub(super) api_key: Option<String>,
+    #[serde(default)]
+    pub(super) headers: Pairs<String>,
+    #[serde(default)]
+    pub(super) timeout: Option<f64>,
+    #[serde(default)]
+    pub(super) connect_timeout: Option<f64>,
+    #[serde(default)]
+    pub(super) first_token_timeout: Option<f64>,
+    #[serde(default)]
+    pub(super) stall_timeout: Option<f64>,
+    #[serde(default)]
+    pub(super) models: Option<RawModels>,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+impl RawProvider {
+    pub(super) fn listed_models(&self) -> Vec<String> {
+        match &self.models {
+            Some(RawModels::Listed(Pairs(models))) => models.iter().map(|(name, _)| name.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    #[serde(default)]
+    pub(super) upstream: Option<String>,
+    #[serde(default)]
+    pub(super) priority: Option<i32>,
+    #[serde(default)]
+    pub(super) context: Option<u64>,
+    #[serde(default)]
+    pub(super) languages: Vec<String>,
+    #[serde(default)]
+    pub(super) defaults: Map<String, Value>,
+    #[serde(default)]
+    pub(super) overrides: Map<String, Value>,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    #[serde(default)]
+    pub(super) strategy: Option<String>,
+    #[serde(default)]
+    pub(super) aliases: Vec<String>,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+/// A list of models, or the word `discover`.
+pub(super) enum RawModels {
+    Listed(Pairs<Option<RawModel>>),
+    Discover,
+}
+
+impl<'de> Deserialize<'de> for RawModels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListOrWord;
+
+        // An untagged enum would lose the place of a fault inside.
+        impl<'de> Visitor<'de> for ListOrWord {
+            type Value = RawModels;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of models, or \"discover\"")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<RawModels, E> {
+                let known = word == "discover";
+                let unknown = || E::custom(format!("`{word}` is not `discover`"));
+                known.then_some(RawModels::Discover).ok_or_else(unknown)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawModels, A::Error> {
+                pairs(map).map(|pairs| RawModels::Listed(Pairs(pairs)))
+            }
+        }
+
+        deserializer.deserialize_any(ListOrWord)
+    }
+}
+
+/// A map in the order of the file, in which no name stands twice.
+pub(super) struct Pairs<T>(pub(super) Vec<(String, T)>);
+
+impl<T> Default for Pairs<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Vec<(String, T)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                pairs(map)
+            }
+        }
+
+        deserializer.deserialize_map(Map(PhantomData)).map(Self)
+    }
+}
+
+fn pairs<'de, T: Deserialize<'de>, A: MapAccess<'de>>(mut map: A) -> Result<Vec<(String, T)>, A::Error> {
+    let mut pairs: Vec<(String, T)> = Vec::new();
+    while let Some((name, value)) = map.next_entry::<String, T>()? {
+        if pairs.iter().any(|(other, _)| *other == name) {
+            return Err(A::Error::custom(format!("`{name}` stands twice")));
+        }
+        pairs.push((name, value));
+    }
+    Ok(pairs)
+}
+
+/// Reads the text of a file, by its ending.
+pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
+    let file = path.display().to_string();
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    match ending.to_ascii_lowercase().as_str() {
+        "json" => from_json(&file, text),
+        "yaml" | "yml" => from_yaml(&file, text),
+        _ => Err(Fault::new(
+            file,
+            format!("models files that end in `.{ending}` are not read in this version"),
+            "name a .json, .yaml or .yml file",
+        )
+        .into()),
+    }
+}
+
+fn from_json<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ConfigError> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." || path == "?" { String::new() } else { format!(": {path}") };
+        explained(&format!("{file}{place}"), &error.inner().to_string())
+    })?;
+    deserializer.end().map_err(|error| explained(file, &error.to_string()))?;
+    Ok(value)
+}
+
+fn from_yaml<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ConfigError> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        // The text may go on with an excerpt of the file, in which a key can stand.
+        let whole = error.to_string();
+        explained(file, whole.lines().next().unwrap_or_default())
+    })
+}
+
+/// A parser's message, with the nearest known word where it complains of an unknown one.
+fn explained(place: &str, message: &str) -> ConfigError {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let cure = match words.next() {
+        Some(unknown) if message.contains("unknown field") => {
+            let known: Vec<&str> = words.filter(|word| *word != "_comment").collect();
+            nearest(unknown, known.iter().copied()).map_or_else(
+                || format!("known here are {}", known.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            )
+        }
+        _ => "see resources/configs/models-config.json for an example".to_owned(),
+    };
+    Fault::new(place, message, cure).into()
+}

@@ -1,0 +1,93 @@
+//! The environment: the process's own variables over those of a `.env` file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{ConfigError, Fault};
+
+/// All variables, read once at the start.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+}
+
+// Variables hold keys: their values must not get into any text.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
+impl Environment {
+    /// Reads the process's variables and those of `.env` in `folder`, where there is one. What is
+    /// set already is not overridden by the file.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn load(folder: &Path) -> Result<Self, ConfigError> {
+        let mut variables = BTreeMap::new();
+        let file = folder.join(".env");
+        if file.is_file() {
+            let unreadable = |error| unreadable(&file, &error);
+            for pair in dotenvy::from_path_iter(&file).map_err(unreadable)? {
+                let (name, value) = pair.map_err(unreadable)?;
+                variables.insert(name, value);
+            }
+        }
+        let own = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        variables.extend(own);
+        Ok(Self { variables })
+    }
+
+    /// An environment of just these variables.
+    pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self { variables: variables.into() }
+    }
+
+    /// A variable's value; an empty one counts as unset.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// All variables, the empty ones too.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// What is wrong with the file. The parser's own message would quote the line, which may hold a key.
+fn unreadable(file: &Path, error: &dotenvy::Error) -> Fault {
+    let problem = match error {
+        dotenvy::Error::LineParse(_, at) => format!("a line is not NAME=value (at character {at})"),
+        other => other.to_string(),
+    };
+    Fault::new(file.display().to_string(), problem, "write NAME=value, one a line")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_shows_no_value() {
+        let environment = Environment::of([("OPENAI_API_KEY", "sk-planted")]);
+        assert_eq!(format!("{environment:?}"), r#"{"OPENAI_API_KEY"}"#);
+    }
+
+    #[test]
+    fn a_dotenv_file_is_read_and_its_faults_do_not_quote_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(".env"), "SOME_NAME_OF_OURS=\"a b\"\nPATH=/nowhere\n").unwrap();
+
+        let environment = Environment::load(folder.path()).unwrap();
+
+        assert_eq!(environment.get("SOME_NAME_OF_OURS"), Some("a b"));
+        assert_ne!(environment.get("PATH"), Some("/nowhere"), "the process's own variable wins");
+
+        std::fs::write(folder.path().join(".env"), "KEY='sk-planted\n").unwrap();
+        let error = Environment::load(folder.path()).unwrap_err().to_string();
+        assert!(!error.contains("planted"), "{error}");
+    }
+}

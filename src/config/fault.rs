@@ -1,0 +1,79 @@
+//! What is wrong with a configuration, said so that it can be mended.
+
+use std::fmt;
+
+/// One fault: where it is, what it is, and what would mend it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A variable, or a file with the place in it.
+    pub place: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would mend it.
+    pub cure: String,
+}
+
+impl Fault {
+    /// A fault in three parts.
+    pub fn new(place: impl Into<String>, problem: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { place: place.into(), problem: problem.into(), cure: cure.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.place, self.problem, self.cure)
+    }
+}
+
+/// A configuration that cannot be used, with all its faults.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            let separator = if index > 0 { "\n" } else { "" };
+            write!(f, "{separator}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Fault> for ConfigError {
+    fn from(fault: Fault) -> Self {
+        Self { faults: vec![fault] }
+    }
+}
+
+impl From<Vec<Fault>> for ConfigError {
+    fn from(faults: Vec<Fault>) -> Self {
+        Self { faults }
+    }
+}
+
+/// The one of `known` that was most likely meant by `name`, if any comes near.
+pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let name = name.to_lowercase();
+    known
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&name, &candidate.to_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_its_word() {
+        assert_eq!(nearest("contxt", ["context", "upstream"]), Some("context"));
+        assert_eq!(nearest("LISTN", ["LISTEN", "TIMEOUT"]), Some("LISTEN"));
+        assert_eq!(nearest("zzz", ["context", "upstream"]), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! What the operator says: environment, models file.
+//!
+//! The only rooms that read the environment. Everything is checked here, once; nothing below sees
+//! raw text. Files of other systems will be read by `import`, into the same [`Catalog`].
+
+mod catalog;
+mod environment;
+mod fault;
+mod parse;
+mod settings;
+
+pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
+pub use environment::Environment;
+pub use fault::{ConfigError, Fault, nearest};
+pub use settings::{
+    Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,
+};

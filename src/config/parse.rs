@@ -1,0 +1,171 @@
+//! Reads single values of the environment, and collects what is wrong with them.
+
+use std::time::Duration;
+
+use super::{Auth, ConfigError, Fault, ListenAddress, LogFormat};
+
+/// Values read so far, and the faults among them. A bad value is replaced by a good one, so that all
+/// faults are found in one go; with any fault, [`Parsed::finish`] gives nothing but faults.
+pub(super) struct Parsed {
+    prefix: &'static str,
+    faults: Vec<Fault>,
+}
+
+impl Parsed {
+    pub(super) fn new(prefix: &'static str) -> Self {
+        Self { prefix, faults: Vec::new() }
+    }
+
+    pub(super) fn finish<T>(self, value: T) -> Result<T, ConfigError> {
+        if self.faults.is_empty() { Ok(value) } else { Err(self.faults.into()) }
+    }
+
+    pub(super) fn fault(&mut self, name: &str, problem: String, cure: String) {
+        self.faults.push(Fault::new(format!("{}{name}", self.prefix), problem, cure));
+    }
+
+    fn bad(&mut self, name: &str, value: &str, allowed: &str) {
+        self.fault(name, format!("`{value}` is not allowed"), format!("give {allowed}"));
+    }
+
+    pub(super) fn missing_partner<T>(&mut self, name: &str, partner: &str) -> Option<T> {
+        let cure = format!("set {}{partner} too, or neither", self.prefix);
+        self.fault(name, format!("is set without {}{partner}", self.prefix), cure);
+        None
+    }
+
+    pub(super) fn flag(&mut self, name: &str, value: &str) -> bool {
+        match value.trim().to_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => true,
+            "0" | "false" | "no" | "off" => false,
+            _ => {
+                self.bad(name, value, "1, true, yes or on, or 0, false, no or off");
+                false
+            }
+        }
+    }
+
+    pub(super) fn seconds(&mut self, name: &str, value: Option<&str>, default: Duration) -> Duration {
+        let seconds = self.seconds_or_zero(name, value, default);
+        if seconds.is_zero() {
+            self.bad(name, value.unwrap_or("0"), "seconds, more than 0");
+        }
+        seconds
+    }
+
+    pub(super) fn seconds_or_zero(&mut self, name: &str, value: Option<&str>, default: Duration) -> Duration {
+        let Some(value) = value else { return default };
+        // More than a year is a slip, and sums of it could overflow.
+        let seconds = value.trim().parse::<f64>().ok().filter(|s| (0.0..=31_536_000.0).contains(s));
+        seconds.map_or_else(
+            || {
+                self.bad(name, value, "seconds, such as 30 or 0.5");
+                default
+            },
+            Duration::from_secs_f64,
+        )
+    }
+
+    pub(super) fn count(&mut self, name: &str, value: Option<&str>, default: usize) -> usize {
+        let Some(value) = value else { return default };
+        value.trim().parse().ok().filter(|count| *count > 0).unwrap_or_else(|| {
+            self.bad(name, value, "a whole number, more than 0");
+            default
+        })
+    }
+
+    pub(super) fn listen(&mut self, name: &str, value: &str) -> Vec<ListenAddress> {
+        let parts: Vec<&str> = value.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+        let addresses: Vec<_> = parts.iter().filter_map(|part| listen_address(part)).collect();
+        if addresses.is_empty() || addresses.len() < parts.len() {
+            self.bad(name, value, "a comma list of host:port, [v6 address]:port or unix:/path");
+        }
+        addresses
+    }
+
+    pub(super) fn prefix(&mut self, name: &str, value: &str) -> String {
+        let path = value.trim().trim_matches('/');
+        let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'/');
+        if !path.bytes().all(sane) || path.split('/').any(|segment| matches!(segment, "." | "..")) {
+            self.bad(name, value, "a path of letters, digits, `-`, `_`, `.` and `/`, such as /api");
+        }
+        if path.is_empty() { String::new() } else { format!("/{path}") }
+    }
+
+    pub(super) fn language(&mut self, name: &str, value: &str) -> String {
+        let subtag =
+            |tag: &str| (1..=8).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !value.split(['-', '_']).all(subtag) {
+            self.bad(name, value, "a language tag, such as en or pt-BR");
+        }
+        value.to_owned()
+    }
+
+    pub(super) fn log_format(&mut self, name: &str, value: Option<&str>) -> LogFormat {
+        match value.map(str::to_lowercase).as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            _ => {
+                self.bad(name, value.unwrap_or_default(), "text or json");
+                LogFormat::Text
+            }
+        }
+    }
+
+    pub(super) fn auth(&mut self, name: &str, value: Option<&str>) -> Auth {
+        match value.map(str::to_lowercase).as_deref() {
+            None | Some("auto") => Auth::Auto,
+            Some("none") => Auth::None,
+            Some("keys") => {
+                let problem = "API keys are not part of this version".to_owned();
+                self.fault(
+                    name,
+                    problem,
+                    "give none or auto, and guard the listener by other means".to_owned(),
+                );
+                Auth::Auto
+            }
+            _ => {
+                self.bad(name, value.unwrap_or_default(), "auto or none");
+                Auth::Auto
+            }
+        }
+    }
+
+    pub(super) fn origins(&mut self, name: &str, value: Option<&str>) -> Vec<String> {
+        let Some(value) = value else { return Vec::new() };
+        let origins: Vec<&str> = value.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+        if !origins.iter().all(|origin| *origin == "*" || is_origin(origin)) {
+            self.bad(name, value, "a comma list of origins, such as https://app.example.org, or *");
+        }
+        origins.into_iter().map(|origin| origin.trim_end_matches('/').to_owned()).collect()
+    }
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+pub(super) fn host_of(address: &str) -> Option<&str> {
+    let (host, _) = address.rsplit_once(':')?;
+    Some(host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host))
+}
+
+fn listen_address(text: &str) -> Option<ListenAddress> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| ListenAddress::Unix(path.into()));
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let valid = match in_brackets {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+    };
+    valid.then(|| ListenAddress::Tcp(text.to_owned()))
+}
+
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        let host = host.trim_end_matches('/');
+        !host.is_empty() && host.is_ascii() && !host.contains(['/', ' ', '?', '#', '@'])
+    })
+}

@@ -1,0 +1,508 @@
+//! The settings: `LLM_PROXY_API_*`, read by `envy`, each checked and explained.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::parse::{self, Parsed};
+use super::{ConfigError, Environment, Fault, nearest};
+
+const PREFIX: &str = "LLM_PROXY_API_";
+
+/// Everything that the environment says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `MINIMUM`: start on what can be found, too.
+    pub minimum: bool,
+    /// `LISTEN`
+    pub listen: Vec<ListenAddress>,
+    /// `EP_PREFIX`: empty, or with a slash in front and none behind.
+    pub prefix: String,
+    /// `MODELS_CONFIG`
+    pub models_config: PathBuf,
+    /// Whether `MODELS_CONFIG` was set: then the file must be there.
+    pub models_config_is_set: bool,
+    /// `PROMPTS_DIR`
+    pub prompts_dir: PathBuf,
+    /// `DEFAULT_EP_LANGUAGE`
+    pub default_language: String,
+    /// The four time-outs of upstream requests.
+    pub timeouts: Timeouts,
+    /// What the server allows.
+    pub serving: Serving,
+    /// Where log lines go.
+    pub log: LogSettings,
+    /// `IN_DEBUG`: error bodies hold the upstream's own text.
+    pub in_debug: bool,
+    /// `AUTH`
+    pub auth: Auth,
+    /// `CORS_ORIGINS`
+    pub cors_origins: Vec<String>,
+    /// What other programs' variables say about providers near by.
+    pub found: Found,
+    /// Things to tell the operator that are no errors.
+    pub warnings: Vec<String>,
+}
+
+/// Time-outs of upstream requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// `TIMEOUT`: of one whole request.
+    pub request: Duration,
+    /// `CONNECT_TIMEOUT`
+    pub connect: Duration,
+    /// `FIRST_TOKEN_TIMEOUT`: of a stream, until its first content.
+    pub first_token: Duration,
+    /// `STALL_TIMEOUT`: of a stream's silence.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(300),
+            connect: Duration::from_secs(5),
+            first_token: Duration::from_secs(300),
+            stall: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the server allows its callers.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// `MAX_BODY_BYTES`
+    pub max_body_bytes: usize,
+    /// `MAX_CONNECTIONS`
+    pub max_connections: usize,
+    /// `HEADER_TIMEOUT`: from a request's first byte to the end of its head.
+    pub header_timeout: Duration,
+    /// `IDLE_TIMEOUT`: of a connection between two requests.
+    pub idle_timeout: Duration,
+    /// `BODY_TIMEOUT`: of silence within a request's body.
+    pub body_timeout: Duration,
+    /// `DRAIN_TIMEOUT`: for open answers at the end.
+    pub drain_timeout: Duration,
+    /// `TLS_CERT` and `TLS_KEY`
+    pub tls: Option<TlsFiles>,
+}
+
+/// Certificate chain and private key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `TLS_CERT`
+    pub certificates: PathBuf,
+    /// `TLS_KEY`
+    pub key: PathBuf,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `host:port`, the host a name, an IPv4 address or an IPv6 address in brackets.
+    Tcp(String),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+/// Where log lines go, and which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `LOG_FILENAME`; none when set empty.
+    pub file: Option<PathBuf>,
+    /// `LOG_LEVEL`: a level, or a whole filter expression.
+    pub filter: String,
+    /// `LOG_FORMAT`
+    pub format: LogFormat,
+}
+
+/// The shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Whoever reaches a listener.
+    None,
+    /// Whoever reaches a listener, all of which are on this machine only.
+    Auto,
+}
+
+/// What other programs' variables say about providers that may be near.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// `OPENAI_API_KEY`
+    pub openai_api_key: Option<SecretString>,
+    /// `OPENAI_BASE_URL`
+    pub openai_base_url: Option<String>,
+    /// `OLLAMA_HOST`
+    pub ollama_host: Option<String>,
+    /// `PATH`, for `llama-server`.
+    pub path: Option<String>,
+    /// `LLM_PROXY_API_GGUF_DIR`
+    pub gguf_dir: Option<PathBuf>,
+}
+
+/// The variables as they stand. `envy` lower-cases their names and cuts the prefix.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Raw {
+    minimum: Option<String>,
+    listen: Option<String>,
+    ep_prefix: Option<String>,
+    models_config: Option<PathBuf>,
+    prompts_dir: Option<PathBuf>,
+    default_ep_language: Option<String>,
+    timeout: Option<String>,
+    connect_timeout: Option<String>,
+    first_token_timeout: Option<String>,
+    stall_timeout: Option<String>,
+    max_body_bytes: Option<String>,
+    max_connections: Option<String>,
+    header_timeout: Option<String>,
+    idle_timeout: Option<String>,
+    body_timeout: Option<String>,
+    drain_timeout: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    log_filename: Option<PathBuf>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+    in_debug: Option<String>,
+    auth: Option<String>,
+    cors_origins: Option<String>,
+    gguf_dir: Option<PathBuf>,
+    database_url: Option<String>,
+    redis_url: Option<String>,
+    admin_key: Option<String>,
+}
+
+/// Every variable there is, for the warning about an unknown one.
+const KNOWN: &[&str] = &[
+    "MINIMUM",
+    "LISTEN",
+    "EP_PREFIX",
+    "MODELS_CONFIG",
+    "PROMPTS_DIR",
+    "DEFAULT_EP_LANGUAGE",
+    "TIMEOUT",
+    "CONNECT_TIMEOUT",
+    "FIRST_TOKEN_TIMEOUT",
+    "STALL_TIMEOUT",
+    "MAX_BODY_BYTES",
+    "MAX_CONNECTIONS",
+    "HEADER_TIMEOUT",
+    "IDLE_TIMEOUT",
+    "BODY_TIMEOUT",
+    "DRAIN_TIMEOUT",
+    "TLS_CERT",
+    "TLS_KEY",
+    "LOG_FILENAME",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "IN_DEBUG",
+    "AUTH",
+    "CORS_ORIGINS",
+    "GGUF_DIR",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "ADMIN_KEY",
+];
+
+impl Settings {
+    /// Reads and checks all settings.
+    ///
+    /// # Errors
+    /// Every variable with a bad value, with what is allowed.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
+        // An empty value is as good as none, but for the log file: there it means "no file".
+        let ours = environment
+            .iter()
+            .filter(|(name, value)| {
+                name.starts_with(PREFIX) && (!value.is_empty() || name.ends_with("_LOG_FILENAME"))
+            })
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let raw: Raw = envy::prefixed(PREFIX).from_iter(ours).map_err(|error| {
+            Fault::new(format!("{PREFIX}*"), error.to_string(), "see the README for each variable")
+        })?;
+        let mut check = Parsed::new(PREFIX);
+        let mut settings = raw.checked(&mut check);
+        settings.found = Found::from_environment(environment, raw.gguf_dir.clone());
+        settings.warnings = raw.warnings(environment);
+        settings.require_local_listeners(&mut check);
+        check.finish(settings)
+    }
+
+    /// Without keys, whoever reaches a listener may spend the operator's money.
+    fn require_local_listeners(&self, check: &mut Parsed) {
+        if self.auth == Auth::None {
+            return;
+        }
+        for address in self.listen.iter().filter(|address| !address.is_local()) {
+            check.fault(
+                "LISTEN",
+                format!("`{address}` can be reached from other machines, and callers are not checked"),
+                format!("listen on 127.0.0.1, or set {PREFIX}AUTH=none to serve everybody who reaches it"),
+            );
+        }
+    }
+}
+
+impl Raw {
+    fn checked(&self, check: &mut Parsed) -> Settings {
+        let timeouts = self.timeouts(check);
+        let in_debug = self.in_debug.is_some();
+        Settings {
+            minimum: self.minimum.as_deref().is_some_and(|value| check.flag("MINIMUM", value)),
+            listen: check.listen("LISTEN", self.listen.as_deref().unwrap_or("127.0.0.1:8080")),
+            prefix: check.prefix("EP_PREFIX", self.ep_prefix.as_deref().unwrap_or("/api")),
+            models_config: self
+                .models_config
+                .clone()
+                .unwrap_or_else(|| "resources/configs/models-config.json".into()),
+            models_config_is_set: self.models_config.is_some(),
+            prompts_dir: self.prompts_dir.clone().unwrap_or_else(|| "resources/prompts".into()),
+            default_language: check
+                .language("DEFAULT_EP_LANGUAGE", self.default_ep_language.as_deref().unwrap_or("en")),
+            timeouts,
+            serving: self.serving(check),
+            log: self.log(check, in_debug),
+            in_debug,
+            auth: check.auth("AUTH", self.auth.as_deref()),
+            cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),
+            found: Found::default(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn timeouts(&self, check: &mut Parsed) -> Timeouts {
+        let default = Timeouts::default();
+        let request = check.seconds("TIMEOUT", self.timeout.as_deref(), default.request);
+        Timeouts {
+            request,
+            connect: check.seconds("CONNECT_TIMEOUT", self.connect_timeout.as_deref(), default.connect),
+            first_token: check.seconds("FIRST_TOKEN_TIMEOUT", self.first_token_timeout.as_deref(), request),
+            stall: check.seconds("STALL_TIMEOUT", self.stall_timeout.as_deref(), default.stall),
+        }
+    }
+
+    fn serving(&self, check: &mut Parsed) -> Serving {
+        let seconds = Duration::from_secs;
+        Serving {
+            max_body_bytes: check.count("MAX_BODY_BYTES", self.max_body_bytes.as_deref(), 20_971_520),
+            max_connections: check.count("MAX_CONNECTIONS", self.max_connections.as_deref(), 16_384),
+            header_timeout: check.seconds("HEADER_TIMEOUT", self.header_timeout.as_deref(), seconds(10)),
+            idle_timeout: check.seconds("IDLE_TIMEOUT", self.idle_timeout.as_deref(), seconds(75)),
+            body_timeout: check.seconds("BODY_TIMEOUT", self.body_timeout.as_deref(), seconds(30)),
+            drain_timeout: check.seconds_or_zero("DRAIN_TIMEOUT", self.drain_timeout.as_deref(), seconds(30)),
+            tls: match (&self.tls_cert, &self.tls_key) {
+                (Some(certificates), Some(key)) => {
+                    Some(TlsFiles { certificates: certificates.clone(), key: key.clone() })
+                }
+                (None, None) => None,
+                (Some(_), None) => check.missing_partner("TLS_CERT", "TLS_KEY"),
+                (None, Some(_)) => check.missing_partner("TLS_KEY", "TLS_CERT"),
+            },
+        }
+    }
+
+    fn log(&self, check: &mut Parsed, in_debug: bool) -> LogSettings {
+        let level = if in_debug { "DEBUG" } else { "INFO" };
+        LogSettings {
+            file: match &self.log_filename {
+                None => Some("llm-proxy-rest.log".into()),
+                Some(path) if path.as_os_str().is_empty() => None,
+                Some(path) => Some(path.clone()),
+            },
+            filter: self.log_level.clone().unwrap_or_else(|| level.to_owned()),
+            format: check.log_format("LOG_FORMAT", self.log_format.as_deref()),
+        }
+    }
+
+    fn warnings(&self, environment: &Environment) -> Vec<String> {
+        let ours = environment.iter().filter_map(|(name, _)| name.strip_prefix(PREFIX));
+        let unknown = ours.filter(|name| !KNOWN.contains(name)).map(|name| {
+            let hint = nearest(name, KNOWN.iter().copied())
+                .map_or_else(String::new, |known| format!("; did you mean {PREFIX}{known}?"));
+            format!("{PREFIX}{name} is not a known variable{hint}")
+        });
+        let later = [
+            ("DATABASE_URL", &self.database_url),
+            ("REDIS_URL", &self.redis_url),
+            ("ADMIN_KEY", &self.admin_key),
+        ];
+        let without_effect = later
+            .into_iter()
+            .filter(|(_, value)| value.is_some())
+            .map(|(name, _)| format!("{PREFIX}{name} is set and has no effect in this version"));
+        unknown.chain(without_effect).collect()
+    }
+}
+
+impl Found {
+    fn from_environment(environment: &Environment, gguf_dir: Option<PathBuf>) -> Self {
+        let owned = |name| environment.get(name).map(str::to_owned);
+        Self {
+            openai_api_key: owned("OPENAI_API_KEY").map(SecretString::from),
+            openai_base_url: owned("OPENAI_BASE_URL"),
+            ollama_host: owned("OLLAMA_HOST"),
+            path: owned("PATH"),
+            gguf_dir,
+        }
+    }
+}
+
+impl ListenAddress {
+    /// Whether only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp(address) => parse::host_of(address).is_some_and(|host| {
+                host.eq_ignore_ascii_case("localhost")
+                    || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings<const N: usize>(variables: [(&str, &str); N]) -> Result<Settings, ConfigError> {
+        Settings::from_environment(&Environment::of(variables))
+    }
+
+    fn fault(name: &str, value: &str) -> String {
+        settings([(name, value)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_set_gives_the_documented_defaults() {
+        let settings = settings([]).unwrap();
+
+        assert_eq!(settings.listen, [ListenAddress::Tcp("127.0.0.1:8080".to_owned())]);
+        assert_eq!(settings.prefix, "/api");
+        assert_eq!(settings.timeouts.request, Duration::from_secs(300));
+        assert_eq!(settings.timeouts.first_token, Duration::from_secs(300));
+        assert_eq!(settings.serving.max_body_bytes, 20_971_520);
+        assert_eq!(settings.log.file, Some("llm-proxy-rest.log".into()));
+        assert_eq!(settings.log.filter, "INFO");
+        assert!(!settings.minimum && !settings.in_debug && settings.warnings.is_empty());
+    }
+
+    #[test]
+    fn listeners_of_every_kind_are_read() {
+        let listen = "127.0.0.1:1, [::1]:2,localhost:3,unix:/run/x.sock";
+        let settings = settings([("LLM_PROXY_API_LISTEN", listen)]).unwrap();
+
+        let shown: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:1", "[::1]:2", "localhost:3", "unix:/run/x.sock"]);
+    }
+
+    #[test]
+    fn a_listener_for_other_machines_needs_a_decision() {
+        for address in ["0.0.0.0:80", "[::]:80", "192.168.1.2:80", "example.org:80"] {
+            let error = fault("LLM_PROXY_API_LISTEN", address);
+            assert!(error.contains(address) && error.contains("LLM_PROXY_API_AUTH=none"), "{error}");
+            let allowed = [("LLM_PROXY_API_LISTEN", address), ("LLM_PROXY_API_AUTH", "none")];
+            assert!(settings(allowed).is_ok());
+        }
+    }
+
+    #[test]
+    fn bad_values_name_the_variable_the_value_and_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("LLM_PROXY_API_LISTEN", "8080", "host:port"),
+            ("LLM_PROXY_API_LISTEN", "127.0.0.1:99999", "host:port"),
+            ("LLM_PROXY_API_TIMEOUT", "soon", "seconds"),
+            ("LLM_PROXY_API_TIMEOUT", "0", "seconds"),
+            ("LLM_PROXY_API_MAX_BODY_BYTES", "-1", "whole number"),
+            ("LLM_PROXY_API_LOG_FORMAT", "xml", "text"),
+            ("LLM_PROXY_API_AUTH", "maybe", "auto"),
+            ("LLM_PROXY_API_DEFAULT_EP_LANGUAGE", "x y", "language tag"),
+            ("LLM_PROXY_API_EP_PREFIX", "/a b", "path"),
+            ("LLM_PROXY_API_CORS_ORIGINS", "example.org", "https://"),
+            ("LLM_PROXY_API_MINIMUM", "perhaps", "1"),
+        ] {
+            let error = fault(name, value);
+            assert!(error.contains(name) && error.contains(value) && error.contains(allowed), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let error =
+            settings([("LLM_PROXY_API_TIMEOUT", "x"), ("LLM_PROXY_API_LOG_FORMAT", "y")]).unwrap_err();
+        assert_eq!(error.faults.len(), 2);
+    }
+
+    #[test]
+    fn an_unknown_variable_is_a_warning_with_the_nearest_known_one() {
+        let settings = settings([("LLM_PROXY_API_LISTN", "x"), ("LISTEN", "y")]).unwrap();
+        assert_eq!(
+            settings.warnings,
+            ["LLM_PROXY_API_LISTN is not a known variable; did you mean LLM_PROXY_API_LISTEN?"]
+        );
+    }
+
+    #[test]
+    fn every_variable_that_is_read_is_known() {
+        // A field of `Raw` that is missing in `KNOWN` would draw a warning for a variable that works.
+        let all: Vec<(String, String)> =
+            KNOWN.iter().map(|n| (format!("{PREFIX}{n}"), "x".to_owned())).collect();
+        let raw: Raw = envy::prefixed(PREFIX).from_iter(all).unwrap();
+        assert!(raw.listen.is_some() && raw.admin_key.is_some() && raw.gguf_dir.is_some());
+    }
+
+    #[test]
+    fn the_prefix_is_normalised() {
+        for (given, kept) in [("/api/", "/api"), ("api", "/api"), ("/", ""), ("/a/b", "/a/b")] {
+            let settings = settings([("LLM_PROXY_API_EP_PREFIX", given)]).unwrap();
+            assert_eq!(settings.prefix, kept);
+        }
+    }
+
+    #[test]
+    fn an_empty_log_file_name_means_none() {
+        let settings = settings([("LLM_PROXY_API_LOG_FILENAME", "")]).unwrap();
+        assert_eq!(settings.log.file, None);
+    }
+
+    #[test]
+    fn debug_raises_the_level_unless_one_is_set() {
+        let debug = settings([("LLM_PROXY_API_IN_DEBUG", "0")]).unwrap();
+        assert!(debug.in_debug && debug.log.filter == "DEBUG");
+        let both = settings([("LLM_PROXY_API_IN_DEBUG", "1"), ("LLM_PROXY_API_LOG_LEVEL", "warn")]).unwrap();
+        assert_eq!(both.log.filter, "warn");
+    }
+
+    #[test]
+    fn half_a_tls_pair_is_a_fault() {
+        assert!(fault("LLM_PROXY_API_TLS_CERT", "/c.pem").contains("LLM_PROXY_API_TLS_KEY"));
+    }
+
+    #[test]
+    fn keys_do_not_show_in_debug_output() {
+        let settings =
+            settings([("OPENAI_API_KEY", "sk-planted"), ("LLM_PROXY_API_ADMIN_KEY", "adm-planted")]).unwrap();
+        assert!(!format!("{settings:?}").contains("planted"));
+    }
+}

@@ -1,0 +1,290 @@
+//! A run of stream events, as bytes in OpenAI's framing.
+//!
+//! Providers deliver answers as runs of `data: <JSON on one line>` events, as many at once as the
+//! network brought. A run is passed on whole. It is looked into only where a search for three words
+//! says that something stands in it that the gateway must know: usage, the end, or an error.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+use memchr::memmem;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Usage;
+
+const PREFIX: &[u8] = b"data: ";
+const SUFFIX: &[u8] = b"\n\n";
+
+/// One or more whole events, each `data: `, a JSON object on one line, and a blank line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frames {
+    bytes: Bytes,
+}
+
+/// What a run of frames says beyond text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// The last usage report in it.
+    pub usage: Option<Usage>,
+    /// Where the event stands that tells usage and nothing else.
+    pub usage_only: Option<Range<usize>>,
+    /// Whether a choice has said why it ended.
+    pub finished: bool,
+    /// The JSON text of an `error` in place of a chunk.
+    pub error: Option<String>,
+}
+
+impl Frames {
+    /// One event around a JSON object, which must stand on one line.
+    pub fn of_json(json: &[u8]) -> Self {
+        debug_assert!(!json.contains(&b'\n'), "a frame is one line");
+        Self { bytes: [PREFIX, json, SUFFIX].concat().into() }
+    }
+
+    /// A run that stands in the framing already.
+    pub fn of_events(bytes: Bytes) -> Self {
+        debug_assert!(bytes.starts_with(PREFIX) && bytes.ends_with(SUFFIX), "whole events only");
+        Self { bytes }
+    }
+
+    /// The events as they stand.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The JSON of each event.
+    pub fn jsons(&self) -> FrameIter<'_> {
+        FrameIter { bytes: &self.bytes, at: 0 }
+    }
+
+    /// Looks for what the gateway must know.
+    ///
+    /// # Errors
+    /// An event that must be read is not a chunk; the text says why.
+    pub fn read(&self) -> Result<Reading, String> {
+        let mut reading = Reading::default();
+        if !self.may_tell() {
+            return Ok(reading);
+        }
+        for (range, json) in self.jsons().ranges() {
+            let chunk: Chunk<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+            if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
+                reading.error = Some(error.get().to_owned());
+            }
+            reading.finished |= chunk.choices.iter().any(|choice| choice.finish_reason.is_some());
+            let usage = chunk.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
+            if usage.is_some() && chunk.choices.is_empty() {
+                reading.usage_only = Some(range);
+            }
+            reading.usage = usage.or(reading.usage);
+        }
+        Ok(reading)
+    }
+
+    /// Whether a choice says anything of its answer: text, reasoning, a tool call, or its end.
+    /// The opening chunk, which names the role only, does not.
+    pub fn has_content(&self) -> bool {
+        self.jsons().any(|json| {
+            serde_json::from_slice::<ContentChunk<'_>>(json)
+                .is_ok_and(|chunk| chunk.choices.iter().any(ContentChoice::says_something))
+        })
+    }
+
+    /// The run without the event at `range`; `None` when nothing is left.
+    pub fn without(&self, range: &Range<usize>) -> Option<Self> {
+        let before = self.bytes.get(..range.start).unwrap_or_default();
+        let after = self.bytes.get(range.end..).unwrap_or_default();
+        let bytes = match (before.is_empty(), after.is_empty()) {
+            (true, true) => return None,
+            (true, false) => self.bytes.slice(range.end..),
+            (false, true) => self.bytes.slice(..range.start),
+            (false, false) => [before, after].concat().into(),
+        };
+        Some(Self { bytes })
+    }
+
+    /// A cheap look that may say yes in vain, and never no in vain.
+    fn may_tell(&self) -> bool {
+        // Reasons are null in nearly every chunk: each must be looked at, but not decoded.
+        let ends = memmem::find_iter(&self.bytes, b"\"finish_reason\"").any(|at| {
+            let rest = self.bytes.get(at + 15..).unwrap_or_default();
+            let mut value = rest.iter().filter(|b| !matches!(b, b' ' | b':'));
+            value.next() != Some(&b'n')
+        });
+        ends || memmem::find(&self.bytes, b"\"usage\"").is_some()
+            || memmem::find(&self.bytes, b"\"error\"").is_some()
+    }
+}
+
+/// The JSON texts of a run, one after the other.
+#[derive(Clone, Debug)]
+pub struct FrameIter<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> FrameIter<'a> {
+    /// Each with the place of its whole event.
+    fn ranges(mut self) -> impl Iterator<Item = (Range<usize>, &'a [u8])> {
+        std::iter::from_fn(move || {
+            let start = self.at;
+            let json = self.next()?;
+            Some((start..self.at, json))
+        })
+    }
+}
+
+impl<'a> Iterator for FrameIter<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.bytes.get(self.at..)?;
+        let event = rest.get(..memmem::find(rest, SUFFIX)?)?;
+        self.at += event.len() + SUFFIX.len();
+        event.strip_prefix(PREFIX)
+    }
+}
+
+/// What is read of a `chat.completion.chunk` or a `text_completion` chunk.
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(borrow, default, deserialize_with = "null_is_empty")]
+    choices: Vec<Choice<'a>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct ContentChunk<'a> {
+    #[serde(borrow, default, deserialize_with = "null_is_empty")]
+    choices: Vec<ContentChoice<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ContentChoice<'a> {
+    #[serde(borrow, default)]
+    delta: Option<BTreeMap<Cow<'a, str>, &'a RawValue>>,
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+}
+
+impl ContentChoice<'_> {
+    fn says_something(&self) -> bool {
+        let filled = |value: &RawValue| !matches!(value.get(), "null" | "\"\"" | "[]" | "{}");
+        let delta = self.delta.as_ref();
+        self.finish_reason.is_some()
+            || self.text.is_some_and(filled)
+            || delta.is_some_and(|delta| delta.iter().any(|(name, value)| name != "role" && filled(value)))
+    }
+}
+
+/// Some servers write `"choices": null` where others write an empty list.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(jsons: &[&str]) -> Frames {
+        let events: String = jsons.iter().map(|json| format!("data: {json}\n\n")).collect();
+        Frames::of_events(events.into())
+    }
+
+    const TEXT: &str = r#"{"choices":[{"index":0,"delta":{"content":"usage"},"finish_reason":null}]}"#;
+    const STOP: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason": "stop"}]}"#;
+    const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+
+    #[test]
+    fn iterates_over_each_json() {
+        let run = frames(&[TEXT, STOP]);
+        assert_eq!(run.jsons().collect::<Vec<_>>(), [TEXT.as_bytes(), STOP.as_bytes()]);
+    }
+
+    #[test]
+    fn text_tells_nothing() {
+        assert_eq!(frames(&[TEXT, TEXT]).read(), Ok(Reading::default()));
+    }
+
+    #[test]
+    fn the_end_and_the_usage_are_seen_in_one_run() {
+        let run = frames(&[TEXT, STOP, USAGE]);
+
+        let reading = run.read().unwrap();
+
+        assert!(reading.finished);
+        assert_eq!(reading.usage.map(|u| u.output_tokens), Some(2));
+        let rest = run.without(&reading.usage_only.unwrap()).unwrap();
+        assert_eq!(rest, frames(&[TEXT, STOP]));
+    }
+
+    #[test]
+    fn usage_beside_a_choice_is_no_frame_of_its_own() {
+        let both = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}"#;
+        let reading = frames(&[both]).read().unwrap();
+        assert!(reading.usage.is_some() && reading.usage_only.is_none());
+    }
+
+    #[test]
+    fn an_error_is_seen_and_a_null_error_is_not() {
+        let error = frames(&[r#"{"error":{"message":"m"}}"#]).read().unwrap();
+        assert_eq!(error.error.as_deref(), Some(r#"{"message":"m"}"#));
+        assert_eq!(frames(&[r#"{"error":null,"choices":[]}"#]).read().unwrap().error, None);
+    }
+
+    #[test]
+    fn a_broken_chunk_is_an_error_where_it_must_be_read() {
+        assert!(frames(&[r#"{"usage":"#]).read().is_err());
+    }
+
+    #[test]
+    fn removing_an_event_keeps_the_others() {
+        let run = frames(&[USAGE, TEXT]);
+        let range = run.read().unwrap().usage_only.unwrap();
+        assert_eq!(run.without(&range), Some(frames(&[TEXT])));
+
+        let run = frames(&[TEXT, USAGE, STOP]);
+        let range = run.read().unwrap().usage_only.unwrap();
+        assert_eq!(run.without(&range), Some(frames(&[TEXT, STOP])));
+
+        let run = frames(&[USAGE]);
+        let range = run.read().unwrap().usage_only.unwrap();
+        assert_eq!(run.without(&range), None);
+    }
+
+    #[test]
+    fn content_is_all_but_the_role() {
+        for (json, expected) in [
+            (r#"{"choices":[{"delta":{"role":"assistant","content":null}}]}"#, false),
+            (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, false),
+            (r#"{"choices":[]}"#, false),
+            (r#"{"choices":null}"#, false),
+            (r#"{"choices":[{"text":""}]}"#, false),
+            (r#"{"choices":[{"delta":{"role":"assistant","content":"x"}}]}"#, true),
+            (r#"{"choices":[{"delta":{"reasoning_content":"x"}}]}"#, true),
+            (r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, true),
+            (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, true),
+            (r#"{"choices":[{"text":"x"}]}"#, true),
+        ] {
+            assert_eq!(frames(&[json]).has_content(), expected, "{json}");
+        }
+    }
+}

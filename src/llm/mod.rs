@@ -1,0 +1,21 @@
+//! The language of the house: values only, no input or output, nothing asynchronous.
+//!
+//! The interchange between callers and providers is OpenAI's JSON, kept as bytes and read only where
+//! somebody needs the meaning. Whoever speaks another dialect translates at the edge of the house
+//! (`wire`), so that the common path forwards bytes.
+
+mod completion;
+mod embedding;
+mod frame;
+mod object;
+mod options;
+mod request;
+mod usage;
+
+pub use completion::{Completion, Fold};
+pub use embedding::{EmbedRequest, Embeddings};
+pub use frame::{FrameIter, Frames, Reading};
+pub use object::{Change, InvalidObject, RawObject};
+pub use options::{Mapped, Options};
+pub use request::{ChatRequest, RequestKind};
+pub use usage::{Usage, UsageSource};

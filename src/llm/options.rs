@@ -1,0 +1,120 @@
+//! Generation options in the gateway's own names, which every provider maps to its own.
+//!
+//! The facade's endpoints take one set of names (`max_new_tokens`, `repetition_penalty` …) whatever
+//! provider answers. A provider says in a table what it calls them; what it has no word for is left
+//! out, and the caller is told.
+
+use serde_json::{Map, Value};
+
+use super::RawObject;
+
+/// Options of one request, by their canonical names, in the order in which they were given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options(Map<String, Value>);
+
+/// Options in a provider's words.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mapped {
+    /// Name at the provider, and value.
+    pub taken: Vec<(&'static str, Value)>,
+    /// Canonical names of those that the provider cannot take.
+    pub ignored: Vec<String>,
+}
+
+/// Other systems' names for the canonical ones.
+const ALIASES: &[(&str, &str)] = &[
+    ("num_predict", "max_tokens"),
+    ("max_new_tokens", "max_tokens"),
+    ("repeat_penalty", "repetition_penalty"),
+];
+
+impl Options {
+    /// Adds an option under its canonical name. `null` is no value.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        let value = value.into();
+        if !value.is_null() {
+            self.0.insert(canonical(name).to_owned(), value);
+        }
+    }
+
+    /// Adds every member of `options`, whichever system's names it uses.
+    pub fn extend(&mut self, options: Map<String, Value>) {
+        for (name, value) in options {
+            self.set(&name, value);
+        }
+    }
+
+    /// The value given for a canonical name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// Whether no option was given.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All options by their canonical names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Puts the options into the words of a provider: `table` pairs canonical names with the
+    /// provider's. An option that `body` already states for itself is not repeated.
+    pub fn map(&self, table: &[(&str, &'static str)], body: &RawObject) -> Mapped {
+        let mut mapped = Mapped::default();
+        for (name, value) in self.iter() {
+            match table.iter().find(|(canonical, _)| *canonical == name) {
+                Some((_, theirs)) if states(body, theirs) => {}
+                Some((_, theirs)) => mapped.taken.push((theirs, value.clone())),
+                None => mapped.ignored.push(name.to_owned()),
+            }
+        }
+        mapped
+    }
+}
+
+/// Whether the caller's own body gives a value for what `name` says.
+fn states(body: &RawObject, name: &str) -> bool {
+    let given = |name| body.get(name).is_some_and(|value| value != b"null");
+    given(name) || (name == "max_tokens" && given("max_completion_tokens"))
+}
+
+fn canonical(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, canonical)| canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use serde_json::json;
+
+    #[test]
+    fn an_option_without_a_word_at_the_provider_is_named() {
+        let mut options = Options::default();
+        options.set("max_new_tokens", 5);
+        options.set("top_k", 3);
+        options.set("seed", Value::Null);
+
+        let mapped = options.map(&[("max_tokens", "max_tokens")], &RawObject::empty());
+
+        assert_eq!(mapped.taken, [("max_tokens", json!(5))]);
+        assert_eq!(mapped.ignored, ["top_k"]);
+    }
+
+    #[test]
+    fn what_the_body_states_itself_wins() {
+        let mut options = Options::default();
+        options.set("num_predict", 5);
+        options.set("temperature", 0.5);
+        let body =
+            RawObject::parse(Bytes::from(r#"{"max_completion_tokens":9,"temperature":null}"#)).unwrap();
+
+        let table = [("max_tokens", "max_tokens"), ("temperature", "temperature")];
+        let mapped = options.map(&table, &body);
+
+        assert_eq!(mapped.taken, [("temperature", json!(0.5))]);
+        assert!(mapped.ignored.is_empty());
+    }
+}
