@@ -1,3 +1,5 @@
 //! x
 pub mod config;
 pub mod llm;
+pub mod prompts;
+pub mod telemetry;

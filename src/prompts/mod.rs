@@ -1,0 +1,68 @@
+//! The prompt library: templates by name and language.
+//!
+//! A folder of text files becomes one immutable [`PromptLibrary`], checked as a whole: templates
+//! compile, partials exist, and every language of a prompt asks for the same variables. Whoever renders
+//! names a prompt and the languages that would do; a missing translation is never an error, unless asked.
+
+mod coverage;
+mod document;
+mod folder;
+mod language;
+mod library;
+mod schema;
+mod shipped;
+mod template;
+
+pub use coverage::{Coverage, Row, State};
+pub use folder::{Fingerprint, SourceFile};
+pub use language::{Language, Wanted, accepted_languages};
+pub use library::{LibraryError, PromptFault, PromptLibrary, PromptSummary, Rendered, Translation};
+pub use schema::Schema;
+
+/// Why a prompt cannot be rendered. All of them are the caller's to mend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PromptError {
+    /// No prompt has that name.
+    #[error("the prompt `{0}` does not exist")]
+    Unknown(String),
+    /// The prompt has no variant or version with that label.
+    #[error("the prompt `{name}` has no variant `{label}`")]
+    UnknownLabel {
+        /// The prompt.
+        name: String,
+        /// What was asked for.
+        label: String,
+    },
+    /// Asked for strictly, and not there.
+    #[error("the prompt `{name}` is not translated to `{language}`")]
+    NotTranslated {
+        /// The prompt.
+        name: String,
+        /// What was asked for.
+        language: String,
+    },
+    /// A variable that the template needs.
+    #[error("the prompt `{name}` needs the variable `{variable}`")]
+    MissingVariable {
+        /// The prompt.
+        name: String,
+        /// What it needs, as a path.
+        variable: String,
+    },
+    /// A variable that is not what the schema says.
+    #[error("the variable `{variable}` {problem}")]
+    InvalidVariable {
+        /// Where in the variables.
+        variable: String,
+        /// What is wrong, as the end of a sentence.
+        problem: String,
+    },
+    /// The template failed for another reason.
+    #[error("the prompt `{name}` cannot be rendered: {problem}")]
+    Failed {
+        /// The prompt.
+        name: String,
+        /// The engine's words.
+        problem: String,
+    },
+}

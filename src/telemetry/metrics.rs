@@ -1,0 +1,230 @@
+//! Figures in Prometheus' text format.
+//!
+//! Every label is bounded by construction: endpoints are route patterns, models and providers are those
+//! of the catalog, error codes are our own.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// All figures of the process. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
+    durations: Family<EndpointLabels, Histogram>,
+    cancelled: Family<EndpointLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    first_token: Family<ModelLabels, Histogram>,
+    tokens: Family<TokenLabels, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
+    /// Answers that are being streamed now.
+    pub streams_open: Gauge,
+    /// Connections of callers that are open now.
+    pub connections_open: Gauge,
+}
+
+/// The figures of one public model, found once when the catalog is loaded.
+#[derive(Clone, Debug)]
+pub struct ModelMetrics {
+    /// Seconds from the request to the first content.
+    pub first_token: Histogram,
+    /// Prompt tokens.
+    pub input_tokens: Counter,
+    /// Answer tokens.
+    pub output_tokens: Counter,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndpointLabels {
+    endpoint: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabels {
+    code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AttemptLabels {
+    provider: Arc<str>,
+    model: Arc<str>,
+    outcome: &'static str,
+}
+
+/// How an upstream answered an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// Content came.
+    Answered,
+    /// It did not, and the fault was the upstream's.
+    Failed,
+    /// The upstream refused the request.
+    Rejected,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    model: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    model: Arc<str>,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReloadLabels {
+    accepted: &'static str,
+}
+
+const SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
+
+fn histogram() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Arc::default(),
+            requests: Family::default(),
+            errors: Family::default(),
+            durations: Family::new_with_constructor(histogram),
+            cancelled: Family::default(),
+            attempts: Family::default(),
+            first_token: Family::new_with_constructor(histogram),
+            tokens: Family::default(),
+            reloads: Family::default(),
+            streams_open: Gauge::default(),
+            connections_open: Gauge::default(),
+        };
+        metrics.registry = Arc::new(metrics.registered());
+        metrics
+    }
+}
+
+impl Metrics {
+    fn registered(&self) -> Registry {
+        let mut registry = Registry::with_prefix("llm_proxy");
+        registry.register("requests", "Requests by endpoint and status", self.requests.clone());
+        registry.register("errors", "Errors told to callers, by code", self.errors.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's head to the last byte of its answer",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+        registry.register("cancelled", "Requests whose caller left before the end", self.cancelled.clone());
+        registry.register("upstream_attempts", "Requests to upstreams by outcome", self.attempts.clone());
+        registry.register_with_unit(
+            "first_token",
+            "Time from a request's head to the first content of its answer",
+            Unit::Seconds,
+            self.first_token.clone(),
+        );
+        registry.register("tokens", "Tokens by model and direction", self.tokens.clone());
+        registry.register("reloads", "Changed configurations, accepted or not", self.reloads.clone());
+        registry.register("streams_open", "Answers being streamed now", self.streams_open.clone());
+        registry.register(
+            "connections_open",
+            "Connections of callers open now",
+            self.connections_open.clone(),
+        );
+        registry
+    }
+
+    /// The figures of a public model.
+    pub fn of_model(&self, model: &Arc<str>) -> ModelMetrics {
+        let tokens =
+            |direction| self.tokens.get_or_create(&TokenLabels { model: model.clone(), direction }).clone();
+        ModelMetrics {
+            first_token: self.first_token.get_or_create(&ModelLabels { model: model.clone() }).clone(),
+            input_tokens: tokens("input"),
+            output_tokens: tokens("output"),
+        }
+    }
+
+    /// The count of attempts at a deployment with this outcome.
+    pub fn attempts(&self, provider: &Arc<str>, model: &Arc<str>, outcome: AttemptOutcome) -> Counter {
+        let outcome = match outcome {
+            AttemptOutcome::Answered => "answered",
+            AttemptOutcome::Failed => "failed",
+            AttemptOutcome::Rejected => "rejected",
+        };
+        let labels = AttemptLabels { provider: provider.clone(), model: model.clone(), outcome };
+        self.attempts.get_or_create(&labels).clone()
+    }
+
+    /// Counts a request that has ended.
+    pub fn request_ended(&self, endpoint: &'static str, status: u16, seconds: f64) {
+        self.requests.get_or_create(&RequestLabels { endpoint, status }).inc();
+        self.durations.get_or_create(&EndpointLabels { endpoint }).observe(seconds);
+    }
+
+    /// Counts a request whose caller left.
+    pub fn request_cancelled(&self, endpoint: &'static str) {
+        self.cancelled.get_or_create(&EndpointLabels { endpoint }).inc();
+    }
+
+    /// Counts an error that a caller was told. `code` is one of ours.
+    pub fn error(&self, code: &str) {
+        self.errors.get_or_create(&ErrorLabels { code: code.to_owned() }).inc();
+    }
+
+    /// Counts a changed configuration.
+    pub fn reloaded(&self, accepted: bool) {
+        let accepted = if accepted { "true" } else { "false" };
+        self.reloads.get_or_create(&ReloadLabels { accepted }).inc();
+    }
+
+    /// All figures as text.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_shown_with_their_labels() {
+        let metrics = Metrics::default();
+        let model: Arc<str> = "m".into();
+        metrics.of_model(&model).input_tokens.inc_by(3);
+        metrics.attempts(&"p".into(), &model, AttemptOutcome::Answered).inc();
+        metrics.request_ended("/v1/models", 200, 0.002);
+        metrics.error("model_not_found");
+
+        let text = metrics.render();
+
+        for line in [
+            "llm_proxy_tokens_total{model=\"m\",direction=\"input\"} 3",
+            "llm_proxy_upstream_attempts_total{provider=\"p\",model=\"m\",outcome=\"answered\"} 1",
+            "llm_proxy_requests_total{endpoint=\"/v1/models\",status=\"200\"} 1",
+            "llm_proxy_request_duration_seconds_bucket{le=\"0.0025\",endpoint=\"/v1/models\"} 1",
+            "llm_proxy_errors_total{code=\"model_not_found\"} 1",
+            "llm_proxy_streams_open 0",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

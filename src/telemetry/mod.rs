@@ -1,0 +1,9 @@
+//! What operators see: log lines, figures, and the record of each request that both are made from.
+
+mod logging;
+mod metrics;
+mod record;
+
+pub use logging::{LogGuard, init};
+pub use metrics::{AttemptOutcome, Metrics, ModelMetrics};
+pub use record::{Facts, Outcome, RequestRecord};
