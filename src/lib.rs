@@ -3,3 +3,4 @@ pub mod config;
 pub mod llm;
 pub mod prompts;
 pub mod telemetry;
+pub mod wire;

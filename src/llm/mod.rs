@@ -7,6 +7,7 @@
 mod completion;
 mod embedding;
 mod frame;
+mod id;
 mod object;
 mod options;
 mod request;
@@ -15,6 +16,7 @@ mod usage;
 pub use completion::{Completion, Fold};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use frame::{FrameIter, Frames, Reading};
+pub use id::unique_id;
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options};
 pub use request::{ChatRequest, RequestKind};

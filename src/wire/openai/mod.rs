@@ -1,0 +1,9 @@
+//! OpenAI's dialect: requests of callers, checked; and chunks for those who must make them.
+
+mod chunk;
+mod fields;
+mod messages;
+mod request;
+
+pub use chunk::{ChunkWriter, Delta};
+pub use request::{chat_request, completion_request, embed_request};
