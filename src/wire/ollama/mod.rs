@@ -6,5 +6,6 @@ mod options;
 mod request;
 
 pub use answer::{LineDecoder, LineFault};
+pub(crate) use embed::embedding;
 pub use embed::{embed_answer, embed_request};
 pub use request::{Translated, generation_request};

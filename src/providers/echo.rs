@@ -1,0 +1,300 @@
+//! A model that is always there: it repeats the last user message, word by word.
+//!
+//! For trying the gateway without any server, and for testing how a client takes it when things go wrong. A
+//! request may ask for trouble in a member `echo`:
+//!
+//! ```json
+//! {"first_delay_ms": 500, "delay_ms": 20, "status": 503, "retry_after": 3, "hang": true, "cut_after": 2, "error_after": 2}
+//! ```
+//!
+//! `status` fails before the answer, `cut_after` ends a stream without an end after so many words,
+//! `error_after` reports an error in it, `hang` never answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::error::{ErrorKind, ProviderError, Rejection};
+use super::stream::{FrameStream, RawFrames};
+use super::{Answer, Content, ModelCard, Provider, Shared, openai};
+use crate::config::{Fault, ProviderConfig, Timeouts};
+use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Frames, RequestKind, Usage};
+use crate::wire::openai::ChunkWriter;
+
+/// Length of the vectors that stand for embeddings.
+const DIMENSIONS: usize = 8;
+
+#[derive(Debug)]
+struct Echo {
+    name: Arc<str>,
+    timeouts: Timeouts,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of the table")]
+pub(super) fn build(config: &ProviderConfig, _shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
+    Ok(Arc::new(Echo { name: config.name.as_str().into(), timeouts: config.timeouts }))
+}
+
+/// The trouble that a request asks for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Trouble {
+    first_delay_ms: u64,
+    delay_ms: u64,
+    status: Option<u16>,
+    retry_after: Option<u64>,
+    hang: bool,
+    cut_after: Option<usize>,
+    error_after: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(default)]
+    messages: Vec<Value>,
+    #[serde(default)]
+    prompt: Value,
+    #[serde(default)]
+    echo: Value,
+}
+
+#[async_trait]
+impl Provider for Echo {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
+        let asked: Asked = serde_json::from_slice(request.body.text())
+            .map_err(|error| self.rejected("body", &error.to_string()))?;
+        let trouble = self.trouble(asked.echo.clone())?;
+        let started = Instant::now();
+        self.make(&trouble).await?;
+        let frames = frames(model, request, &asked, &trouble);
+        let frames = FrameStream::new(frames, self.name.clone(), Arc::default(), &self.timeouts, started);
+        let content = if request.stream {
+            Content::Stream(frames)
+        } else {
+            Content::Whole(openai::fold(frames, request.kind).await?)
+        };
+        let takes = |name: &&str| *name == "max_tokens";
+        let ignored = request.options.iter().map(|(name, _)| name).filter(|name| !takes(name));
+        Ok(Answer { content, ignored_options: ignored.map(str::to_owned).collect() })
+    }
+
+    async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
+        Ok(vec![ModelCard { id: "echo".to_owned(), ..ModelCard::default() }])
+    }
+
+    async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
+        let input: Value =
+            request.body.get("input").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+        let in_base64 = request.body.get("encoding_format") == Some(b"\"base64\"");
+        let texts = match input {
+            Value::Array(items) if items.iter().all(|item| !item.is_number()) => items,
+            one => vec![one],
+        };
+        let data: Vec<Value> = texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| crate::wire::ollama::embedding(index, &vector(text), in_base64))
+            .collect();
+        let tokens: u64 = texts.iter().map(|text| text.as_str().map_or(1, words_in)).sum();
+        let usage = Usage { input_tokens: tokens, ..Usage::default() };
+        let body = json!({"object": "list", "data": data, "model": model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens}});
+        Ok(Embeddings { body: body.to_string().into(), usage: Some(usage) })
+    }
+}
+
+impl Echo {
+    fn trouble(&self, echo: Value) -> Result<Trouble, ProviderError> {
+        if !echo.is_object() {
+            // The legacy completions have a switch of the same name.
+            return Ok(Trouble::default());
+        }
+        serde_json::from_value(echo).map_err(|error| self.rejected("echo", &error.to_string()))
+    }
+
+    fn rejected(&self, param: &str, message: &str) -> ProviderError {
+        let (code, param) = (Some("invalid_value".to_owned()), Some(param.to_owned()));
+        let rejection = Rejection { status: 400, message: message.to_owned(), code, param };
+        self.failed(ErrorKind::Rejected(Box::new(rejection)))
+    }
+
+    fn failed(&self, kind: ErrorKind) -> ProviderError {
+        ProviderError::new(&self.name, kind)
+    }
+
+    /// The trouble that comes before an answer.
+    async fn make(&self, trouble: &Trouble) -> Result<(), ProviderError> {
+        if trouble.hang {
+            std::future::pending::<()>().await;
+        }
+        let retry_after = trouble.retry_after.map(Duration::from_secs);
+        let rejection = |status| {
+            let message = "the echo model fails because it was asked to".to_owned();
+            Box::new(Rejection { status, message, code: None, param: None })
+        };
+        match trouble.status {
+            None | Some(200) => Ok(()),
+            Some(429) => Err(self.failed(ErrorKind::RateLimited { retry_after, rejection: rejection(429) })),
+            Some(status @ (401 | 403)) => Err(self.failed(ErrorKind::Unauthorized { status })),
+            Some(status @ 400..=499) => Err(self.failed(ErrorKind::Rejected(rejection(status)))),
+            Some(status) => Err(self.failed(ErrorKind::Unavailable { status, retry_after })),
+        }
+    }
+}
+
+/// The frames of an answer, with the trouble that comes within it.
+fn frames(model: &str, request: &ChatRequest, asked: &Asked, trouble: &Trouble) -> RawFrames {
+    let (said, input_tokens) = heard(request.kind, asked);
+    let limit =
+        request.max_output_tokens.or_else(|| request.options.get("max_tokens").and_then(Value::as_u64));
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let all: Vec<String> = said.split_inclusive(char::is_whitespace).map(str::to_owned).collect();
+    let reason = if all.len() > limit { "length" } else { "stop" };
+    let words: Vec<String> = all.into_iter().take(limit).collect();
+    let usage = Usage { input_tokens, output_tokens: words.len() as u64, ..Usage::default() };
+    let mut writer = ChunkWriter::new(request.kind, model);
+    let mut steps: Vec<Result<Frames, ProviderError>> =
+        words.iter().map(|word| Ok(writer.text(word))).collect();
+    steps.push(Ok(writer.finish(reason)));
+    steps.push(Ok(writer.usage(&usage)));
+    if let Some(after) = trouble.cut_after {
+        steps.truncate(after);
+    }
+    if let Some(after) = trouble.error_after {
+        steps.truncate(after);
+        steps.push(Ok(Frames::of_json(
+            br#"{"error":{"message":"the echo model fails because it was asked to"}}"#,
+        )));
+    }
+    let (first_delay_ms, delay_ms) = (trouble.first_delay_ms, trouble.delay_ms);
+    let paced = stream::iter(steps).enumerate().then(move |(index, step)| async move {
+        let delay = if index == 0 { first_delay_ms } else { delay_ms };
+        if delay > 0 {
+            sleep(Duration::from_millis(delay)).await;
+        }
+        step
+    });
+    paced.boxed()
+}
+
+/// What is to be repeated, and how many words were said in all.
+fn heard(kind: RequestKind, asked: &Asked) -> (String, u64) {
+    if kind == RequestKind::Completion {
+        let prompt = match &asked.prompt {
+            Value::Array(prompts) => prompts.first().map(text_of).unwrap_or_default(),
+            prompt => text_of(prompt),
+        };
+        let words = words_in(&prompt);
+        return (prompt, words);
+    }
+    let content = |message: &Value| text_of(message.get("content").unwrap_or(&Value::Null));
+    let words = asked.messages.iter().map(|message| words_in(&content(message))).sum();
+    let last =
+        asked.messages.iter().rev().find(|message| message.get("role").is_some_and(|role| role == "user"));
+    (last.map(content).unwrap_or_default(), words)
+}
+
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part.as_str().or_else(|| part.get("text")?.as_str()));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+fn words_in(text: &str) -> u64 {
+    text.split_whitespace().count() as u64
+}
+
+/// A vector of length 1 that depends on the text alone: the letters, counted by their remainder.
+fn vector(text: &Value) -> Vec<f32> {
+    let mut counts = [0.0_f32; DIMENSIONS];
+    for byte in text.to_string().bytes() {
+        if let Some(count) = counts.get_mut(usize::from(byte) % DIMENSIONS) {
+            *count += 1.0;
+        }
+    }
+    let length = counts.iter().map(|count| count * count).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    counts.iter().map(|count| count / length).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::openai::{chat_request, embed_request};
+
+    fn echo() -> Echo {
+        Echo { name: "echo".into(), timeouts: Timeouts::default() }
+    }
+
+    async fn asked(body: Value) -> Result<Value, ErrorKind> {
+        let request = chat_request(body.to_string().into(), false).unwrap();
+        let answer = echo().chat("echo", &request).await.map_err(|error| error.kind)?;
+        let Content::Whole(completion) = answer.content else { panic!("asked for a whole answer") };
+        Ok(serde_json::from_slice(&completion.body).unwrap())
+    }
+
+    fn body(echo: &Value) -> Value {
+        json!({"model": "echo", "echo": echo, "messages": [
+            {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Zażółć  gęślą\njaźń"}]})
+    }
+
+    #[tokio::test]
+    async fn the_last_user_message_comes_back_to_the_letter() {
+        let answer = asked(body(&Value::Null)).await.unwrap();
+        assert_eq!(answer["choices"][0]["message"]["content"], "Zażółć  gęślą\njaźń");
+        assert_eq!(answer["usage"], json!({"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}));
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    }
+
+    #[tokio::test]
+    async fn an_answer_can_be_cut_by_length() {
+        let mut body = body(&Value::Null);
+        body["max_tokens"] = json!(1);
+        let answer = asked(body).await.unwrap();
+        assert_eq!(answer["choices"][0]["message"]["content"], "Zażółć ");
+        assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    }
+
+    #[tokio::test]
+    async fn trouble_comes_as_asked_for() {
+        let kind = |echo: Value| async move { asked(body(&echo)).await.unwrap_err() };
+        assert!(matches!(kind(json!({"status": 503})).await, ErrorKind::Unavailable { status: 503, .. }));
+        let limited = kind(json!({"status": 429, "retry_after": 3})).await;
+        assert!(
+            matches!(limited, ErrorKind::RateLimited { retry_after: Some(wait), .. } if wait.as_secs() == 3)
+        );
+        assert!(matches!(
+            kind(json!({"status": 404})).await,
+            ErrorKind::Rejected(rejection) if rejection.status == 404
+        ));
+        assert!(matches!(kind(json!({"cut_after": 1})).await, ErrorKind::Protocol(_)));
+        assert!(matches!(kind(json!({"error_after": 1})).await, ErrorKind::Protocol(_)));
+        assert!(matches!(kind(json!({"surprise": 1})).await, ErrorKind::Rejected(_)));
+    }
+
+    #[tokio::test]
+    async fn embeddings_depend_on_the_text_alone() {
+        let embed = |input: Value| async move {
+            let request = embed_request(json!({"model": "echo", "input": input}).to_string().into()).unwrap();
+            let body = echo().embed("echo", &request).await.unwrap().body;
+            serde_json::from_slice::<Value>(&body).unwrap()
+        };
+        let both = embed(json!(["a b", "c"])).await;
+        assert_eq!(both["data"][0]["embedding"], embed(json!("a b")).await["data"][0]["embedding"]);
+        assert_ne!(both["data"][0]["embedding"], both["data"][1]["embedding"]);
+        assert_eq!(both["usage"]["prompt_tokens"], 3);
+    }
+}

@@ -1,0 +1,139 @@
+//! How a provider fails, and what may be done about it.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A failure of one provider.
+#[derive(Debug, thiserror::Error)]
+#[error("provider `{provider}` {kind}")]
+pub struct ProviderError {
+    /// The provider's name in the catalog.
+    pub provider: Arc<str>,
+    /// What happened.
+    pub kind: ErrorKind,
+    /// The upstream's own words, without keys and addresses. For operators, never for a decision.
+    pub detail: Option<Box<str>>,
+    /// What caused it.
+    #[source]
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What happened, in the words of the house.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No connection came about, or it broke before anything came back.
+    Unreachable,
+    /// Nothing came for so long.
+    Timeout(Duration),
+    /// 429.
+    RateLimited {
+        /// How long the upstream wants to be left alone.
+        retry_after: Option<Duration>,
+        /// What it said.
+        rejection: Box<Rejection>,
+    },
+    /// 5xx.
+    Unavailable {
+        /// The upstream's status.
+        status: u16,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The upstream does not accept the gateway's key, which is no caller's fault.
+    Unauthorized {
+        /// 401 or 403.
+        status: u16,
+    },
+    /// Any other 4xx: the request is at fault.
+    Rejected(Box<Rejection>),
+    /// The prompt does not fit, whoever says so in whatever words.
+    ContextTooLong {
+        /// What the prompt needs, if the upstream said so.
+        needed_tokens: Option<u64>,
+        /// What there is, if the upstream said so.
+        context_tokens: Option<u64>,
+        /// Its words, without keys and addresses.
+        message: String,
+    },
+    /// An answer that cannot be understood, or that ends too early.
+    Protocol(String),
+    /// The provider has no way to do that.
+    Unsupported(&'static str),
+}
+
+/// A request that an upstream, or the translation for it, refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The status for the caller.
+    pub status: u16,
+    /// Why, without keys and addresses.
+    pub message: String,
+    /// A word for programs.
+    pub code: Option<String>,
+    /// Where in the request.
+    pub param: Option<String>,
+}
+
+/// What a router may do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// Tell the caller: another deployment would say the same.
+    Stop,
+    /// Ask the next deployment.
+    Next,
+}
+
+impl ProviderError {
+    /// A failure without further detail.
+    pub fn new(provider: &Arc<str>, kind: ErrorKind) -> Self {
+        Self { provider: provider.clone(), kind, detail: None, source: None }
+    }
+
+    /// The same, with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same, with the upstream's own words.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into().into());
+        self
+    }
+
+    /// The only place that decides whether another deployment may be asked.
+    pub fn failover(&self) -> Failover {
+        match self.kind {
+            ErrorKind::Rejected(_) | ErrorKind::ContextTooLong { .. } => Failover::Stop,
+            ErrorKind::Unreachable
+            | ErrorKind::Timeout(_)
+            | ErrorKind::RateLimited { .. }
+            | ErrorKind::Unavailable { .. }
+            | ErrorKind::Unauthorized { .. }
+            | ErrorKind::Protocol(_)
+            | ErrorKind::Unsupported(_) => Failover::Next,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("cannot be reached"),
+            Self::Timeout(limit) => write!(f, "sent nothing for {} s", limit.as_secs_f64()),
+            Self::RateLimited { .. } => f.write_str("is rate limited"),
+            Self::Unavailable { status, .. } => write!(f, "failed with status {status}"),
+            Self::Unauthorized { status } => {
+                write!(f, "rejected the gateway's credentials with status {status}")
+            }
+            Self::Rejected(rejection) => write!(f, "rejected the request with status {}", rejection.status),
+            Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
+            Self::Protocol(reason) => write!(f, "gave no valid answer: {reason}"),
+            Self::Unsupported(what) => write!(f, "cannot serve {what}"),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Providers: who can answer, and what they speak.
+//!
+//! To add a provider: write its file, implement [`Provider`], add its line to [`PROVIDERS`], and put recorded
+//! answers of the real server into `tests/fixtures`. Nothing else needs to know.
+
+mod connect;
+mod decode;
+mod echo;
+mod error;
+mod frames;
+mod llamacpp;
+mod ollama;
+mod openai;
+mod redact;
+mod stream;
+mod upstream;
+mod vllm;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::{Map, Value};
+
+use crate::config::{Fault, ProviderConfig, nearest};
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings};
+
+pub use connect::Clients;
+pub use error::{ErrorKind, Failover, ProviderError, Rejection};
+pub use frames::{LineSplitter, SseSplitter, Unframed};
+pub use redact::Redactor;
+pub use stream::{FrameStream, Item, RawFrames};
+
+/// Whoever can answer.
+#[async_trait]
+pub trait Provider: Debug + Send + Sync {
+    /// Name in the catalog; the `provider` of every error, log line and figure.
+    fn name(&self) -> &str;
+
+    /// Asks `model`, the provider's own name for it. Dropping this future, or the answer, aborts the
+    /// upstream request.
+    ///
+    /// # Errors
+    /// The provider did not begin to answer.
+    async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError>;
+
+    /// The models that it has now. Never costs anything.
+    ///
+    /// # Errors
+    /// The provider did not answer.
+    async fn models(&self) -> Result<Vec<ModelCard>, ProviderError>;
+
+    /// Embeds texts.
+    ///
+    /// # Errors
+    /// The provider did not answer, or has no embeddings.
+    async fn embed(&self, _model: &str, _request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
+        Err(ProviderError::new(&self.name().into(), ErrorKind::Unsupported("embeddings")))
+    }
+
+    /// Sends a request on as it is, with the provider's own key.
+    ///
+    /// # Errors
+    /// The provider did not answer, or has no server.
+    async fn forward(&self, _request: RawRequest) -> Result<RawResponse, ProviderError> {
+        Err(ProviderError::new(&self.name().into(), ErrorKind::Unsupported("raw requests")))
+    }
+}
+
+/// A provider's answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer itself.
+    pub content: Content,
+    /// Options of the request that the provider could not take, by their names in the request.
+    pub ignored_options: Vec<String>,
+}
+
+/// An answer's content, in the form that the request asked for.
+#[derive(Debug)]
+pub enum Content {
+    /// In one piece.
+    Whole(Completion),
+    /// As it is generated.
+    Stream(FrameStream),
+}
+
+/// A model as its provider describes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelCard {
+    /// The provider's own name for it.
+    pub id: String,
+    /// Context size in tokens, if the provider says.
+    pub context_tokens: Option<u64>,
+    /// Whatever else clients of this provider know how to read (`size`, `digest`, `details` …).
+    pub details: Map<String, Value>,
+}
+
+/// A caller's request that passes as it is.
+#[derive(Debug)]
+pub struct RawRequest {
+    /// Its method.
+    pub method: Method,
+    /// Below the server's root, with a slash in front; checked.
+    pub path: String,
+    /// Without the question mark.
+    pub query: Option<String>,
+    /// Those that may travel.
+    pub headers: HeaderMap,
+    /// Its body, if it has one.
+    pub body: Option<Bytes>,
+}
+
+/// Whatever came back.
+pub struct RawResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, all of them.
+    pub headers: HeaderMap,
+    /// Its body as it comes. Dropping it aborts the upstream request.
+    pub body: BoxStream<'static, Result<Bytes, ProviderError>>,
+}
+
+impl Debug for RawResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawResponse").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// What providers share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// HTTP clients.
+    pub clients: Clients,
+}
+
+type Build = fn(&ProviderConfig, &Shared) -> Result<Arc<dyn Provider>, Fault>;
+
+/// Every kind of provider, by its `type` in the models file.
+pub const PROVIDERS: &[(&str, Build)] = &[
+    ("openai", openai::build),
+    ("vllm", vllm::build),
+    ("ollama", ollama::build),
+    ("llamacpp", llamacpp::build),
+    ("echo", echo::build),
+];
+
+/// Makes the provider that a configuration describes.
+///
+/// # Errors
+/// There is no such type, or it needs something else to be configured.
+pub fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
+    let known = || PROVIDERS.iter().map(|(kind, _)| *kind);
+    let Some((_, build)) = PROVIDERS.iter().find(|(kind, _)| *kind == config.kind) else {
+        let cure = nearest(&config.kind, known()).map_or_else(
+            || format!("known types are {}", known().collect::<Vec<_>>().join(", ")),
+            |near| format!("did you mean `{near}`?"),
+        );
+        return Err(Fault::new(&config.place, format!("the type `{}` is unknown", config.kind), cure));
+    };
+    build(config, shared)
+}

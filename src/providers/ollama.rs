@@ -1,0 +1,172 @@
+//! Ollama, by its native API.
+//!
+//! The crate `ollama-rs` lends its types. Its client is not used: it gives up a line whose characters the network
+//! cuts in two, hides errors in a stream, and loses statuses, on which fail-over depends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ollama_rs::models::LocalModel;
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::decode::{self, Lines};
+use super::error::{ErrorKind, ProviderError, Rejection};
+use super::stream::FrameStream;
+use super::upstream::Upstream;
+use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
+use crate::config::{Fault, ProviderConfig};
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold};
+use crate::wire::Invalid;
+use crate::wire::ollama::{self as wire, LineDecoder};
+
+const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An Ollama server.
+#[derive(Debug)]
+struct Ollama {
+    upstream: Arc<Upstream>,
+    embed_url: Url,
+    tags_url: Url,
+}
+
+pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
+    let mut config = config.clone();
+    // Addresses are often copied with the API's own path behind them.
+    config.base_url = config.base_url.map(|url| {
+        let url = url.trim_end_matches('/');
+        url.strip_suffix("/api").or_else(|| url.strip_suffix("/v1")).unwrap_or(url).to_owned()
+    });
+    let upstream = Upstream::new(&config, shared, "/")?;
+    Ok(Arc::new(Ollama {
+        embed_url: upstream.url("api/embed"),
+        tags_url: upstream.url("api/tags"),
+        upstream: Arc::new(upstream),
+    }))
+}
+
+impl Ollama {
+    fn rejected(&self, invalid: Invalid) -> ProviderError {
+        self.upstream.failed(ErrorKind::Rejected(Box::new(Rejection {
+            status: 400,
+            message: invalid.message,
+            code: Some(invalid.code.to_owned()),
+            param: invalid.param,
+        })))
+    }
+
+    fn protocol(&self, reason: impl Into<String>) -> ProviderError {
+        self.upstream.failed(ErrorKind::Protocol(reason.into()))
+    }
+
+    async fn stream(
+        &self,
+        url: &Url,
+        body: Bytes,
+        decoder: LineDecoder,
+    ) -> Result<FrameStream, ProviderError> {
+        let started = Instant::now();
+        let response = self.upstream.post(url, body).await?;
+        let frames = decode::frames(self.upstream.clone(), response, Lines::new(decoder));
+        let (provider, redactor) = (self.upstream.provider.clone(), self.upstream.redactor.clone());
+        Ok(FrameStream::new(frames, provider, redactor, &self.upstream.timeouts, started))
+    }
+
+    async fn whole(
+        &self,
+        url: &Url,
+        body: Bytes,
+        mut decoder: LineDecoder,
+        request: &ChatRequest,
+    ) -> Result<Completion, ProviderError> {
+        let answer = self.upstream.ask(url, body).await?;
+        let frames =
+            decoder.line(&answer).map_err(|fault| decode::Fault::from(fault).into_error(&self.upstream))?;
+        let mut fold = Fold::new(request.kind);
+        if let Some(frames) = frames {
+            fold.push(&frames).map_err(|reason| self.protocol(reason))?;
+        }
+        fold.finish().map_err(|reason| self.protocol(reason))
+    }
+}
+
+#[async_trait]
+impl Provider for Ollama {
+    fn name(&self) -> &str {
+        &self.upstream.provider
+    }
+
+    async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
+        let translated =
+            wire::generation_request(model, request).map_err(|invalid| self.rejected(invalid))?;
+        if !translated.dropped.is_empty() {
+            tracing::debug!(provider = %self.upstream.provider, fields = ?translated.dropped, "Fields that Ollama does not know are left out");
+        }
+        let url = self.upstream.url(translated.path);
+        let decoder = LineDecoder::new(request.kind, model);
+        let content = if request.stream {
+            Content::Stream(self.stream(&url, translated.body, decoder).await?)
+        } else {
+            Content::Whole(self.whole(&url, translated.body, decoder, request).await?)
+        };
+        Ok(Answer { content, ignored_options: translated.ignored })
+    }
+
+    async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
+        let answer = self.upstream.get(&self.tags_url, TAGS_TIMEOUT).await?;
+        read_tags(&answer).map_err(|reason| self.protocol(reason))
+    }
+
+    async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
+        let body = wire::embed_request(model, request).map_err(|invalid| self.rejected(invalid))?;
+        let answer = self.upstream.ask(&self.embed_url, body).await?;
+        wire::embed_answer(model, request, &answer).map_err(|reason| self.protocol(reason))
+    }
+
+    async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {
+        self.upstream.forward(request).await
+    }
+}
+
+#[derive(Deserialize)]
+struct Tags {
+    #[serde(default)]
+    models: Vec<Value>,
+}
+
+fn read_tags(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
+    let tags: Tags = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    tags.models.into_iter().map(read_tag).collect()
+}
+
+fn read_tag(tag: Value) -> Result<ModelCard, String> {
+    let model: LocalModel = serde_json::from_value(tag.clone()).map_err(|error| error.to_string())?;
+    let context_tokens = tag.pointer("/details/context_length").and_then(Value::as_u64);
+    let mut details = Map::new();
+    if let Value::Object(tag) = tag {
+        details = tag.into_iter().filter(|(name, _)| !matches!(name.as_str(), "name" | "model")).collect();
+    }
+    Ok(ModelCard { id: model.name, context_tokens, details })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tags_become_cards_that_keep_what_clients_read() {
+        let tags = json!({"models": [{"name": "a:latest", "model": "a:latest", "modified_at": "t", "size": 9, "digest": "d",
+            "details": {"family": "llama", "context_length": 2048}}]});
+
+        let cards = read_tags(tags.to_string().as_bytes()).unwrap();
+
+        assert_eq!((cards[0].id.as_str(), cards[0].context_tokens), ("a:latest", Some(2048)));
+        assert_eq!(cards[0].details["digest"], "d");
+        assert!(read_tags(b"{\"models\":[{}]}").is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! Every server that speaks OpenAI's API: bytes in, bytes out.
+//!
+//! The caller's own body goes on with the model's name replaced and, for streams, with usage asked for.
+//! vLLM and llama.cpp speak the same with words of their own, which a [`Dialect`] lists.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use reqwest::{Response, Url};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::error::{ErrorKind, ProviderError};
+use super::frames::SseSplitter;
+use super::stream::FrameStream;
+use super::upstream::Upstream;
+use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode};
+use crate::config::{Fault, ProviderConfig};
+use crate::llm::{
+    Change, ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Mapped, RequestKind, Usage,
+};
+
+/// Who asks for a list of models does not want to wait for long.
+const MODELS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What sets servers of the same API apart.
+#[derive(Debug)]
+pub(super) struct Dialect {
+    /// The gateway's options, and what they are called here.
+    pub(super) options: &'static [(&'static str, &'static str)],
+    /// Whether whole answers are asked for as streams, because the server notices only in a
+    /// stream that nobody listens any more.
+    pub(super) folds_whole_answers: bool,
+}
+
+const OPENAI: Dialect = Dialect {
+    options: &[
+        ("temperature", "temperature"),
+        ("top_p", "top_p"),
+        ("max_tokens", "max_tokens"),
+        ("seed", "seed"),
+        ("stop", "stop"),
+        ("presence_penalty", "presence_penalty"),
+        ("frequency_penalty", "frequency_penalty"),
+    ],
+    folds_whole_answers: false,
+};
+
+/// A server that speaks OpenAI's API.
+#[derive(Debug)]
+pub(super) struct OpenAi {
+    upstream: Arc<Upstream>,
+    dialect: &'static Dialect,
+    chat_url: Url,
+    completions_url: Url,
+    embeddings_url: Url,
+    models_url: Url,
+}
+
+pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
+    Ok(Arc::new(OpenAi::new(config, shared, &OPENAI)?))
+}
+
+impl OpenAi {
+    pub(super) fn new(
+        config: &ProviderConfig,
+        shared: &Shared,
+        dialect: &'static Dialect,
+    ) -> Result<Self, Fault> {
+        let upstream = Upstream::new(config, shared, "/v1")?;
+        Ok(Self {
+            chat_url: upstream.url("chat/completions"),
+            completions_url: upstream.url("completions"),
+            embeddings_url: upstream.url("embeddings"),
+            models_url: upstream.url("models"),
+            upstream: Arc::new(upstream),
+            dialect,
+        })
+    }
+
+    fn url(&self, kind: RequestKind) -> &Url {
+        match kind {
+            RequestKind::Chat => &self.chat_url,
+            RequestKind::Completion => &self.completions_url,
+        }
+    }
+
+    async fn stream(&self, url: &Url, body: Bytes) -> Result<FrameStream, ProviderError> {
+        let started = Instant::now();
+        let response = self.upstream.post(url, body).await?;
+        self.require_stream(&response)?;
+        let frames = decode::frames(self.upstream.clone(), response, SseSplitter::default());
+        let (provider, redactor) = (self.upstream.provider.clone(), self.upstream.redactor.clone());
+        Ok(FrameStream::new(frames, provider, redactor, &self.upstream.timeouts, started))
+    }
+
+    fn require_stream(&self, response: &Response) -> Result<(), ProviderError> {
+        let content_type =
+            response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if content_type
+            .is_some_and(|kind| kind.starts_with("application/json") || kind.starts_with("text/html"))
+        {
+            let reason = "it was asked for a stream and answers in one piece".to_owned();
+            return Err(self.upstream.failed(ErrorKind::Protocol(reason)));
+        }
+        Ok(())
+    }
+
+    async fn whole(&self, url: &Url, body: Bytes) -> Result<Completion, ProviderError> {
+        let answer = self.upstream.ask(url, body).await?;
+        Completion::from_openai(answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
+    }
+
+    /// Asks for a stream and puts it together.
+    async fn folded(&self, url: &Url, body: Bytes, kind: RequestKind) -> Result<Completion, ProviderError> {
+        let limit = self.upstream.timeouts.request;
+        let folding = async { fold(self.stream(url, body).await?, kind).await };
+        let folded = tokio::time::timeout(limit, folding).await;
+        folded.unwrap_or_else(|_| Err(self.upstream.failed(ErrorKind::Timeout(limit))))
+    }
+}
+
+#[async_trait]
+impl Provider for OpenAi {
+    fn name(&self) -> &str {
+        &self.upstream.provider
+    }
+
+    async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
+        let Mapped { taken, ignored } = request.options.map(self.dialect.options, &request.body);
+        let streams = request.stream || self.dialect.folds_whole_answers;
+        let body = outgoing(model, request, streams, &taken);
+        let url = self.url(request.kind);
+        let content = match (request.stream, streams) {
+            (true, _) => Content::Stream(self.stream(url, body).await?),
+            (false, true) => Content::Whole(self.folded(url, body, request.kind).await?),
+            (false, false) => Content::Whole(self.whole(url, body).await?),
+        };
+        Ok(Answer { content, ignored_options: ignored })
+    }
+
+    async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
+        let answer = self.upstream.get(&self.models_url, MODELS_TIMEOUT).await?;
+        read_models(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
+    }
+
+    async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
+        let body = request.body.edit(&[Change::Set("model", Value::from(model).to_string().into())]);
+        let body = self.upstream.ask(&self.embeddings_url, body).await?;
+        let usage =
+            embedding_usage(&body).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))?;
+        Ok(Embeddings { body, usage })
+    }
+
+    async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {
+        self.upstream.forward(request).await
+    }
+}
+
+/// The caller's body as it goes to the server.
+fn outgoing(model: &str, request: &ChatRequest, streams: bool, options: &[(&'static str, Value)]) -> Bytes {
+    let mut changes: Vec<Change<'_>> = Vec::with_capacity(4 + options.len());
+    // The same name needs no change, and then mostly nothing does.
+    if request.model != model {
+        changes.push(Change::Set("model", Value::from(model).to_string().into()));
+    }
+    let said = request.body.get("stream").unwrap_or(b"false");
+    if said != if streams { &b"true"[..] } else { b"false" } {
+        changes.push(Change::Set("stream", streams.to_string().into()));
+    }
+    if streams && !request.include_usage {
+        changes.push(Change::Set("stream_options", with_usage(request.body.get("stream_options"))));
+    }
+    changes.extend(options.iter().map(|(name, value)| Change::Set(name, value.to_string().into())));
+    request.body.edit(&changes)
+}
+
+/// The caller's `stream_options` with usage asked for.
+fn with_usage(said: Option<&[u8]>) -> Cow<'static, str> {
+    let said = said.and_then(|json| serde_json::from_slice::<Map<String, Value>>(json).ok());
+    match said {
+        None => r#"{"include_usage":true}"#.into(),
+        Some(mut options) => {
+            options.insert("include_usage".to_owned(), true.into());
+            Value::Object(options).to_string().into()
+        }
+    }
+}
+
+/// Puts a streamed answer together.
+pub(super) async fn fold(mut frames: FrameStream, kind: RequestKind) -> Result<Completion, ProviderError> {
+    let provider: Arc<str> = frames.provider().clone();
+    let unreadable = |reason: String| ProviderError::new(&provider, ErrorKind::Protocol(reason));
+    let mut fold = Fold::new(kind);
+    while let Some(item) = frames.next().await {
+        fold.push(&item?.frames).map_err(unreadable)?;
+    }
+    fold.finish().map_err(unreadable)
+}
+
+#[derive(Deserialize)]
+struct Models {
+    #[serde(default)]
+    data: Vec<Map<String, Value>>,
+}
+
+/// OpenAI's list of models, with the context size under any of the names that servers give it.
+fn read_models(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
+    let models: Models = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let card = |mut model: Map<String, Value>| {
+        let Some(Value::String(id)) = model.shift_remove("id") else { return None };
+        let number = |name: &str| model.get(name).and_then(Value::as_u64);
+        let of_engine =
+            |name: &str| model.get("meta").and_then(|meta| meta.get(name)).and_then(Value::as_u64);
+        let context_tokens = number("max_model_len")
+            .or_else(|| number("context_length"))
+            .or_else(|| number("context_window"))
+            .or_else(|| of_engine("n_ctx"))
+            .or_else(|| of_engine("n_ctx_train"));
+        Some(ModelCard { id, context_tokens, details: Map::new() })
+    };
+    Ok(models.data.into_iter().filter_map(card).collect())
+}
+
+#[derive(Deserialize)]
+struct EmbeddingsEnvelope<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+fn embedding_usage(answer: &[u8]) -> Result<Option<Usage>, String> {
+    let envelope: EmbeddingsEnvelope<'_> =
+        serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    if envelope.data.is_empty() {
+        return Err("no embeddings in the answer".to_owned());
+    }
+    Ok(envelope.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::openai::chat_request;
+    use serde_json::json;
+
+    fn sent(body: &str, streams: bool) -> String {
+        let request = chat_request(body.to_owned().into(), false).unwrap();
+        String::from_utf8(outgoing("up", &request, streams, &[]).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_body_goes_on_with_the_model_replaced_in_place() {
+        let body = r#"{ "messages": [{"role":"user","content":"hi"}], "model" : "public", "x": 1.10 }"#;
+        assert_eq!(
+            sent(body, false),
+            r#"{ "messages": [{"role":"user","content":"hi"}], "model" : "up", "x": 1.10 }"#
+        );
+    }
+
+    #[test]
+    fn streams_always_ask_for_usage() {
+        for (options, expected) in [
+            (r"", r#","stream_options":{"include_usage":true}"#),
+            (r#","stream_options":{"include_usage":true}"#, r#","stream_options":{"include_usage":true}"#),
+            (
+                r#","stream_options":{"x":1,"include_usage":false}"#,
+                r#","stream_options":{"x":1,"include_usage":true}"#,
+            ),
+            (r#","stream_options":null"#, r#","stream_options":{"include_usage":true}"#),
+        ] {
+            let body = format!(
+                r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}],"stream":true{options}}}"#
+            );
+            let expected = format!(
+                r#"{{"model":"up","messages":[{{"role":"user","content":"hi"}}],"stream":true{expected}}}"#
+            );
+            assert_eq!(sent(&body, true), expected);
+        }
+    }
+
+    #[test]
+    fn the_default_of_a_facade_is_put_into_words() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        let value: Value = serde_json::from_str(&sent(body, true)).unwrap();
+        assert_eq!(
+            (&value["stream"], &value["stream_options"]),
+            (&json!(true), &json!({"include_usage": true}))
+        );
+    }
+
+    #[test]
+    fn lists_of_models_are_read_with_their_context() {
+        let list = json!({"object": "list", "data": [
+            {"id": "vllm", "max_model_len": 512}, {"id": "llama", "meta": {"n_ctx_train": 2048, "n_ctx": 1024}},
+            {"id": "router", "context_length": 9}, {"id": "openai"}, {"object": "no id"}]});
+
+        let cards = read_models(list.to_string().as_bytes()).unwrap();
+
+        let shown: Vec<_> = cards.iter().map(|card| (card.id.as_str(), card.context_tokens)).collect();
+        assert_eq!(
+            shown,
+            [("vllm", Some(512)), ("llama", Some(1024)), ("router", Some(9)), ("openai", None)]
+        );
+        assert!(read_models(b"<html>").is_err());
+    }
+}

@@ -1,0 +1,229 @@
+//! What an upstream's bad status means.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+use reqwest::Response;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::Upstream;
+use crate::providers::error::{ErrorKind, ProviderError, Rejection};
+
+/// An error's text beyond this says nothing more.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// How long an error's text may take.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nobody can wait longer for a retry.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// An upstream's error body, whatever its shape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Told {
+    message: Option<String>,
+    kind: Option<String>,
+    code: Option<String>,
+    param: Option<String>,
+    needed_tokens: Option<u64>,
+    context_tokens: Option<u64>,
+}
+
+impl Upstream {
+    /// What an answer with a bad status means.
+    pub(super) async fn failure_of(&self, response: Response) -> ProviderError {
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let body = timeout(ERROR_TIMEOUT, self.read(response, MAX_ERROR_BYTES)).await;
+        // What cannot be read in time says nothing; the status does.
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let told = Told::read(&body);
+        let words = told.message.clone().unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
+        let words = self.redactor.clean(words.trim());
+        let kind = told.meaning(status, retry_after, &words, &|text| self.redactor.clean(text));
+        let error = self.failed(kind);
+        if words.is_empty() { error } else { error.with_detail(words) }
+    }
+}
+
+impl Told {
+    fn read(body: &[u8]) -> Self {
+        let value: Value = serde_json::from_slice(body).unwrap_or_default();
+        let inner = value.get("error").or_else(|| value.get("detail")).unwrap_or(&value);
+        // Ollama passes its engine's JSON on as a text.
+        let unpacked: Option<Value> =
+            inner.as_str().and_then(|text| serde_json::from_str(text).ok()).filter(Value::is_object);
+        let inner = unpacked.as_ref().map_or(inner, |unpacked| unpacked.get("error").unwrap_or(unpacked));
+        let text = |name: &str| inner.get(name).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            message: text("message").or_else(|| text("msg")).or_else(|| inner.as_str().map(str::to_owned)),
+            kind: text("type"),
+            code: text("code"),
+            param: text("param"),
+            needed_tokens: inner.get("n_prompt_tokens").and_then(Value::as_u64),
+            context_tokens: inner.get("n_ctx").and_then(Value::as_u64),
+        }
+    }
+
+    fn meaning(
+        self,
+        status: u16,
+        retry_after: Option<Duration>,
+        words: &str,
+        clean: &dyn Fn(&str) -> String,
+    ) -> ErrorKind {
+        let message = if words.is_empty() {
+            format!("the provider answered with status {status}")
+        } else {
+            words.to_owned()
+        };
+        match status {
+            401 | 403 => ErrorKind::Unauthorized { status },
+            429 => {
+                let code = self.code.or(self.kind).map(|code| clean(&code));
+                let rejection = Box::new(Rejection { status, message, code, param: None });
+                ErrorKind::RateLimited { retry_after, rejection }
+            }
+            400 | 413 | 422 if self.is_context_too_long() => ErrorKind::ContextTooLong {
+                needed_tokens: self.needed_tokens,
+                context_tokens: self.context_tokens,
+                message,
+            },
+            400..=407 | 409..=499 => ErrorKind::Rejected(Box::new(Rejection {
+                status,
+                message,
+                code: self.code.map(|code| clean(&code)),
+                param: self.param.map(|param| clean(&param)),
+            })),
+            408 | 500..=599 => ErrorKind::Unavailable { status, retry_after },
+            _ => ErrorKind::Protocol(format!("it answered with status {status}")),
+        }
+    }
+
+    fn is_context_too_long(&self) -> bool {
+        let word = |word: &Option<String>| {
+            matches!(
+                word.as_deref(),
+                Some("context_length_exceeded" | "exceed_context_size_error" | "string_above_max_length")
+            )
+        };
+        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let phrases = [
+            "maximum context length",
+            "available context size",
+            "maximum model length",
+            "exceeds the context",
+            "context window",
+        ];
+        word(&self.code) || word(&self.kind) || phrases.iter().any(|phrase| message.contains(phrase))
+    }
+}
+
+/// How long an upstream wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as a date.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let milliseconds =
+        text("retry-after-ms").and_then(|text| text.parse::<u64>().ok()).map(Duration::from_millis);
+    let wait = milliseconds.or_else(|| {
+        let text = text(RETRY_AFTER.as_str())?;
+        if let Ok(seconds) = text.parse::<f64>() {
+            return (0.0..=1e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
+        }
+        let date = httpdate::parse_http_date(text).ok()?;
+        Some(date.duration_since(now).unwrap_or_default())
+    });
+    wait.map(|wait| wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn meaning(status: u16, body: &str) -> ErrorKind {
+        let told = Told::read(body.as_bytes());
+        let words = told.message.clone().unwrap_or_else(|| body.to_owned());
+        told.meaning(status, None, &words, &str::to_owned)
+    }
+
+    #[test]
+    fn every_shape_of_error_is_read() {
+        for (body, message) in [
+            (r#"{"error":{"message":"m","type":"t"}}"#, "m"),
+            (r#"{"error":"m"}"#, "m"),
+            (r#"{"detail":"m"}"#, "m"),
+            (r#"{"message":"m"}"#, "m"),
+            (r#"{"error":"{\"error\":{\"message\":\"m\"}}"}"#, "m"),
+            ("plain text", "plain text"),
+        ] {
+            let kind = meaning(404, body);
+            assert!(
+                matches!(&kind, ErrorKind::Rejected(rejection) if rejection.message == message),
+                "{body}: {kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn statuses_have_their_meaning() {
+        assert_eq!(meaning(401, "x"), ErrorKind::Unauthorized { status: 401 });
+        assert_eq!(meaning(403, "x"), ErrorKind::Unauthorized { status: 403 });
+        assert_eq!(meaning(503, "x"), ErrorKind::Unavailable { status: 503, retry_after: None });
+        assert_eq!(meaning(408, "x"), ErrorKind::Unavailable { status: 408, retry_after: None });
+        assert!(matches!(meaning(302, "x"), ErrorKind::Protocol(_)));
+        let limited = meaning(429, r#"{"error":{"message":"slow down","code":"insufficient_quota"}}"#);
+        assert!(
+            matches!(limited, ErrorKind::RateLimited { rejection, .. } if rejection.code.as_deref() == Some("insufficient_quota"))
+        );
+        let rejected = meaning(422, r#"{"error":{"message":"m","code":"c","param":"p"}}"#);
+        let expected = Rejection {
+            status: 422,
+            message: "m".to_owned(),
+            code: Some("c".to_owned()),
+            param: Some("p".to_owned()),
+        };
+        assert_eq!(rejected, ErrorKind::Rejected(Box::new(expected)));
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_known_in_every_dialect() {
+        let llama = r#"{"error":{"code":400,"message":"request (10810 tokens) exceeds the available context size (256 tokens), try increasing it","type":"exceed_context_size_error","n_prompt_tokens":10810,"n_ctx":256}}"#;
+        let ollama = serde_json::json!({ "error": llama }).to_string();
+        for body in [llama, &ollama] {
+            let kind = meaning(400, body);
+            assert!(
+                matches!(
+                    kind,
+                    ErrorKind::ContextTooLong { needed_tokens: Some(10810), context_tokens: Some(256), .. }
+                ),
+                "{body}"
+            );
+        }
+        for body in [
+            r#"{"error":{"message":"m","code":"context_length_exceeded"}}"#,
+            r#"{"error":{"message":"This model's maximum context length is 512 tokens. However, you requested 9."}}"#,
+        ] {
+            assert!(matches!(meaning(400, body), ErrorKind::ContextTooLong { .. }), "{body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_all_its_forms() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let read = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_str(value).unwrap());
+            retry_after(&headers, now)
+        };
+
+        assert_eq!(read("retry-after", "7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("retry-after", "0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));
+        assert_eq!(read("retry-after", "Sun, 09 Sep 2001 01:46:50 GMT"), Some(Duration::from_secs(10)));
+        assert_eq!(read("retry-after", "Sun, 09 Sep 2001 01:46:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("retry-after", "99999999"), Some(MAX_RETRY_AFTER));
+        for bad in ["soon", "-1", "1e99", ""] {
+            assert_eq!(read("retry-after", bad), None, "{bad}");
+        }
+    }
+}
