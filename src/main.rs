@@ -1,2 +1,24 @@
-//! x
-fn main() {}
+//! The program: reads the command, runs it, and says what is wrong if it cannot.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use llm_proxy_api::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(cli.run()).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("the runtime cannot be started: {error}")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If even this cannot be written, the exit code says it.
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::json_fault;
 use super::{Frames, RequestKind, Usage};
 
 /// A whole answer in OpenAI's JSON (`chat.completion` or `text_completion`).
@@ -30,7 +31,7 @@ impl Completion {
     /// # Errors
     /// It is not a JSON object with a list of choices.
     pub fn from_openai(body: Bytes) -> Result<Self, String> {
-        let envelope: Envelope<'_> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let envelope: Envelope<'_> = serde_json::from_slice(&body).map_err(|error| json_fault(&error))?;
         if envelope.choices.is_none_or(|choices| choices.is_empty()) {
             return Err("no choices in the answer".to_owned());
         }
@@ -65,7 +66,7 @@ impl Fold {
     pub fn push(&mut self, frames: &Frames) -> Result<(), String> {
         for json in frames.jsons() {
             let chunk: Map<String, Value> =
-                serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                serde_json::from_slice(json).map_err(|error| json_fault(&error))?;
             self.push_chunk(chunk);
         }
         Ok(())

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Usage;
+use super::json_fault;
 
 const PREFIX: &[u8] = b"data: ";
 const SUFFIX: &[u8] = b"\n\n";
@@ -70,7 +71,7 @@ impl Frames {
             return Ok(reading);
         }
         for (range, json) in self.jsons().ranges() {
-            let chunk: Chunk<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+            let chunk: Chunk<'_> = serde_json::from_slice(json).map_err(|error| json_fault(&error))?;
             if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
                 reading.error = Some(error.get().to_owned());
             }

@@ -6,6 +6,7 @@
 
 mod completion;
 mod embedding;
+mod fault;
 mod frame;
 mod id;
 mod object;
@@ -15,6 +16,7 @@ mod usage;
 
 pub use completion::{Completion, Fold};
 pub use embedding::{EmbedRequest, Embeddings};
+pub use fault::json_fault;
 pub use frame::{FrameIter, Frames, Reading};
 pub use id::unique_id;
 pub use object::{Change, InvalidObject, RawObject};

@@ -14,6 +14,8 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Map, Value};
 
+use super::json_fault;
+
 /// A JSON object kept as its own text.
 #[derive(Clone, Debug)]
 pub struct RawObject {
@@ -329,11 +331,11 @@ struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 /// Says what is wrong with a text that is no object, by reading it as serde does.
 fn explain(text: &[u8]) -> InvalidObject {
     match serde_json::from_slice::<IgnoredAny>(text) {
-        Err(error) => InvalidObject::Syntax(error.to_string()),
+        Err(error) => InvalidObject::Syntax(json_fault(&error)),
         // Read leniently, so a string with a broken encoding is not seen there.
         Ok(_) if std::str::from_utf8(text).is_err() => InvalidObject::Syntax("not UTF-8".to_owned()),
         Ok(_) => match serde_json::from_slice::<Value>(text) {
-            Err(error) => InvalidObject::Syntax(error.to_string()),
+            Err(error) => InvalidObject::Syntax(json_fault(&error)),
             Ok(_) => InvalidObject::NotAnObject,
         },
     }

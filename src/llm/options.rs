@@ -26,6 +26,11 @@ const ALIASES: &[(&str, &str)] = &[
     ("num_predict", "max_tokens"),
     ("max_new_tokens", "max_tokens"),
     ("repeat_penalty", "repetition_penalty"),
+    // Dotprompt's names.
+    ("maxOutputTokens", "max_tokens"),
+    ("topK", "top_k"),
+    ("topP", "top_p"),
+    ("stopSequences", "stop"),
 ];
 
 impl Options {

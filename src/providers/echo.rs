@@ -23,7 +23,7 @@ use super::error::{ErrorKind, ProviderError, Rejection};
 use super::stream::{FrameStream, RawFrames};
 use super::{Answer, Content, ModelCard, Provider, Shared, openai};
 use crate::config::{Fault, ProviderConfig, Timeouts};
-use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Frames, RequestKind, Usage};
+use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Frames, RequestKind, Usage, json_fault};
 use crate::wire::openai::ChunkWriter;
 
 /// Length of the vectors that stand for embeddings.
@@ -71,7 +71,7 @@ impl Provider for Echo {
 
     async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
         let asked: Asked = serde_json::from_slice(request.body.text())
-            .map_err(|error| self.rejected("body", &error.to_string()))?;
+            .map_err(|error| self.rejected("body", &json_fault(&error)))?;
         let trouble = self.trouble(asked.echo.clone())?;
         let started = Instant::now();
         self.make(&trouble).await?;
@@ -118,7 +118,8 @@ impl Echo {
             // The legacy completions have a switch of the same name.
             return Ok(Trouble::default());
         }
-        serde_json::from_value(echo).map_err(|error| self.rejected("echo", &error.to_string()))
+        serde_json::from_value(echo)
+            .map_err(|_| self.rejected("echo", "`echo` asks for trouble that the model does not know"))
     }
 
     fn rejected(&self, param: &str, message: &str) -> ProviderError {

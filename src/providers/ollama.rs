@@ -20,7 +20,7 @@ use super::stream::FrameStream;
 use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig};
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold};
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold, json_fault};
 use crate::wire::Invalid;
 use crate::wire::ollama::{self as wire, LineDecoder};
 
@@ -139,12 +139,12 @@ struct Tags {
 }
 
 fn read_tags(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
-    let tags: Tags = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let tags: Tags = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
     tags.models.into_iter().map(read_tag).collect()
 }
 
 fn read_tag(tag: Value) -> Result<ModelCard, String> {
-    let model: LocalModel = serde_json::from_value(tag.clone()).map_err(|error| error.to_string())?;
+    let model: LocalModel = serde_json::from_value(tag.clone()).map_err(|error| json_fault(&error))?;
     let context_tokens = tag.pointer("/details/context_length").and_then(Value::as_u64);
     let mut details = Map::new();
     if let Value::Object(tag) = tag {

@@ -23,7 +23,7 @@ use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode};
 use crate::config::{Fault, ProviderConfig};
 use crate::llm::{
-    Change, ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Mapped, RequestKind, Usage,
+    Change, ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Mapped, RequestKind, Usage, json_fault,
 };
 
 /// Who asks for a list of models does not want to wait for long.
@@ -119,10 +119,7 @@ impl OpenAi {
 
     /// Asks for a stream and puts it together.
     async fn folded(&self, url: &Url, body: Bytes, kind: RequestKind) -> Result<Completion, ProviderError> {
-        let limit = self.upstream.timeouts.request;
-        let folding = async { fold(self.stream(url, body).await?, kind).await };
-        let folded = tokio::time::timeout(limit, folding).await;
-        folded.unwrap_or_else(|_| Err(self.upstream.failed(ErrorKind::Timeout(limit))))
+        fold(self.stream(url, body).await?, kind).await
     }
 }
 
@@ -212,7 +209,7 @@ struct Models {
 
 /// OpenAI's list of models, with the context size under any of the names that servers give it.
 fn read_models(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
-    let models: Models = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let models: Models = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
     let card = |mut model: Map<String, Value>| {
         let Some(Value::String(id)) = model.shift_remove("id") else { return None };
         let number = |name: &str| model.get(name).and_then(Value::as_u64);
@@ -223,7 +220,8 @@ fn read_models(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
             .or_else(|| number("context_window"))
             .or_else(|| of_engine("n_ctx"))
             .or_else(|| of_engine("n_ctx_train"));
-        Some(ModelCard { id, context_tokens, details: Map::new() })
+        let details = model.into_iter().filter(|(name, _)| name == "owned_by").collect();
+        Some(ModelCard { id, context_tokens, details })
     };
     Ok(models.data.into_iter().filter_map(card).collect())
 }
@@ -238,7 +236,7 @@ struct EmbeddingsEnvelope<'a> {
 
 fn embedding_usage(answer: &[u8]) -> Result<Option<Usage>, String> {
     let envelope: EmbeddingsEnvelope<'_> =
-        serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+        serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
     if envelope.data.is_empty() {
         return Err("no embeddings in the answer".to_owned());
     }

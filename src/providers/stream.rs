@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
+use sync_wrapper::SyncWrapper;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{ErrorKind, ProviderError};
@@ -25,7 +26,7 @@ pub type RawFrames = BoxStream<'static, Result<Frames, ProviderError>>;
 /// A streamed answer. It ends with `None` only after a choice has said why it ended; otherwise the last item is
 /// an error. Dropping it aborts the upstream request.
 pub struct FrameStream {
-    inner: RawFrames,
+    inner: SyncWrapper<RawFrames>,
     /// Looked at already, and put back.
     ahead: VecDeque<Item>,
     provider: Arc<str>,
@@ -63,7 +64,7 @@ impl FrameStream {
         started: Instant,
     ) -> Self {
         Self {
-            inner,
+            inner: SyncWrapper::new(inner),
             ahead: VecDeque::new(),
             provider,
             redactor,
@@ -135,7 +136,7 @@ impl Stream for FrameStream {
         if self.over {
             return Poll::Ready(None);
         }
-        let next = match self.inner.as_mut().poll_next(cx) {
+        let next = match self.inner.get_mut().as_mut().poll_next(cx) {
             Poll::Ready(next) => {
                 self.patience.progress();
                 next

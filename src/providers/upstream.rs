@@ -105,14 +105,12 @@ impl Upstream {
         timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Timeout(limit))))
     }
 
-    /// As [`Upstream::post`], and the whole answer, within the provider's time-out.
+    /// As [`Upstream::post`], and the whole answer.
     ///
     /// # Errors
     /// No answer, or one with another status.
     pub(super) async fn ask(&self, url: &Url, body: Bytes) -> Result<Bytes, ProviderError> {
-        let limit = self.timeouts.request;
-        let asked = async { self.whole(self.post(url, body).await?).await };
-        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Timeout(limit))))
+        self.whole(self.post(url, body).await?).await
     }
 
     /// The bytes of an answer as they come.

@@ -41,20 +41,32 @@ pub struct ModelMetrics {
     pub output_tokens: Counter,
 }
 
+/// The figures of one endpoint, found once when the paths are laid out.
+#[derive(Clone, Debug)]
+pub struct EndpointMetrics {
+    /// The pattern of its path.
+    pub name: Arc<str>,
+    /// Requests whose caller left before the end.
+    pub cancelled: Counter,
+    /// By far the most frequent status need not be looked up.
+    answered_200: Counter,
+    duration: Histogram,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
-    endpoint: &'static str,
+    endpoint: Arc<str>,
     status: u16,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct EndpointLabels {
-    endpoint: &'static str,
+    endpoint: Arc<str>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ErrorLabels {
-    code: String,
+    code: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -170,20 +182,34 @@ impl Metrics {
         self.attempts.get_or_create(&labels).clone()
     }
 
-    /// Counts a request that has ended.
-    pub fn request_ended(&self, endpoint: &'static str, status: u16, seconds: f64) {
-        self.requests.get_or_create(&RequestLabels { endpoint, status }).inc();
-        self.durations.get_or_create(&EndpointLabels { endpoint }).observe(seconds);
+    /// The figures of an endpoint.
+    pub fn of_endpoint(&self, name: &str) -> EndpointMetrics {
+        let name: Arc<str> = name.into();
+        let labels = EndpointLabels { endpoint: name.clone() };
+        EndpointMetrics {
+            cancelled: self.cancelled.get_or_create(&labels).clone(),
+            answered_200: self
+                .requests
+                .get_or_create(&RequestLabels { endpoint: name.clone(), status: 200 })
+                .clone(),
+            duration: self.durations.get_or_create(&labels).clone(),
+            name,
+        }
     }
 
-    /// Counts a request whose caller left.
-    pub fn request_cancelled(&self, endpoint: &'static str) {
-        self.cancelled.get_or_create(&EndpointLabels { endpoint }).inc();
+    /// Counts a request that has ended.
+    pub fn request_ended(&self, endpoint: &EndpointMetrics, status: u16, seconds: f64) {
+        if status == 200 {
+            endpoint.answered_200.inc();
+        } else {
+            self.requests.get_or_create(&RequestLabels { endpoint: endpoint.name.clone(), status }).inc();
+        }
+        endpoint.duration.observe(seconds);
     }
 
     /// Counts an error that a caller was told. `code` is one of ours.
-    pub fn error(&self, code: &str) {
-        self.errors.get_or_create(&ErrorLabels { code: code.to_owned() }).inc();
+    pub fn error(&self, code: &'static str) {
+        self.errors.get_or_create(&ErrorLabels { code }).inc();
     }
 
     /// Counts a changed configuration.
@@ -211,7 +237,7 @@ mod tests {
         let model: Arc<str> = "m".into();
         metrics.of_model(&model).input_tokens.inc_by(3);
         metrics.attempts(&"p".into(), &model, AttemptOutcome::Answered).inc();
-        metrics.request_ended("/v1/models", 200, 0.002);
+        metrics.request_ended(&metrics.of_endpoint("/v1/models"), 200, 0.002);
         metrics.error("model_not_found");
 
         let text = metrics.render();

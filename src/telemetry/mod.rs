@@ -1,9 +1,11 @@
 //! What operators see: log lines, figures, and the record of each request that both are made from.
 
+mod health;
 mod logging;
 mod metrics;
 mod record;
 
+pub use health::Health;
 pub use logging::{LogGuard, init};
-pub use metrics::{AttemptOutcome, Metrics, ModelMetrics};
+pub use metrics::{AttemptOutcome, EndpointMetrics, Metrics, ModelMetrics};
 pub use record::{Facts, Outcome, RequestRecord};

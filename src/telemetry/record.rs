@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ModelMetrics;
+use super::{EndpointMetrics, ModelMetrics};
 use crate::llm::Usage;
 
 /// One request, from its head to the last byte of its answer.
@@ -22,6 +22,8 @@ pub struct RequestRecord {
 /// What becomes known on the way.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Which endpoint it came to, with its figures.
+    pub endpoint: Option<Arc<EndpointMetrics>>,
     /// The public model that was asked for, if it exists. (Other names must not become labels.)
     pub model: Option<Arc<str>>,
     /// The figures of that model.
@@ -43,7 +45,7 @@ pub struct Facts {
     /// How much of the time until the answer's head was spent on waiting for the upstream.
     pub upstream: Duration,
     /// The `code` of the error that the caller was told.
-    pub error: Option<String>,
+    pub error: Option<&'static str>,
 }
 
 /// How a request ended.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::llm::{EmbedRequest, Embeddings, Usage};
+use crate::llm::{EmbedRequest, Embeddings, Usage, json_fault};
 use crate::wire::Invalid;
 
 /// Puts a request for embeddings into Ollama's words.
@@ -15,7 +15,7 @@ use crate::wire::Invalid;
 /// The input is not text, which is all that Ollama takes.
 pub fn embed_request(model: &str, request: &EmbedRequest) -> Result<Bytes, Invalid> {
     let mut body: Map<String, Value> =
-        serde_json::from_slice(request.body.text()).map_err(|error| Invalid::json(error.to_string()))?;
+        serde_json::from_slice(request.body.text()).map_err(|error| Invalid::json(json_fault(&error)))?;
     let input = body.shift_remove("input").unwrap_or_default();
     let is_text = match &input {
         Value::String(_) => true,
@@ -48,7 +48,7 @@ struct Answer {
 /// # Errors
 /// It cannot be read.
 pub fn embed_answer(model: &str, request: &EmbedRequest, answer: &[u8]) -> Result<Embeddings, String> {
-    let answer: Answer = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let answer: Answer = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
     let in_base64 = request.body.get("encoding_format") == Some(b"\"base64\"");
     let data: Vec<Value> = answer
         .embeddings

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::options;
-use crate::llm::{ChatRequest, RequestKind};
+use crate::llm::{ChatRequest, RequestKind, json_fault};
 use crate::wire::Invalid;
 
 /// A request for Ollama.
@@ -63,7 +63,7 @@ const MEANINGLESS: &[&str] =
 /// The request asks for what Ollama has no way to do.
 pub fn generation_request(model: &str, request: &ChatRequest) -> Result<Translated, Invalid> {
     let mut rest: Map<String, Value> =
-        serde_json::from_slice(request.body.text()).map_err(|error| Invalid::json(error.to_string()))?;
+        serde_json::from_slice(request.body.text()).map_err(|error| Invalid::json(json_fault(&error)))?;
     let mut out = Map::new();
     out.insert("model".into(), model.into());
     let path = match request.kind {

@@ -1,0 +1,204 @@
+//! The outermost room: every request gets its record, every error its shape, every end its line in the log.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::combinators::BoxBody;
+use hyper::body::{Body, Frame, SizeHint};
+use poem::http::{HeaderMap, HeaderValue, Method};
+use poem::{Endpoint, Request, Response};
+
+use super::context::Context;
+use super::error::{ApiError, ErrorLabel};
+use crate::llm::unique_id;
+use crate::telemetry::{EndpointMetrics, Metrics, Outcome, RequestRecord};
+
+/// Wraps all endpoints.
+pub(super) struct Access<E> {
+    inner: E,
+    context: Arc<Context>,
+    unmatched: Arc<EndpointMetrics>,
+}
+
+impl<E> Access<E> {
+    pub(super) fn new(inner: E, context: Arc<Context>) -> Self {
+        let unmatched = Arc::new(context.metrics.of_endpoint("unmatched"));
+        Self { inner, context, unmatched }
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+        let record = Arc::new(RequestRecord::new(request_id(request.headers())));
+        record.facts().endpoint = Some(self.unmatched.clone());
+        let mut guard = Guard {
+            record: record.clone(),
+            metrics: self.context.metrics.clone(),
+            method: request.method().clone(),
+            status: None,
+            ended: false,
+        };
+        request.extensions_mut().insert(record.clone());
+        request.extensions_mut().insert(self.context.limits);
+        let turned_away = self.context.health.is_draining() && !is_probe(request.uri().path());
+        let answer = if turned_away {
+            Ok(Err(ApiError::draining().into()))
+        } else {
+            AssertUnwindSafe(self.inner.call(request)).catch_unwind().await
+        };
+        let mut response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => ApiError::from_poem(&error).respond(self.context.in_debug),
+            Err(_panic) => {
+                tracing::error!(request_id = %record.id, "A request ended in a panic; its place stands in the lines before");
+                ApiError::internal().respond(self.context.in_debug)
+            }
+        };
+        let label = response.extensions().get::<ErrorLabel>().copied();
+        if let Some(ErrorLabel(label)) = label {
+            record.facts().error = Some(label);
+        }
+        add_headers(response.headers_mut(), &record);
+        guard.status = Some(response.status().as_u16());
+        let (parts, body) = response.into_parts();
+        let inner: BoxBody<Bytes, std::io::Error> = body.into();
+        guard.ended = inner.is_end_stream();
+        let body = BoxBody::new(Watched { inner, guard });
+        Ok(Response::from_parts(parts, body.into()))
+    }
+}
+
+/// Probes are answered to the very end.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/metrics")
+}
+
+/// The caller's own id, if it is fit for a header and a log line.
+fn request_id(headers: &HeaderMap) -> String {
+    let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let own = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    let own = own.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(sane));
+    own.map_or_else(|| format!("req_{}", unique_id()), str::to_owned)
+}
+
+fn add_headers(headers: &mut HeaderMap, record: &RequestRecord) {
+    if let Ok(id) = HeaderValue::from_str(&record.id) {
+        headers.insert("x-request-id", id);
+    }
+    let upstream = record.facts().upstream;
+    let own = record.elapsed().saturating_sub(upstream);
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
+    let timing = format!("gateway;dur={:.3}, upstream;dur={:.3}", milliseconds(own), milliseconds(upstream));
+    if let Ok(timing) = HeaderValue::try_from(timing) {
+        headers.insert("server-timing", timing);
+    }
+}
+
+/// Writes a request down when it has ended, in whatever way.
+#[derive(Debug)]
+struct Guard {
+    record: Arc<RequestRecord>,
+    metrics: Metrics,
+    method: Method,
+    /// Known once there is a response.
+    status: Option<u16>,
+    /// Whether the whole body was handed over.
+    ended: bool,
+}
+
+/// What is said of a request whose caller left before there was a response.
+const CALLER_LEFT: u16 = 499;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let facts = self.record.facts().clone();
+        let duration = self.record.elapsed();
+        let outcome = match (self.ended, facts.error) {
+            (false, _) => Outcome::Cancelled,
+            (true, Some(_)) => Outcome::Failed,
+            (true, None) => Outcome::Completed,
+        };
+        let status = self.status.unwrap_or(CALLER_LEFT);
+        let Some(endpoint) = facts.endpoint else { return };
+        self.metrics.request_ended(&endpoint, status, duration.as_secs_f64());
+        if outcome == Outcome::Cancelled {
+            endpoint.cancelled.inc();
+        }
+        if let Some(code) = facts.error {
+            self.metrics.error(code);
+        }
+        tracing::info!(
+            request_id = %self.record.id,
+            method = %self.method,
+            endpoint = %endpoint.name,
+            status,
+            outcome = outcome.as_str(),
+            error = facts.error,
+            gen_ai.request.model = facts.model.as_deref(),
+            gen_ai.provider.name = facts.provider.as_deref(),
+            deployment = facts.deployment.as_deref(),
+            attempts = (facts.attempts > 0).then_some(facts.attempts),
+            prompt = facts.prompt.as_deref(),
+            stream = facts.stream.then_some(true),
+            gen_ai.usage.input_tokens = facts.usage.map(|usage| usage.input_tokens),
+            gen_ai.usage.output_tokens = facts.usage.map(|usage| usage.output_tokens),
+            usage_source = facts.usage.map(|usage| usage.source.as_str()),
+            first_token_ms = facts.first_token.map(|time| time.as_millis()),
+            duration_ms = duration.as_millis(),
+            "Request"
+        );
+    }
+}
+
+/// A body that is watched to its end.
+struct Watched {
+    inner: BoxBody<Bytes, std::io::Error>,
+    guard: Guard,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        self.guard.ended = frame.is_none() || self.inner.is_end_stream();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sane_id_of_the_callers_is_kept_and_another_is_not() {
+        let id = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-request-id", HeaderValue::from_str(value).unwrap());
+            request_id(&headers)
+        };
+        assert_eq!(id("abc-123_x.y:z"), "abc-123_x.y:z");
+        for bad in ["", "a b", "a\"b", "<x>", &"x".repeat(129)] {
+            assert!(id(bad).starts_with("req_"), "{bad}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

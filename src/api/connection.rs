@@ -1,0 +1,329 @@
+//! One connection: what it is doing, and when it has done nothing for too long.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+
+/// What every HTTP/2 connection begins with.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a connection may do nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From a request's first byte, or the connection's beginning, to the end of its head.
+    pub(super) header: Duration,
+    /// Between two requests, and while a caller takes nothing of what is sent.
+    pub(super) idle: Duration,
+}
+
+/// What a connection is doing. Shared by its socket, its requests and its watchdog; all of it is advisory, so the
+/// order in which they see it does not matter.
+#[derive(Debug)]
+pub(super) struct Activity {
+    began: Instant,
+    /// Requests under way.
+    busy: AtomicU32,
+    /// The first bytes of a request came, and its head has not ended.
+    in_head: AtomicBool,
+    /// The socket takes no more.
+    blocked: AtomicBool,
+    /// When what holds now began, in milliseconds since `began`.
+    since: AtomicU64,
+    /// HTTP/2 has signs of life of its own between requests, which are no heads.
+    has_heads: bool,
+}
+
+impl Activity {
+    pub(super) fn new(has_heads: bool) -> Self {
+        Self {
+            began: Instant::now(),
+            busy: AtomicU32::new(0),
+            in_head: AtomicBool::new(has_heads),
+            blocked: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+            has_heads,
+        }
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(now, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    fn received(&self) {
+        if self.has_heads && !self.is_busy() && !self.in_head.swap(true, Ordering::Relaxed) {
+            self.touch();
+        }
+    }
+
+    fn sent(&self) {
+        self.blocked.store(false, Ordering::Relaxed);
+        if !self.is_busy() {
+            self.touch();
+        }
+    }
+
+    fn cannot_send(&self) {
+        if !self.blocked.swap(true, Ordering::Relaxed) {
+            self.touch();
+        }
+    }
+
+    /// A request's head has been read. Until the token is dropped, the request is under way.
+    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.in_head.store(false, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// When the connection has to end, as things stand; `None` while that cannot be said.
+    fn deadline(&self, patience: Patience) -> Option<Instant> {
+        let since = self.began + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        match (self.is_busy(), self.in_head.load(Ordering::Relaxed)) {
+            (true, _) if blocked => Some(since + patience.idle),
+            (true, _) => None,
+            (false, true) => Some(since + patience.header),
+            (false, false) => Some(since + patience.idle),
+        }
+    }
+
+    /// Comes back when the connection has done nothing for too long.
+    pub(super) async fn exhausted(&self, patience: Patience) {
+        let shortest = patience.header.min(patience.idle);
+        loop {
+            let deadline = self.deadline(patience);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return;
+            }
+            // What holds now may end and something shorter begin; looked at often enough for that.
+            let next = Instant::now() + shortest;
+            sleep_until(deadline.map_or(next, |deadline| deadline.min(next))).await;
+        }
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Reads what a connection begins with, to tell HTTP/2 from HTTP/1.1.
+pub(super) async fn sniff<S: AsyncRead + Unpin>(socket: &mut S) -> io::Result<(Bytes, bool)> {
+    let mut begun = Vec::with_capacity(HTTP2_PREFACE.len());
+    loop {
+        let mut chunk = [0; HTTP2_PREFACE.len()];
+        let room = chunk.get_mut(begun.len()..).unwrap_or_default();
+        let read = socket.read(room).await?;
+        if read == 0 {
+            return Ok((begun.into(), false));
+        }
+        begun.extend_from_slice(room.get(..read).unwrap_or_default());
+        if !HTTP2_PREFACE.starts_with(&begun) {
+            return Ok((begun.into(), false));
+        }
+        if begun.len() == HTTP2_PREFACE.len() {
+            return Ok((begun.into(), true));
+        }
+    }
+}
+
+/// A socket that says what it is doing, and begins with what was read of it already.
+pub(super) struct Watched<S> {
+    socket: S,
+    begun: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(socket: S, begun: Bytes, activity: Arc<Activity>) -> Self {
+        Self { socket, begun, activity }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.begun.is_empty() {
+            let length = self.begun.len().min(buffer.remaining());
+            buffer.put_slice(self.begun.get(..length).unwrap_or_default());
+            self.begun.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.activity.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(_) => self.activity.sent(),
+            Poll::Pending => self.activity.cannot_send(),
+        }
+        written
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.note(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// An answer's body: the request is under way until it is gone.
+pub(super) struct Tracked<B> {
+    pub(super) body: B,
+    pub(super) _busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for Tracked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    const PATIENCE: Patience = Patience { header: Duration::from_secs(10), idle: Duration::from_secs(75) };
+
+    async fn lasts(activity: &Arc<Activity>) -> u64 {
+        let started = Instant::now();
+        let _ = tokio::time::timeout(Duration::from_secs(1000), activity.exhausted(PATIENCE)).await;
+        started.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_ends_with_the_time_for_a_head() {
+        assert_eq!(lasts(&Arc::new(Activity::new(true))).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_lasts_longer_than_a_slow_head() {
+        let activity = Arc::new(Activity::new(true));
+        drop(activity.begin());
+        assert_eq!(lasts(&activity).await, 75);
+
+        drop(activity.begin());
+        activity.received();
+        assert_eq!(lasts(&activity).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_under_way_has_all_the_time_it_takes() {
+        let activity = Arc::new(Activity::new(true));
+        let _busy = activity.begin();
+        activity.received();
+        assert_eq!(lasts(&activity).await, 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_takes_nothing_is_given_up() {
+        let activity = Arc::new(Activity::new(true));
+        let _busy = activity.begin();
+        activity.cannot_send();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        activity.sent();
+        activity.cannot_send();
+        assert_eq!(lasts(&activity).await, 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signs_of_life_of_http2_are_no_heads() {
+        let activity = Arc::new(Activity::new(false));
+        activity.received();
+        assert_eq!(lasts(&activity).await, 75);
+    }
+
+    #[tokio::test]
+    async fn the_beginning_tells_the_protocol_and_is_not_lost() {
+        for (sent, is_http2) in [
+            (&b"GET / HTTP/1.1\r\n"[..], false),
+            (HTTP2_PREFACE, true),
+            (b"PRI * HTTP/1.1\r\n", false),
+            (b"P", false),
+            (b"", false),
+        ] {
+            let (mut caller, mut server) = tokio::io::duplex(8);
+            let writing = async {
+                caller.write_all(sent).await.unwrap();
+                drop(caller);
+            };
+            let reading = async {
+                let (begun, seen) = sniff(&mut server).await.unwrap();
+                let mut all = Vec::new();
+                Watched::new(server, begun, Arc::new(Activity::new(true)))
+                    .read_to_end(&mut all)
+                    .await
+                    .unwrap();
+                (all, seen)
+            };
+            let ((), (all, seen)) = tokio::join!(writing, reading);
+            assert_eq!((all.as_slice(), seen), (sent, is_http2));
+        }
+    }
+}

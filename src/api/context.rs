@@ -1,0 +1,60 @@
+//! What every endpoint has at hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Settings;
+use crate::gateway::Gateway;
+use crate::telemetry::{Health, Metrics};
+
+/// What every endpoint has at hand. Made once, shared by all.
+#[derive(Debug)]
+pub struct Context {
+    /// Who answers.
+    pub gateway: Arc<Gateway>,
+    /// Figures.
+    pub metrics: Metrics,
+    /// What probes are told.
+    pub health: Arc<Health>,
+    /// The facade's prefix: empty, or with a slash in front.
+    pub prefix: String,
+    /// Whether errors show an upstream's own words.
+    pub in_debug: bool,
+    /// What a request may take.
+    pub limits: Limits,
+    /// Who may call from a browser.
+    pub cors_origins: Vec<String>,
+}
+
+/// What a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a body.
+    pub max_body_bytes: usize,
+    /// Silence within a body.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_body_bytes: 20_971_520, body_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Context {
+    /// Puts together what the settings say.
+    pub fn new(settings: &Settings, gateway: Arc<Gateway>, metrics: Metrics, health: Arc<Health>) -> Self {
+        Self {
+            gateway,
+            metrics,
+            health,
+            prefix: settings.prefix.clone(),
+            in_debug: settings.in_debug,
+            limits: Limits {
+                max_body_bytes: settings.serving.max_body_bytes,
+                body_timeout: settings.serving.body_timeout,
+            },
+            cors_origins: settings.cors_origins.clone(),
+        }
+    }
+}

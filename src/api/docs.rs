@@ -1,0 +1,127 @@
+//! The document: what poem-openapi makes of the operations, put right where it says too little.
+
+use poem_openapi::OpenApiService;
+use serde_json::{Map, Value, json};
+
+use super::documented;
+
+const TITLE: &str = "llm-proxy-api";
+const DESCRIPTION: &str = "One gateway between applications and language models: chat and conversations with prompts from a library, \
+    over OpenAI-compatible servers, Ollama, vLLM and llama.cpp. The model `echo` answers without any of them, so every example here runs as it stands.";
+
+/// The prefix under which the operations are declared.
+pub(super) const DECLARED_PREFIX: &str = "/api";
+
+/// A declared path, below the prefix that is configured.
+pub(super) fn rebased(path: &str, prefix: &str) -> String {
+    match path.strip_prefix(DECLARED_PREFIX) {
+        Some(rest) if rest.starts_with('/') => format!("{prefix}{rest}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// The document as JSON.
+pub fn document(prefix: &str) -> String {
+    let service =
+        OpenApiService::new(documented(), TITLE, env!("CARGO_PKG_VERSION")).description(DESCRIPTION);
+    let mut document: Value = serde_json::from_str(&service.spec()).unwrap_or_default();
+    if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
+        let declared = std::mem::take(paths);
+        paths.extend(
+            declared.into_iter().map(|(path, item)| (path_of(&path, prefix), with_parameters(&path, item))),
+        );
+    }
+    if let Some(root) = document.as_object_mut() {
+        // Calls go to where the page came from.
+        root.insert("servers".into(), json!([{"url": "/"}]));
+    }
+    serde_json::to_string_pretty(&document).unwrap_or_default()
+}
+
+/// The page that shows the document: Swagger UI, whole, without anything from other hosts.
+pub(super) fn page(prefix: &str) -> String {
+    let service =
+        OpenApiService::new(documented(), TITLE, env!("CARGO_PKG_VERSION")).description(DESCRIPTION);
+    let html = service.swagger_ui_html().replacen(&service.spec(), &document(prefix), 1);
+    html.replacen("<title>Swagger UI</title>", &format!("<title>{TITLE}</title>"), 1)
+}
+
+/// A wildcard is a parameter for readers of the document.
+fn path_of(path: &str, prefix: &str) -> String {
+    let named: Vec<String> = rebased(path, prefix)
+        .split('/')
+        .map(|segment| {
+            segment.strip_prefix('*').map_or_else(|| segment.to_owned(), |name| format!("{{{name}}}"))
+        })
+        .collect();
+    named.join("/")
+}
+
+/// Path parameters that the operations read by themselves.
+fn with_parameters(path: &str, mut item: Value) -> Value {
+    let segments = path.split('/');
+    let by_itself = segments.filter_map(|segment| {
+        let name = segment.strip_prefix('*').or_else(|| segment.strip_prefix('{')?.strip_suffix('}'))?;
+        Some(name.to_owned())
+    });
+    for name in by_itself {
+        for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            add_parameter(operation, &name);
+        }
+    }
+    item
+}
+
+fn add_parameter(operation: &mut Value, name: &str) {
+    let Some(operation) = operation.as_object_mut() else { return };
+    let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+    let Some(parameters) = parameters.as_array_mut() else { return };
+    if !parameters.iter().any(|parameter| parameter.get("name").is_some_and(|known| known == name)) {
+        let description = match name {
+            "provider" => "The provider's name.",
+            "path" => "The path at the provider, without the slash in front; it may hold slashes.",
+            _ => "The name; it may hold slashes.",
+        };
+        parameters.push(json!({"name": name, "in": "path", "required": true, "description": description, "schema": {"type": "string"}}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_follow_the_configured_prefix() {
+        assert_eq!(rebased("/api/chat", "/llm"), "/llm/chat");
+        assert_eq!(rebased("/api/chat", ""), "/chat");
+        assert_eq!(rebased("/v1/models", "/llm"), "/v1/models");
+        assert_eq!(rebased("/apis", "/llm"), "/apis");
+    }
+
+    #[test]
+    fn wildcards_and_their_parameters_are_documented() {
+        let document: Value = serde_json::from_str(&document("/llm")).unwrap();
+        let operation = &document["paths"]["/llm/passthrough/{provider}/{path}"]["get"];
+        let names: Vec<&str> =
+            operation["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+        assert_eq!(names, ["provider", "path"]);
+        assert!(document["paths"]["/v1/models/{id}"]["get"]["parameters"][0]["required"].as_bool().unwrap());
+    }
+
+    #[test]
+    fn a_chat_answer_has_three_media_types() {
+        let document: Value = serde_json::from_str(&document("/api")).unwrap();
+        for path in ["/api/chat", "/v1/chat/completions", "/api/conversation_with_model"] {
+            let content = document["paths"][path]["post"]["responses"]["200"]["content"].as_object().unwrap();
+            let types: Vec<&str> = content.keys().map(String::as_str).collect();
+            assert_eq!(types, ["application/json", "text/event-stream", "application/x-ndjson"], "{path}");
+        }
+    }
+
+    #[test]
+    fn the_page_holds_the_document_and_nothing_from_elsewhere() {
+        let page = page("/llm");
+        assert!(page.contains("/llm/chat") && !page.contains("\"/api/chat\""));
+        assert!(!page.contains("src=\"http") && !page.contains("href=\"http"));
+    }
+}

@@ -1,0 +1,167 @@
+//! Reads the facade's own bodies: serde for the shape, validator for the ranges, one error with its place.
+
+use serde::de::DeserializeOwned;
+use validator::{Validate, ValidationErrors, ValidationErrorsKind};
+
+use super::error::ApiError;
+use crate::llm::{InvalidObject, RawObject};
+use crate::wire::Invalid;
+
+/// Reads a body.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(super) fn read<T: DeserializeOwned + Validate>(body: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        unreadable(&path, error.inner())
+    })?;
+    deserializer.end().map_err(|error| broken(&error))?;
+    value.validate().map_err(|errors| {
+        let (param, message) = first_violation("", &errors);
+        ApiError::from(Invalid::value(&param, format!("`{param}` {message}")))
+    })?;
+    Ok(value)
+}
+
+/// The names of members that are not among the `known` ones.
+pub(super) fn unknown_members(body: &RawObject, known: &[&[&str]]) -> Vec<String> {
+    let is_known = |name: &str| known.iter().any(|names| names.contains(&name));
+    body.names().filter(|name| !is_known(name)).map(str::to_owned).collect()
+}
+
+/// A body as an object, for its members' names.
+pub(super) fn object(body: bytes::Bytes) -> Result<RawObject, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Invalid::json("the request has no body; send a JSON object").into());
+    }
+    RawObject::parse(body).map_err(|error| {
+        ApiError::from(match error {
+            InvalidObject::Syntax(reason) => Invalid::json(format!("the body is not JSON: {reason}")),
+            InvalidObject::NotAnObject => Invalid::json("the body must be a JSON object"),
+            InvalidObject::Duplicate(name) => Invalid::value(&name, format!("`{name}` stands twice")),
+        })
+    })
+}
+
+fn broken(error: &serde_json::Error) -> ApiError {
+    Invalid::json(format!("the body is not JSON: line {}, column {}", error.line(), error.column())).into()
+}
+
+/// What serde says, without the value that it quotes.
+fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
+    if !error.is_data() {
+        return broken(error);
+    }
+    let text = error.to_string();
+    let quoted = |text: &str| text.split('`').nth(1).map(str::to_owned);
+    if let Some(name) = text.strip_prefix("missing field").and_then(quoted) {
+        return Invalid::missing(name).into();
+    }
+    let expected = text.split("expected ").nth(1).and_then(|rest| rest.split(" at line").next());
+    let must = expected
+        .map_or_else(|| "is not what it must be".to_owned(), |expected| format!("must be {expected}"));
+    match path {
+        "." | "?" => Invalid::json(format!("the body {must}")).into(),
+        path => Invalid::value(path, format!("`{path}` {must}")).into(),
+    }
+}
+
+/// The first violation in the order of the names: its place, and the end of a sentence.
+fn first_violation(prefix: &str, errors: &ValidationErrors) -> (String, String) {
+    let mut all: Vec<_> = errors.errors().iter().collect();
+    all.sort_by(|a, b| a.0.cmp(b.0));
+    let Some((name, kind)) = all.first() else { return (prefix.to_owned(), "is not valid".to_owned()) };
+    let place = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
+    match kind {
+        ValidationErrorsKind::Field(errors) => {
+            let message = errors.first().and_then(|error| error.message.clone());
+            (place, message.map_or_else(|| "is not valid".to_owned(), |message| message.to_string()))
+        }
+        ValidationErrorsKind::Struct(inner) => first_violation(&place, inner),
+        ValidationErrorsKind::List(items) => match items.iter().next() {
+            Some((index, inner)) => first_violation(&format!("{place}[{index}]"), inner),
+            None => (place, "is not valid".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::schema::{Conversation, GenerationOptions};
+    use serde_json::{Value, json};
+
+    fn told(error: &ApiError) -> (Value, Value, String) {
+        let body = error.body(false);
+        let error = &body["error"];
+        (error["param"].clone(), error["code"].clone(), error["message"].as_str().unwrap().to_owned())
+    }
+
+    fn conversation(name: &str, value: Value) -> Result<Conversation, ApiError> {
+        let mut body = json!({"model_name": "m", "user_last_statement": "hi"});
+        body[name] = value;
+        read(body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn what_is_unsaid_has_its_default() {
+        let read: Conversation = read(br#"{"model":"m","user_last_statement":"hi"}"#).unwrap();
+        assert_eq!(
+            (read.model_name.as_str(), read.prompt.as_str(), read.stream),
+            ("m", "chat-conversation-simple", true)
+        );
+    }
+
+    #[test]
+    fn faults_name_their_place_and_never_quote_the_caller() {
+        for (name, value, message) in [
+            ("user_last_statement", json!(""), "must not be empty"),
+            ("user_last_statement", json!(["planted"]), "must be a string"),
+            ("model_name", json!(""), "must not be empty"),
+            ("temperature", json!(2.5), "between 0 and 2"),
+            ("temperature", json!("planted"), "must be"),
+            ("max_new_tokens", json!(0), "at least 1"),
+            ("stream", json!("planted"), "must be a boolean"),
+            ("variables", json!("planted"), "must be"),
+            ("historical_messages", json!({"planted": 1}), "must be"),
+        ] {
+            let error = conversation(name, value.clone()).err().unwrap();
+            let (param, code, text) = told(&error);
+            assert_eq!((param, code), (json!(name), json!("invalid_value")), "{name}: {value}");
+            assert!(text.contains(message) && !text.contains("planted"), "{name}: {value}: {text}");
+        }
+        let error = read::<Conversation>(br#"{"model_name":"m"}"#).err().unwrap();
+        assert_eq!(told(&error).0, json!("user_last_statement"));
+        assert_eq!(told(&error).1, json!("missing_field"));
+        let error = read::<Conversation>(br#"{"planted": "#).err().unwrap();
+        assert_eq!(told(&error).1, json!("invalid_json"));
+        assert!(!told(&error).2.contains("planted"));
+    }
+
+    #[test]
+    fn generation_options_have_their_ranges() {
+        for (name, value) in [
+            ("top_p", json!(1.1)),
+            ("top_k", json!(-1)),
+            ("typical_p", json!(-0.1)),
+            ("repetition_penalty", json!(0)),
+            ("stop", json!(3)),
+        ] {
+            let error =
+                read::<GenerationOptions>(json!({ name: value }).to_string().as_bytes()).err().unwrap();
+            assert_eq!(told(&error).0, json!(name));
+        }
+        assert!(
+            read::<GenerationOptions>(br#"{"top_k":0,"repetition_penalty":1.5,"stop":["a"],"model":"m"}"#)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn unknown_members_are_found() {
+        let body = object(r#"{"a":1,"b":2,"c":3}"#.into()).unwrap();
+        assert_eq!(unknown_members(&body, &[&["a"], &["c"]]), ["b"]);
+    }
+}

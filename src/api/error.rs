@@ -1,0 +1,458 @@
+//! Errors for callers: the only place that chooses a status code.
+//!
+//! Every error of every path leaves the house as `{"error":{"message","type","param","code"}}`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use poem::http::header::{ALLOW, RETRY_AFTER};
+use poem::http::{HeaderValue, StatusCode};
+use poem::{IntoResponse, Response};
+use poem_openapi::payload::Payload;
+use poem_openapi::registry::{MetaHeader, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiResponse, registry};
+use serde_json::{Value, json};
+
+use super::payload::Json;
+use super::schema::ErrorBody;
+use crate::gateway::GatewayError;
+use crate::prompts::PromptError;
+use crate::providers::{ErrorKind, ProviderError, Rejection};
+use crate::router::RouteError;
+use crate::wire::Invalid;
+
+/// How long a caller should wait before trying again, where nobody knows better.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// An error as a caller sees it.
+#[derive(Clone, Debug)]
+pub struct ApiError(Box<Told>);
+
+#[derive(Clone, Debug)]
+struct Told {
+    status: StatusCode,
+    code: Cow<'static, str>,
+    /// For figures: always one of ours, whatever an upstream wrote.
+    label: &'static str,
+    message: String,
+    param: Option<String>,
+    /// The upstream's own words, shown in debug mode only.
+    detail: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<String>,
+    /// Who was asked, for the answer's headers.
+    attempts: Option<u32>,
+}
+
+/// The code of the error that a response tells, for logs and figures.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorLabel(pub(super) &'static str);
+
+impl ApiError {
+    /// An error with one of our codes.
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self(Box::new(Told {
+            status,
+            code: code.into(),
+            label: code,
+            message: message.into(),
+            param: None,
+            detail: None,
+            retry_after: None,
+            allow: None,
+            attempts: None,
+        }))
+    }
+
+    /// A request that is at fault.
+    pub(super) fn invalid(param: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).param(param)
+    }
+
+    pub(super) fn param(mut self, param: impl Into<String>) -> Self {
+        self.0.param = Some(param.into());
+        self
+    }
+
+    pub(super) fn allow(mut self, methods: &str) -> Self {
+        self.0.allow = Some(methods.to_owned());
+        self
+    }
+
+    fn upstream_code(mut self, code: Option<String>) -> Self {
+        if let Some(code) = code {
+            self.0.code = code.into();
+        }
+        self
+    }
+
+    fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.0.retry_after = wait;
+        self
+    }
+
+    fn detail(mut self, detail: Option<&str>) -> Self {
+        self.0.detail = detail.map(str::to_owned);
+        self
+    }
+
+    /// The code for figures.
+    pub(super) fn label(&self) -> &'static str {
+        self.0.label
+    }
+
+    /// The process is about to end.
+    pub(super) fn draining() -> Self {
+        let message = "the service is shutting down; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after(Some(DEFAULT_RETRY_AFTER))
+    }
+
+    /// Something of ours broke. What it was is in the log.
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "the gateway failed; this is a fault of its own",
+        )
+    }
+
+    /// Whatever poem raises by itself.
+    pub(super) fn from_poem(error: &poem::Error) -> Self {
+        if let Some(error) = error.downcast_ref::<Self>() {
+            return error.clone();
+        }
+        match error.status() {
+            StatusCode::NOT_FOUND => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_path", "there is nothing at this path")
+            }
+            StatusCode::METHOD_NOT_ALLOWED => method_not_allowed(),
+            status if status.is_client_error() => {
+                Self::new(status, "invalid_value", "the request cannot be read")
+            }
+            _ => Self::internal(),
+        }
+    }
+
+    /// The `error` object.
+    pub(super) fn body(&self, in_debug: bool) -> Value {
+        let told = &self.0;
+        let mut error = json!({
+            "message": told.message,
+            "type": told.kind(),
+            "param": told.param,
+            "code": told.code,
+        });
+        if let (true, Some(detail), Some(error)) = (in_debug, &told.detail, error.as_object_mut()) {
+            error.insert("detail".into(), detail.as_str().into());
+        }
+        json!({ "error": error })
+    }
+
+    /// The whole answer.
+    pub(super) fn respond(&self, in_debug: bool) -> Response {
+        let told = &self.0;
+        let mut response = Json(self.body(in_debug)).into_response();
+        response.set_status(told.status);
+        response.extensions_mut().insert(ErrorLabel(told.label));
+        let headers = response.headers_mut();
+        let wait = match (told.retry_after, told.status) {
+            (None, StatusCode::SERVICE_UNAVAILABLE) => Some(DEFAULT_RETRY_AFTER),
+            (wait, _) => wait,
+        };
+        if let Some(wait) = wait {
+            // Whole seconds, and never too few.
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
+            );
+        }
+        if told.code == "insufficient_quota" {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if let Some(attempts) = told.attempts {
+            headers.insert("x-llm-attempts", HeaderValue::from(attempts));
+        }
+        if let Some(allow) = told.allow.as_ref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+            headers.insert(ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl Told {
+    /// OpenAI's `type`, which follows from the status.
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            429 if self.code == "insufficient_quota" => "insufficient_quota",
+            429 => "rate_limit_error",
+            502 | 504 => "upstream_error",
+            503 => "overloaded_error",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+}
+
+pub(super) fn method_not_allowed() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl poem::error::ResponseError for ApiError {
+    fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    fn as_response(&self) -> Response {
+        self.respond(false)
+    }
+}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, invalid.code, invalid.message);
+        match invalid.param {
+            Some(param) => error.param(param),
+            None => error,
+        }
+    }
+}
+
+impl From<PromptError> for ApiError {
+    fn from(error: PromptError) -> Self {
+        let message = error.to_string();
+        let bad = |code| Self::new(StatusCode::BAD_REQUEST, code, message.clone());
+        match error {
+            PromptError::Unknown(_) | PromptError::UnknownLabel { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "prompt_not_found", message).param("prompt")
+            }
+            PromptError::NotTranslated { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "prompt_not_found", message).param("language")
+            }
+            PromptError::MissingVariable { variable, .. } => {
+                bad("prompt_variable_missing").param(format!("variables.{variable}"))
+            }
+            PromptError::InvalidVariable { variable, .. } => {
+                bad("invalid_value").param(format!("variables.{variable}"))
+            }
+            PromptError::Failed { .. } => bad("invalid_value").param("variables"),
+        }
+    }
+}
+
+impl From<ProviderError> for ApiError {
+    fn from(error: ProviderError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&ProviderError> for ApiError {
+    fn from(error: &ProviderError) -> Self {
+        // Who and what, without the upstream's own words.
+        let message = error.to_string();
+        let bad_gateway = |code| Self::new(StatusCode::BAD_GATEWAY, code, message.clone());
+        let told = match &error.kind {
+            ErrorKind::Unreachable => bad_gateway("upstream_unreachable"),
+            ErrorKind::Timeout(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
+            ErrorKind::RateLimited { retry_after, rejection } => {
+                rate_limited(rejection).retry_after(*retry_after)
+            }
+            ErrorKind::Unavailable { retry_after, .. } => {
+                bad_gateway("upstream_unavailable").retry_after(*retry_after)
+            }
+            ErrorKind::Unauthorized { .. } => bad_gateway("upstream_credentials"),
+            ErrorKind::Rejected(rejection) => rejected(rejection),
+            ErrorKind::ContextTooLong { message, .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
+            }
+            ErrorKind::Protocol(_) => bad_gateway("upstream_protocol"),
+            ErrorKind::Unsupported(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "unsupported_by_provider", message)
+            }
+        };
+        told.detail(error.detail.as_deref())
+    }
+}
+
+fn rate_limited(rejection: &Rejection) -> ApiError {
+    let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", &rejection.message);
+    // Other words for "too many requests" say no more; this one says that waiting does not help.
+    error.upstream_code(rejection.code.clone().filter(|code| code == "insufficient_quota"))
+}
+
+fn rejected(rejection: &Rejection) -> ApiError {
+    let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
+    let code = if status == StatusCode::NOT_FOUND { "model_not_found" } else { "upstream_rejected" };
+    let mut error = ApiError::new(status, code, &rejection.message).upstream_code(rejection.code.clone());
+    error.0.label = "upstream_rejected";
+    match &rejection.param {
+        Some(param) => error.param(param),
+        None => error,
+    }
+}
+
+impl From<RouteError> for ApiError {
+    fn from(error: RouteError) -> Self {
+        let mut told = Self::from(*error.source);
+        told.0.attempts = Some(error.attempts);
+        told
+    }
+}
+
+impl From<GatewayError> for ApiError {
+    fn from(error: GatewayError) -> Self {
+        let message = error.to_string();
+        match error {
+            GatewayError::UnknownModel(_) => {
+                Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
+            }
+            GatewayError::UnknownProvider(_) => {
+                Self::new(StatusCode::NOT_FOUND, "provider_not_found", message).param("provider")
+            }
+            GatewayError::Prompt(error) => error.into(),
+            GatewayError::Route(error) => error.into(),
+            GatewayError::Provider(error) => (*error).into(),
+        }
+    }
+}
+
+/// What the document says of errors: the same for every operation that can have them.
+const DOCUMENTED: &[(u16, &str)] = &[
+    (
+        400,
+        "The request is not valid, or the prompt does not fit the model's context. `param` names the place.",
+    ),
+    (404, "The model, the prompt, the provider or the path does not exist."),
+    (413, "The body is larger than the service takes."),
+    (415, "The body is not JSON."),
+    (429, "The provider limits the rate. `retry-after` says how long to wait."),
+    (502, "The provider cannot be reached, gave no valid answer, or rejects the gateway's credentials."),
+    (503, "Nothing can answer now. `retry-after` says how long to wait."),
+    (504, "The provider did not answer in time."),
+];
+
+impl ApiResponse for ApiError {
+    fn meta() -> MetaResponses {
+        let response = |(status, description): &(u16, &'static str)| MetaResponse {
+            description,
+            status: Some(*status),
+            status_range: None,
+            content: vec![registry::MetaMediaType {
+                content_type: Json::<ErrorBody>::CONTENT_TYPE,
+                schema: ErrorBody::schema_ref(),
+            }],
+            headers: if matches!(status, 429 | 503) { vec![retry_after_header()] } else { Vec::new() },
+        };
+        MetaResponses { responses: DOCUMENTED.iter().map(response).collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        ErrorBody::register(registry);
+    }
+}
+
+fn retry_after_header() -> MetaHeader {
+    MetaHeader {
+        name: "retry-after".to_owned(),
+        description: Some("Seconds to wait before trying again.".to_owned()),
+        required: false,
+        deprecated: false,
+        schema: MetaSchemaRef::Inline(Box::new(registry::MetaSchema::new("integer"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn told(kind: ErrorKind) -> (u16, Value) {
+        let provider: Arc<str> = "p".into();
+        let error = ApiError::from(ProviderError::new(&provider, kind).with_detail("its own words"));
+        (error.0.status.as_u16(), error.body(false))
+    }
+
+    #[expect(clippy::unnecessary_box_returns, reason = "that is what the kinds hold")]
+    fn rejection(status: u16, code: Option<&str>) -> Box<Rejection> {
+        Box::new(Rejection { status, message: "no".to_owned(), code: code.map(str::to_owned), param: None })
+    }
+
+    #[test]
+    fn failures_of_upstreams_have_their_status_type_and_code() {
+        let wait = Some(Duration::from_secs(2));
+        let too_long = ErrorKind::ContextTooLong {
+            needed_tokens: None,
+            context_tokens: None,
+            message: "long".to_owned(),
+        };
+        for (kind, status, error_type, code) in [
+            (ErrorKind::Unreachable, 502, "upstream_error", "upstream_unreachable"),
+            (ErrorKind::Timeout(Duration::from_secs(1)), 504, "upstream_error", "upstream_timeout"),
+            (
+                ErrorKind::RateLimited { retry_after: wait, rejection: rejection(429, Some("x")) },
+                429,
+                "rate_limit_error",
+                "rate_limit_exceeded",
+            ),
+            (
+                ErrorKind::RateLimited {
+                    retry_after: None,
+                    rejection: rejection(429, Some("insufficient_quota")),
+                },
+                429,
+                "insufficient_quota",
+                "insufficient_quota",
+            ),
+            (
+                ErrorKind::Unavailable { status: 503, retry_after: None },
+                502,
+                "upstream_error",
+                "upstream_unavailable",
+            ),
+            (ErrorKind::Unauthorized { status: 401 }, 502, "upstream_error", "upstream_credentials"),
+            (ErrorKind::Rejected(rejection(404, None)), 404, "not_found_error", "model_not_found"),
+            (ErrorKind::Rejected(rejection(422, Some("bad"))), 422, "invalid_request_error", "bad"),
+            (too_long, 400, "invalid_request_error", "context_length_exceeded"),
+            (ErrorKind::Protocol("x".to_owned()), 502, "upstream_error", "upstream_protocol"),
+            (ErrorKind::Unsupported("x"), 400, "invalid_request_error", "unsupported_by_provider"),
+        ] {
+            let (told_status, body) = told(kind);
+            assert_eq!(told_status, status, "{code}");
+            assert_eq!((&body["error"]["type"], &body["error"]["code"]), (&json!(error_type), &json!(code)));
+            assert_eq!(body["error"].get("detail"), None);
+        }
+    }
+
+    #[test]
+    fn details_show_in_debug_mode_only() {
+        let error = ApiError::from(
+            ProviderError::new(&"p".into(), ErrorKind::Unreachable).with_detail("its own words"),
+        );
+        assert_eq!(error.body(true)["error"]["detail"], "its own words");
+        assert!(!error.body(false).to_string().contains("its own words"));
+    }
+
+    #[test]
+    fn waits_are_whole_seconds_and_503_always_has_one() {
+        let header = |error: &ApiError| error.respond(false).headers().get(RETRY_AFTER).cloned();
+        let limited = |wait| {
+            let kind = ErrorKind::RateLimited { retry_after: Some(wait), rejection: rejection(429, None) };
+            ApiError::from(ProviderError::new(&"p".into(), kind))
+        };
+        assert_eq!(header(&limited(Duration::from_millis(1200))), Some(HeaderValue::from(2)));
+        assert_eq!(header(&limited(Duration::ZERO)), Some(HeaderValue::from(0)));
+        assert_eq!(header(&ApiError::draining()), Some(HeaderValue::from(1)));
+        assert_eq!(header(&ApiError::internal()), None);
+    }
+}

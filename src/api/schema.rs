@@ -1,0 +1,43 @@
+//! What requests and answers look like, for the document. Their doc comments are the manual.
+
+mod chat;
+mod facade;
+mod object;
+
+use poem_openapi::Object;
+use serde::Serialize;
+
+pub(super) use chat::{
+    ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
+    EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
+};
+pub(super) use facade::{
+    Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions, PassthroughBody,
+    Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, RenderBody, RenderedBody, Tag,
+    TagDetails, TagList, TranslationBody, UsageBody,
+};
+pub(super) use object::AnyObject;
+
+/// An error, in OpenAI's form.
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "Error")]
+pub(super) struct ErrorBody {
+    /// What went wrong.
+    error: ErrorDetails,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, Object)]
+struct ErrorDetails {
+    /// A sentence for people.
+    message: String,
+    /// The kind of error, which follows from the status: `invalid_request_error`, `authentication_error`, `permission_error`,
+    /// `not_found_error`, `rate_limit_error`, `insufficient_quota`, `upstream_error`, `overloaded_error`, `server_error`.
+    r#type: String,
+    /// The place in the request, such as `messages[1].role`.
+    param: Option<String>,
+    /// A word for programs, such as `model_not_found`.
+    code: String,
+    /// With the service in debug mode: the upstream's own words.
+    detail: Option<String>,
+}

@@ -1,0 +1,287 @@
+//! Listeners and the accept loop.
+//!
+//! Not poem's own server: that goes on with a handler whose caller has left, never sets `TCP_NODELAY`, and spins
+//! when the process runs out of files. Here a connection is one task, and when it ends, everything that was done for
+//! it ends with it, the upstream request included.
+
+mod listen;
+mod tls;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use poem::http::uri::Scheme;
+use poem::web::{LocalAddr, RemoteAddr};
+use poem::{Addr, Endpoint, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::listen::{Accepted, Listener};
+use super::connection::{Activity, Patience, Tracked, Watched, sniff};
+use crate::config::Serving;
+use crate::telemetry::Metrics;
+
+pub use listen::Listeners;
+
+/// The largest head of a request. (The default of most servers is a quarter of it.)
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Requests at once on one HTTP/2 connection.
+const HTTP2_STREAMS: u32 = 256;
+/// How often an HTTP/2 caller is asked whether it is still there.
+const HTTP2_PING: Duration = Duration::from_secs(20);
+/// How long to wait for files or sockets when there are none.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop`, then lets answers end until `kill`. Comes back when the last connection is gone.
+///
+/// # Errors
+/// The certificate or its key cannot be used.
+pub async fn serve<E: Endpoint<Output = Response> + 'static>(
+    listeners: Listeners,
+    endpoint: E,
+    settings: &Serving,
+    metrics: Metrics,
+    (stop, kill): (CancellationToken, CancellationToken),
+) -> Result<(), crate::config::Fault> {
+    let server = Arc::new(Server {
+        endpoint,
+        tls: settings.tls.as_ref().map(tls::acceptor).transpose()?,
+        patience: Patience { header: settings.header_timeout, idle: settings.idle_timeout },
+        places: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+        metrics,
+        tasks: TaskTracker::new(),
+        stop,
+        kill,
+    });
+    for listener in listeners.into_inner() {
+        server.tasks.spawn(server.clone().accept(listener));
+    }
+    server.stop.cancelled().await;
+    server.tasks.close();
+    server.tasks.wait().await;
+    Ok(())
+}
+
+struct Server<E> {
+    endpoint: E,
+    tls: Option<TlsAcceptor>,
+    patience: Patience,
+    /// One a connection.
+    places: Arc<Semaphore>,
+    metrics: Metrics,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    kill: CancellationToken,
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Server<E> {
+    async fn accept(self: Arc<Self>, listener: Listener) {
+        loop {
+            let next = async {
+                // Nobody is accepted for whom there is no place: the others wait in the kernel's queue.
+                let place = self.places.clone().acquire_owned().await;
+                (listener.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                next = next => next,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    let server = self.clone();
+                    self.tasks.spawn(async move {
+                        server.metrics.connections_open.inc();
+                        let _open = Open(&server.metrics);
+                        server.connection(accepted).await;
+                        drop(place);
+                    });
+                }
+                Err(error) if listen::concerns_one_caller(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "No connection can be accepted");
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One connection, from its first byte to its last.
+    async fn connection(self: &Arc<Self>, accepted: Accepted) {
+        let ended = tokio::select! {
+            biased;
+            () = self.kill.cancelled() => return,
+            ended = async {
+                match accepted {
+                    Accepted::Unix(socket, names) => self.converse(socket, names, Scheme::HTTP).await,
+                    Accepted::Tcp(socket, names) => match &self.tls {
+                        None => self.converse(socket, names, Scheme::HTTP).await,
+                        Some(tls) => match timeout(self.patience.header, tls.accept(socket)).await {
+                            Ok(Ok(socket)) => self.converse(socket, names, Scheme::HTTPS).await,
+                            Ok(Err(error)) => Err(error.into()),
+                            Err(_) => Ok(()),
+                        },
+                    },
+                }
+            } => ended,
+        };
+        if let Err(error) = ended {
+            // Callers come and go; what they were told, or left unheard, is in the requests' own lines.
+            tracing::debug!(%error, "A connection ended early");
+        }
+    }
+
+    async fn converse<S>(
+        self: &Arc<Self>,
+        mut socket: S,
+        names: (Addr, Addr),
+        scheme: Scheme,
+    ) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let begun = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            begun = timeout(self.patience.header, sniff(&mut socket)) => begun,
+        };
+        let Ok(begun) = begun else { return Ok(()) };
+        let (begun, is_http2) = begun?;
+        let activity = Arc::new(Activity::new(!is_http2));
+        let io = TokioIo::new(Watched::new(socket, begun, activity.clone()));
+        let peers = Arc::new(Peers { local: LocalAddr(names.0), remote: RemoteAddr(names.1), scheme });
+        if is_http2 {
+            // Boxed: it is several times as large, and few connections need it.
+            Box::pin(self.http2(io, peers, activity)).await
+        } else {
+            self.http1(io, peers, activity).await
+        }
+    }
+
+    async fn http1<I>(
+        self: &Arc<Self>,
+        io: I,
+        peers: Arc<Peers>,
+        activity: Arc<Activity>,
+    ) -> Result<(), BoxError>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let service = service_fn(|request| self.answer(request, &peers, &activity));
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD_BYTES);
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = activity.exhausted(self.patience) => return Ok(()),
+            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            ended = connection.as_mut() => Ok(ended?),
+            () = activity.exhausted(self.patience) => Ok(()),
+        }
+    }
+
+    async fn http2<I>(
+        self: &Arc<Self>,
+        io: I,
+        peers: Arc<Peers>,
+        activity: Arc<Activity>,
+    ) -> Result<(), BoxError>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let server = self.clone();
+        let of_service = activity.clone();
+        let service = service_fn(move |request| server.answer(request, &peers, &of_service));
+        // The streams of a connection are tasks of their own, and must not outlive it.
+        let streams = Streams { tasks: self.tasks.clone(), end: CancellationToken::new() };
+        let _end = streams.end.clone().drop_guard();
+        let mut builder = http2::Builder::new(streams);
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HTTP2_PING)
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = activity.exhausted(self.patience) => return Ok(()),
+            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            ended = connection.as_mut() => Ok(ended?),
+            () = activity.exhausted(self.patience) => Ok(()),
+        }
+    }
+
+    /// One request. Boxed, so that a connection that streams for hours does not hold the space of the handler.
+    fn answer(
+        self: &Arc<Self>,
+        request: hyper::Request<Incoming>,
+        peers: &Arc<Peers>,
+        activity: &Arc<Activity>,
+    ) -> Answering {
+        let (server, peers, busy) = (self.clone(), peers.clone(), activity.begin());
+        Box::pin(async move {
+            let request = (request, peers.local.clone(), peers.remote.clone(), peers.scheme.clone()).into();
+            let response: hyper::Response<BoxBody<Bytes, std::io::Error>> =
+                server.endpoint.get_response(request).await.into();
+            Ok(response.map(|body| Tracked { body, _busy: busy }))
+        })
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Answering = Pin<
+    Box<
+        dyn Future<Output = Result<hyper::Response<Tracked<BoxBody<Bytes, std::io::Error>>>, Infallible>>
+            + Send,
+    >,
+>;
+
+/// Who is connected to whom.
+struct Peers {
+    local: LocalAddr,
+    remote: RemoteAddr,
+    scheme: Scheme,
+}
+
+/// Runs the streams of one HTTP/2 connection, until it ends.
+#[derive(Clone)]
+struct Streams {
+    tasks: TaskTracker,
+    end: CancellationToken,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                _ = stream => {}
+                () = end.cancelled() => {}
+            }
+        });
+    }
+}
+
+struct Open<'a>(&'a Metrics);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections_open.dec();
+    }
+}

@@ -1,0 +1,161 @@
+//! The composition root: puts the rooms together, runs what runs beside the requests, and ends in order.
+
+mod banner;
+mod sources;
+mod surroundings;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, Listeners};
+use crate::config::{Environment, Fault, Settings};
+use crate::gateway::Gateway;
+use crate::telemetry::{Health, Metrics};
+
+pub use sources::{Faults, Loaded, Sources};
+
+/// The service, ready to run.
+#[derive(Debug)]
+pub struct App {
+    settings: Settings,
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    health: Arc<Health>,
+    listeners: Listeners,
+    watcher: watch::Watcher,
+    banner: String,
+}
+
+impl App {
+    /// Reads everything, asks the providers what they have, and binds the listeners.
+    ///
+    /// # Errors
+    /// All faults of the configuration.
+    pub async fn build(
+        settings: Settings,
+        folder: PathBuf,
+        environment: Environment,
+    ) -> Result<Self, Faults> {
+        raise_file_limit();
+        let metrics = Metrics::default();
+        let health = Arc::new(Health::default());
+        let sources = Sources::new(settings.clone(), folder, metrics.clone());
+        let loaded = sources.load(&environment).await?;
+        for warning in loaded.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let listeners = Listeners::bind(&settings.listen).map_err(Faults::from)?;
+        let gateway = Arc::new(Gateway::new(loaded.state()));
+        let addresses = listeners.addresses(settings.serving.tls.is_some());
+        let banner = banner::text(&settings, &addresses, &loaded);
+        let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), health.clone(), metrics.clone());
+        Ok(Self { settings, gateway, metrics, health, listeners, watcher, banner })
+    }
+
+    /// What was found, and where to begin: for the terminal.
+    pub fn banner(&self) -> &str {
+        &self.banner
+    }
+
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> Vec<String> {
+        self.listeners.addresses(self.settings.serving.tls.is_some())
+    }
+
+    /// Serves until a signal, then lets answers end.
+    ///
+    /// # Errors
+    /// The certificate cannot be used, or signals cannot be received.
+    pub async fn run(self) -> Result<(), Fault> {
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let signals =
+            on_signals(self.health.clone(), stop.clone(), kill.clone(), self.settings.serving.drain_timeout);
+        let signals = signals.map_err(|error| {
+            Fault::new(
+                "signals",
+                format!("cannot be received: {error}"),
+                "look at the limits of this process",
+            )
+        })?;
+        self.run_until(stop, kill, signals).await
+    }
+
+    /// Serves until `stop`, lets answers end until `kill`, and runs `beside` meanwhile.
+    ///
+    /// # Errors
+    /// The certificate cannot be used.
+    pub async fn run_until(
+        self,
+        stop: CancellationToken,
+        kill: CancellationToken,
+        beside: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Fault> {
+        let tasks = TaskTracker::new();
+        let end = CancellationToken::new();
+        let _end = end.clone().drop_guard();
+        let beside_end = end.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = beside => {}
+                () = beside_end.cancelled() => {}
+            }
+        });
+        tasks.spawn(self.watcher.run(end.clone()));
+        let context =
+            Arc::new(api::Context::new(&self.settings, self.gateway, self.metrics.clone(), self.health));
+        let endpoint = api::endpoint(&context);
+        tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
+        api::serve(self.listeners, endpoint, &self.settings.serving, self.metrics, (stop, kill)).await?;
+        // The order of the end: connections are gone, so nobody needs what runs beside them.
+        end.cancel();
+        tasks.close();
+        tasks.wait().await;
+        tracing::info!("Ended");
+        Ok(())
+    }
+}
+
+/// The first signal asks for an orderly end, within `patience`; the second one ends at once.
+fn on_signals(
+    health: Arc<Health>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    patience: std::time::Duration,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let name = next().await;
+        tracing::info!(signal = name, "Draining: no more connections, answers may end");
+        health.drain();
+        stop.cancel();
+        tokio::select! {
+            name = next() => tracing::warn!(signal = name, "Ending at once"),
+            () = tokio::time::sleep(patience) => tracing::warn!("The time to drain is over; what is left is cut off"),
+        }
+        kill.cancel();
+    })
+}
+
+/// Every caller and every upstream takes a file; the soft limit of most systems is far below what they allow.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "The limit of open files stays as it is");
+        }
+    }
+}

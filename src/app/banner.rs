@@ -1,0 +1,77 @@
+//! What a person sees who starts the service.
+
+use std::fmt::Write;
+
+use super::sources::Loaded;
+use crate::config::{ModelSource, Settings};
+
+/// The banner, for the terminal.
+pub(super) fn text(settings: &Settings, addresses: &[String], loaded: &Loaded) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut out, settings, addresses, loaded);
+    out
+}
+
+fn write(out: &mut String, settings: &Settings, addresses: &[String], loaded: &Loaded) -> std::fmt::Result {
+    let base = addresses.iter().find(|address| address.starts_with("http")).cloned();
+    writeln!(out, "\nllm-proxy-api {}\n", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  listening   {}", addresses.join(", "))?;
+    if let Some(base) = &base {
+        writeln!(out, "  Swagger UI  {base}/docs")?;
+    }
+    let shipped = if loaded.prompts_are_shipped() { " (those that come with the program)" } else { "" };
+    let languages: Vec<String> = loaded.prompts().languages().iter().map(ToString::to_string).collect();
+    writeln!(out, "  prompts     {} in {}{shipped}", loaded.prompts().list().len(), languages.join(", "))?;
+    writeln!(out, "  models      {}", models(loaded))?;
+    writeln!(out)?;
+    providers(out, loaded)?;
+    missing(out, loaded)?;
+    if let (Some(base), Some(model)) = (base, loaded.routes().routes().first()) {
+        let model = loaded.routes().route("echo").unwrap_or(model).model.clone();
+        let prefix = &settings.prefix;
+        writeln!(out, "  Try it:\n")?;
+        writeln!(
+            out,
+            "    curl {base}{prefix}/chat -H 'content-type: application/json' \\\n      -d '{{\"model\":\"{model}\",\"stream\":false,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}'\n"
+        )?;
+    }
+    Ok(())
+}
+
+fn models(loaded: &Loaded) -> String {
+    const SHOWN: usize = 8;
+    let routes = loaded.routes().routes();
+    let mut names: Vec<&str> = routes.iter().take(SHOWN).map(|route| &*route.model).collect();
+    let more = format!("and {} more", routes.len().saturating_sub(SHOWN));
+    if routes.len() > SHOWN {
+        names.push(&more);
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn providers(out: &mut String, loaded: &Loaded) -> std::fmt::Result {
+    for served in loaded.served() {
+        let count = match &served.config.models {
+            ModelSource::Listed(models) => models.len(),
+            ModelSource::Discovered => served.discovered.len(),
+        };
+        let plural = if count == 1 { "" } else { "s" };
+        writeln!(out, "  + {} ({}): {count} model{plural}", served.config.name, served.config.kind)?;
+    }
+    Ok(())
+}
+
+/// What was looked for and is not there, and how to have it.
+fn missing(out: &mut String, loaded: &Loaded) -> std::fmt::Result {
+    for place in loaded.surroundings().places() {
+        let note = place.note.as_ref().map_or_else(String::new, |note| format!(" ({note})"));
+        if place.models().is_none() {
+            writeln!(out, "  - {}: not found{note}; {}", place.title, place.advice)?;
+        }
+    }
+    for warning in loaded.warnings() {
+        writeln!(out, "  ! {warning}")?;
+    }
+    writeln!(out)
+}

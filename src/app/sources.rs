@@ -1,0 +1,265 @@
+//! What the service is made from: models file, prompts, and what was found near by. All or nothing.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::surroundings::{self, Surroundings};
+use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, Settings};
+use crate::gateway::State;
+use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
+use crate::providers::{self, ModelCard, Shared};
+use crate::router::{RoutingTable, Served};
+use crate::telemetry::Metrics;
+
+/// How long a provider may take at the start to say what models it has.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Where everything is read from.
+#[derive(Debug)]
+pub struct Sources {
+    settings: Settings,
+    /// The folder in which the program was started, where `.env` may be.
+    folder: PathBuf,
+    metrics: Metrics,
+    shared: Shared,
+}
+
+/// Everything that was read, checked and made.
+#[derive(Debug)]
+pub struct Loaded {
+    catalog: Catalog,
+    served: Vec<Served>,
+    routes: Arc<RoutingTable>,
+    prompts: Arc<PromptLibrary>,
+    surroundings: Surroundings,
+    prompts_are_shipped: bool,
+}
+
+/// Everything that is wrong, one fault a line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Self(vec![fault.to_string()])
+    }
+}
+
+impl From<ConfigError> for Faults {
+    fn from(error: ConfigError) -> Self {
+        Self(error.faults.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl From<LibraryError> for Faults {
+    fn from(error: LibraryError) -> Self {
+        Self(error.faults.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl Sources {
+    /// Sources as the settings name them.
+    pub fn new(settings: Settings, folder: PathBuf, metrics: Metrics) -> Self {
+        Self { settings, folder, metrics, shared: Shared::default() }
+    }
+
+    /// Reads everything and asks the providers what they have.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
+        // Both are read, so that all faults are told at once.
+        let (catalog, prompts) = (self.catalog(environment), self.prompts());
+        let (mut catalog, (prompts, prompts_are_shipped)) = match (catalog, prompts) {
+            (Ok(catalog), Ok(prompts)) => (catalog, prompts),
+            (Err(Faults(mut faults)), Err(Faults(more))) => {
+                faults.extend(more);
+                return Err(Faults(faults));
+            }
+            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => return Err(faults),
+        };
+        let mut surroundings = Surroundings::default();
+        if self.settings.minimum {
+            surroundings = surroundings::look(&self.settings, &catalog, &self.shared).await;
+            catalog.providers.extend(surroundings.providers());
+        }
+        let served = self.served(&catalog)?;
+        let served = with_discovered(served, &surroundings).await;
+        let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
+        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, prompts_are_shipped })
+    }
+
+    /// Reads the environment anew: `.env` may have changed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn environment(&self) -> Result<Environment, Faults> {
+        Ok(Environment::load(&self.folder)?)
+    }
+
+    /// What changes when somebody changes a file.
+    pub fn fingerprint(&self) -> [Fingerprint; 2] {
+        [Fingerprint::of(&self.settings.models_config), Fingerprint::of(&self.settings.prompts_dir)]
+    }
+
+    fn catalog(&self, environment: &Environment) -> Result<Catalog, Faults> {
+        let path = &self.settings.models_config;
+        if !path.exists() && self.settings.minimum && !self.settings.models_config_is_set {
+            return Ok(Catalog::default());
+        }
+        if !path.exists() && !self.settings.models_config_is_set {
+            return Err(Faults::from(Fault::new(
+                path.display().to_string(),
+                "there is no models file",
+                "write one, name another in LLM_PROXY_API_MODELS_CONFIG, or set LLM_PROXY_API_MINIMUM=1 to start on what can be found",
+            )));
+        }
+        Ok(Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)?)
+    }
+
+    /// The library, and whether it is the one that comes with the program.
+    fn prompts(&self) -> Result<(PromptLibrary, bool), Faults> {
+        let default = Language::parse(&self.settings.default_language).ok_or_else(|| {
+            let problem = format!("`{}` is no language tag", self.settings.default_language);
+            Faults::from(Fault::new(
+                "LLM_PROXY_API_DEFAULT_EP_LANGUAGE",
+                problem,
+                "give a tag such as en or pt-BR",
+            ))
+        })?;
+        let folder = &self.settings.prompts_dir;
+        if !folder.exists() && folder == Path::new("resources/prompts") {
+            return Ok((PromptLibrary::shipped(&default)?, true));
+        }
+        Ok((PromptLibrary::load(folder, &default)?, false))
+    }
+
+    fn served(&self, catalog: &Catalog) -> Result<Vec<Served>, Faults> {
+        let mut faults = Vec::new();
+        let mut served = Vec::new();
+        for config in &catalog.providers {
+            match providers::build(config, &self.shared) {
+                Ok(provider) => {
+                    served.push(Served { config: config.clone(), provider, discovered: Vec::new() });
+                }
+                Err(fault) => faults.push(fault.to_string()),
+            }
+        }
+        if faults.is_empty() { Ok(served) } else { Err(Faults(faults)) }
+    }
+}
+
+/// Asks all providers at once whose models are to be discovered, but for those that have just been asked.
+async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> Vec<Served> {
+    let asked = served.iter().map(|served| async {
+        if let Some(models) = surroundings.models_of(&served.config.name) {
+            return models.to_vec();
+        }
+        discover(served).await.unwrap_or_default()
+    });
+    let answers = join_all(asked).await;
+    for (served, models) in served.iter_mut().zip(answers) {
+        served.discovered = models;
+    }
+    served
+}
+
+/// What a provider says it has; `None` when its models are listed, or when it does not answer.
+async fn discover(served: &Served) -> Option<Vec<ModelCard>> {
+    if !matches!(served.config.models, ModelSource::Discovered) {
+        return None;
+    }
+    match timeout(FIRST_ANSWER, served.provider.models()).await {
+        Ok(Ok(models)) => Some(models),
+        Ok(Err(error)) => {
+            tracing::debug!(provider = served.config.name, %error, "The provider does not say what models it has");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+impl Loaded {
+    /// The state for a gateway.
+    pub fn state(&self) -> State {
+        State { routes: self.routes.clone(), prompts: self.prompts.clone() }
+    }
+
+    /// Things to tell the operator that are no errors.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.catalog.warnings.clone();
+        for served in
+            self.served.iter().filter(|served| matches!(served.config.models, ModelSource::Discovered))
+        {
+            if served.discovered.is_empty() {
+                let name = &served.config.name;
+                warnings.push(format!(
+                    "provider `{name}` does not say what models it has; it is asked again from time to time"
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// Who serves which model.
+    pub fn routes(&self) -> &RoutingTable {
+        &self.routes
+    }
+
+    /// The prompt library.
+    pub fn prompts(&self) -> &PromptLibrary {
+        &self.prompts
+    }
+
+    /// Whether the library is the one that comes with the program.
+    pub(super) fn prompts_are_shipped(&self) -> bool {
+        self.prompts_are_shipped
+    }
+
+    /// The providers, and how many models each was found to have.
+    pub(super) fn served(&self) -> &[Served] {
+        &self.served
+    }
+
+    /// What was looked for near by.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    /// Asks again what models there are. `None` if nothing has changed.
+    pub(super) async fn rediscovered(&self, metrics: &Metrics) -> Option<Self> {
+        let answers = join_all(self.served.iter().map(discover)).await;
+        let mut served = self.served.clone();
+        let mut changed = false;
+        for (served, models) in served.iter_mut().zip(answers) {
+            // Who does not answer now had models a minute ago and will have them again.
+            let Some(models) = models.filter(|models| *models != served.discovered) else { continue };
+            served.discovered = models;
+            changed = true;
+        }
+        changed.then(|| Self {
+            routes: Arc::new(RoutingTable::new(&served, &self.catalog, metrics)),
+            catalog: self.catalog.clone(),
+            prompts: self.prompts.clone(),
+            surroundings: self.surroundings.clone(),
+            prompts_are_shipped: self.prompts_are_shipped,
+            served,
+        })
+    }
+
+    /// Whether there is anybody to be asked again.
+    pub(super) fn discovers(&self) -> bool {
+        self.served.iter().any(|served| matches!(served.config.models, ModelSource::Discovered))
+    }
+}

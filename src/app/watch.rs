@@ -1,0 +1,126 @@
+//! Watches the files and the providers: what changes is taken over, whole or not at all.
+//!
+//! Files are looked at, not subscribed to: that works on every file system, through every kind of editor, and costs
+//! some twenty look-ups each time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use super::sources::{Loaded, Sources};
+use crate::gateway::Gateway;
+use crate::prompts::Fingerprint;
+use crate::telemetry::{Health, Metrics};
+
+/// How often files are looked at. A change counts once it has held from one look to the next, so that a file
+/// is not read while it is being written.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often providers are asked again what models they have.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Owns what was loaded; nobody else changes the gateway's state.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    sources: Arc<Sources>,
+    loaded: Loaded,
+    gateway: Arc<Gateway>,
+    health: Arc<Health>,
+    metrics: Metrics,
+    /// The files that were loaded.
+    taken: [Fingerprint; 2],
+    /// The files at the last look.
+    seen: [Fingerprint; 2],
+}
+
+impl Watcher {
+    pub(super) fn new(
+        sources: Sources,
+        loaded: Loaded,
+        gateway: Arc<Gateway>,
+        health: Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        let taken = sources.fingerprint();
+        Self { sources: Arc::new(sources), loaded, gateway, health, metrics, seen: taken.clone(), taken }
+    }
+
+    /// Watches until the end.
+    pub(super) async fn run(mut self, end: CancellationToken) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ask_again = interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
+        let mut hang_up = signal(SignalKind::hangup()).ok();
+        loop {
+            tokio::select! {
+                () = end.cancelled() => return,
+                _ = look.tick() => self.look().await,
+                _ = ask_again.tick(), if self.loaded.discovers() => self.ask_again().await,
+                () = received(&mut hang_up) => self.reload().await,
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        let sources = self.sources.clone();
+        // Files may lie on a slow disk.
+        let Ok(now) = tokio::task::spawn_blocking(move || sources.fingerprint()).await else { return };
+        if now == self.seen && now != self.taken {
+            self.taken = now;
+            self.reload().await;
+        } else {
+            self.seen = now;
+        }
+    }
+
+    /// Reads everything anew. What is wrong leaves everything as it is.
+    async fn reload(&mut self) {
+        let loaded = match self.sources.environment() {
+            Ok(environment) => self.sources.load(&environment).await,
+            Err(faults) => Err(faults),
+        };
+        match loaded {
+            Ok(loaded) => {
+                self.gateway.replace(loaded.state());
+                for warning in loaded.warnings() {
+                    tracing::warn!("{warning}");
+                }
+                self.loaded = loaded;
+                self.health.reload_accepted();
+                self.metrics.reloaded(true);
+                tracing::info!(
+                    models = self.loaded.routes().routes().len(),
+                    prompts = self.loaded.prompts().list().len(),
+                    "The changed configuration is in place"
+                );
+            }
+            Err(faults) => {
+                // One line, whatever the number of faults.
+                let reason = faults.to_string().replace('\n', " | ");
+                tracing::error!("The changed configuration is refused, the one before it goes on: {reason}");
+                self.health.reload_refused(reason);
+                self.metrics.reloaded(false);
+            }
+        }
+    }
+
+    async fn ask_again(&mut self) {
+        if let Some(loaded) = self.loaded.rediscovered(&self.metrics).await {
+            tracing::info!(models = loaded.routes().routes().len(), "The providers' models have changed");
+            self.gateway.replace(loaded.state());
+            self.loaded = loaded;
+        }
+    }
+}
+
+/// Comes back when SIGHUP comes; never, if it cannot be received.
+async fn received(hang_up: &mut Option<Signal>) {
+    match hang_up {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}

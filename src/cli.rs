@@ -1,0 +1,215 @@
+//! The commands: serve, and those that look without serving.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::api;
+use crate::app::{App, Faults, Sources};
+use crate::config::{Environment, Settings};
+use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
+use crate::router::Route;
+use crate::telemetry::{self, Metrics};
+
+/// One gateway between applications and language models.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Settings are environment variables LLM_PROXY_API_*; the README lists them."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (what happens without a command, too).
+    Serve,
+    /// Read models file, prompts and environment, and say what would be served or what is wrong.
+    Check,
+    /// List the models with their providers.
+    Models,
+    /// Look at the prompt library.
+    #[command(subcommand)]
+    Prompts(Prompts),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum Prompts {
+    /// List all prompts with their languages.
+    List,
+    /// Print a prompt with its variables put in.
+    Render(Render),
+    /// Show which translations are missing or older than their source.
+    Coverage {
+        /// Exit with 1 if anything is missing or stale.
+        #[arg(long)]
+        strict: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Render {
+    /// The prompt's name, with a label behind `@` if need be.
+    name: String,
+    /// The language, as a tag such as pl or pt-BR.
+    #[arg(long, short)]
+    language: Option<String>,
+    /// Refuse to render another language.
+    #[arg(long)]
+    strict: bool,
+    /// A variable, as name=value. The value is read as JSON if it is JSON, else as text.
+    #[arg(long = "var", short = 'v', value_name = "NAME=VALUE")]
+    variables: Vec<String>,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// What is wrong with the configuration, one fault a line.
+    #[error("{0}")]
+    Faults(#[from] Faults),
+    /// What is wrong with the request.
+    #[error("{0}")]
+    Refused(String),
+    /// The output cannot be written.
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// It could not be done.
+    pub async fn run(self) -> Result<(), CommandError> {
+        let folder = std::env::current_dir()?;
+        let environment = Environment::load(&folder).map_err(Faults::from)?;
+        let settings = Settings::from_environment(&environment).map_err(Faults::from)?;
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve(settings, folder, environment).await,
+            Command::Check => check(settings, folder, &environment).await,
+            Command::Models => models(settings, folder, &environment).await,
+            Command::Prompts(command) => prompts(&command, &settings),
+            Command::Openapi => print(&api::document(&settings.prefix)),
+        }
+    }
+}
+
+async fn serve(settings: Settings, folder: PathBuf, environment: Environment) -> Result<(), CommandError> {
+    let _logs = telemetry::init(&settings.log).map_err(Faults::from)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = App::build(settings, folder, environment).await?;
+    // The banner is for people; lines for machines are in the log.
+    std::io::stderr().write_all(app.banner().as_bytes())?;
+    app.run().await.map_err(Faults::from)?;
+    Ok(())
+}
+
+async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
+    let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+    let warnings = settings.warnings.clone();
+    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await?;
+    let mut lines = vec![format!("would listen on {}", listen.join(", "))];
+    lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));
+    lines.extend(loaded.prompts().list().iter().map(|prompt| {
+        let languages: Vec<&str> = prompt.translations.iter().map(|t| t.language.as_str()).collect();
+        format!("prompt {}: {}", prompt.name, languages.join(", "))
+    }));
+    lines.extend(warnings.into_iter().chain(loaded.warnings()).map(|warning| format!("warning: {warning}")));
+    lines.push("everything is in order".to_owned());
+    print(&lines.join("\n"))
+}
+
+async fn models(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
+    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await?;
+    let lines: Vec<String> = loaded.routes().routes().iter().map(|route| line(route)).collect();
+    for warning in loaded.warnings() {
+        writeln!(std::io::stderr(), "warning: {warning}")?;
+    }
+    print(&lines.join("\n"))
+}
+
+/// A model and who serves it, in the order in which they are asked.
+fn line(route: &Route) -> String {
+    let deployments: Vec<String> = route
+        .deployments
+        .iter()
+        .map(|deployment| match deployment.context_tokens {
+            Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
+            None => deployment.id.to_string(),
+        })
+        .collect();
+    let aliases = if route.aliases.is_empty() {
+        String::new()
+    } else {
+        format!(" (also {})", route.aliases.join(", "))
+    };
+    format!("{}{aliases}: {}", route.model, deployments.join(", then "))
+}
+
+fn prompts(command: &Prompts, settings: &Settings) -> Result<(), CommandError> {
+    let default = Language::parse(&settings.default_language);
+    let default =
+        default.ok_or_else(|| CommandError::Refused("the default language is no language tag".to_owned()))?;
+    let folder = &settings.prompts_dir;
+    let library = if folder.exists() {
+        PromptLibrary::load(folder, &default)
+    } else {
+        PromptLibrary::shipped(&default)
+    };
+    let library = library.map_err(Faults::from)?;
+    match command {
+        Prompts::List => {
+            let line = |prompt: &crate::prompts::PromptSummary| {
+                let languages: Vec<&str> = prompt.translations.iter().map(|t| t.language.as_str()).collect();
+                let description = prompt.description.as_deref().unwrap_or_default();
+                format!("{} [{}] {description}", prompt.name, languages.join(", "))
+            };
+            print(&library.list().iter().map(line).collect::<Vec<_>>().join("\n"))
+        }
+        Prompts::Render(render) => print(&rendered(&library, render)?),
+        Prompts::Coverage { strict } => {
+            let coverage = Coverage::of(&library);
+            print(&coverage.to_string())?;
+            if *strict && !coverage.is_complete() {
+                return Err(CommandError::Refused("some translations are missing or stale".to_owned()));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn rendered(library: &PromptLibrary, render: &Render) -> Result<String, CommandError> {
+    let refused = CommandError::Refused;
+    let requested = render.language.as_deref().map(|tag| {
+        Language::parse(tag)
+            .ok_or_else(|| refused(format!("`{tag}` is no language tag; give one such as pl or pt-BR")))
+    });
+    let mut variables = Map::new();
+    for pair in &render.variables {
+        let (name, text) =
+            pair.split_once('=').ok_or_else(|| refused(format!("`{pair}` is not NAME=VALUE")))?;
+        variables.insert(name.to_owned(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)));
+    }
+    let wanted = Wanted { requested: requested.transpose()?, accepted: Vec::new(), strict: render.strict };
+    let rendered =
+        library.render(&render.name, &wanted, &variables).map_err(|error| refused(error.to_string()))?;
+    Ok(rendered.text)
+}
+
+/// Writes to standard output. A reader who has heard enough is no error.
+fn print(text: &str) -> Result<(), CommandError> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

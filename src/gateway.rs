@@ -1,0 +1,377 @@
+//! The story: what happens to a request between the API and a provider.
+//!
+//! A conversation gets its prompt from the library; every request finds its route, is tried on the route's
+//! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
+
+mod meter;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde_json::{Map, Value, json};
+
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Options, RawObject, RequestKind};
+use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
+use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
+use crate::router::{Deployment, Route, RouteError, RoutingTable};
+use crate::telemetry::RequestRecord;
+
+pub use meter::{Meter, MeteredStream};
+
+/// Everything between the API and the providers.
+#[derive(Debug)]
+pub struct Gateway {
+    /// What a reload replaces. Each request takes what is there when it begins, and keeps it.
+    state: ArcSwap<State>,
+}
+
+/// Routes and prompts, which belong together: a reload changes both or neither.
+#[derive(Debug)]
+pub struct State {
+    /// Who serves which model.
+    pub routes: Arc<RoutingTable>,
+    /// The prompt library.
+    pub prompts: Arc<PromptLibrary>,
+}
+
+/// A request of the facade: what was said, and how the prompt before it is found.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// The public model name.
+    pub model: String,
+    /// What stands before everything that was said.
+    pub opening: Opening,
+    /// What was said before, oldest first: role and text.
+    pub history: Vec<(Role, String)>,
+    /// What the user says now.
+    pub statement: String,
+    /// Whether the answer is to be a stream.
+    pub stream: bool,
+    /// Generation options.
+    pub options: Options,
+}
+
+/// Where the system prompt of a conversation comes from.
+#[derive(Clone, Debug)]
+pub enum Opening {
+    /// The library.
+    Prompt {
+        /// `name` or `name@label`.
+        name: String,
+        /// For the prompt's template.
+        variables: Map<String, Value>,
+        /// The languages that would do.
+        wanted: Wanted,
+    },
+    /// The caller.
+    Text(String),
+}
+
+/// Who said something in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Instructions.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// An answer, and how it came about.
+#[derive(Debug)]
+pub struct Reply<T> {
+    /// The answer.
+    pub body: T,
+    /// Who gave it.
+    pub deployment: Arc<Deployment>,
+    /// How many deployments were asked.
+    pub attempts: u32,
+    /// Options that the provider could not take.
+    pub ignored_options: Vec<String>,
+    /// The prompt that was put before the conversation.
+    pub prompt: Option<Rendered>,
+}
+
+/// A generated answer in the form that was asked for.
+#[derive(Debug)]
+pub enum Generated {
+    /// In one piece.
+    Whole(Completion),
+    /// As it is generated.
+    Stream(MeteredStream),
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Nobody serves a model of that name.
+    #[error("the model `{0}` is not configured")]
+    UnknownModel(String),
+    /// There is no provider of that name.
+    #[error("the provider `{0}` is not configured")]
+    UnknownProvider(String),
+    /// The prompt cannot be made.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// Nobody answered.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// One provider, asked directly, did not answer.
+    #[error(transparent)]
+    Provider(#[from] Box<ProviderError>),
+}
+
+impl Gateway {
+    /// A gateway that begins with this state.
+    pub fn new(state: State) -> Self {
+        Self { state: ArcSwap::from_pointee(state) }
+    }
+
+    /// Puts another state in place. Requests under way keep theirs.
+    pub fn replace(&self, state: State) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// What requests that begin now will see.
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Answers a chat or completion request. The future and the answer may be dropped at any time, which
+    /// aborts the upstream request.
+    ///
+    /// # Errors
+    /// The model is unknown, or nobody answered.
+    pub async fn chat(
+        &self,
+        request: ChatRequest,
+        record: Arc<RequestRecord>,
+    ) -> Result<Reply<Generated>, GatewayError> {
+        let route = self.route(&request.model, &record)?;
+        let asked = record.elapsed();
+        let routed = route.answer(&request).await.inspect_err(|error| note_failure(&record, error, asked))?;
+        note_answer(&record, &routed.deployment, routed.attempts, asked);
+        let meter = Meter::new(&request, record);
+        let body = match routed.answer.content {
+            Content::Whole(completion) => {
+                meter.whole(&completion);
+                Generated::Whole(completion)
+            }
+            Content::Stream(frames) => Generated::Stream(meter.stream(frames)),
+        };
+        Ok(Reply {
+            body,
+            deployment: routed.deployment,
+            attempts: routed.attempts,
+            ignored_options: routed.answer.ignored_options,
+            prompt: None,
+        })
+    }
+
+    /// Answers a conversation, with its system prompt from the library or from the caller.
+    ///
+    /// # Errors
+    /// As [`Gateway::chat`], or the prompt cannot be made.
+    pub async fn converse(
+        &self,
+        conversation: Conversation,
+        record: Arc<RequestRecord>,
+    ) -> Result<Reply<Generated>, GatewayError> {
+        // A model that is not there is told before a variable that is missing.
+        self.route(&conversation.model, &record)?;
+        let prompt = match &conversation.opening {
+            Opening::Text(_) => None,
+            Opening::Prompt { name, variables, wanted } => {
+                Some(self.state.load().prompts.render(name, wanted, variables)?)
+            }
+        };
+        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
+        let request = conversation.into_request(prompt.as_ref());
+        let reply = self.chat(request, record).await?;
+        Ok(Reply { prompt, ..reply })
+    }
+
+    /// Embeds texts.
+    ///
+    /// # Errors
+    /// The model is unknown, or nobody answered.
+    pub async fn embed(
+        &self,
+        request: EmbedRequest,
+        record: Arc<RequestRecord>,
+    ) -> Result<Reply<Embeddings>, GatewayError> {
+        let route = self.route(&request.model, &record)?;
+        let asked = record.elapsed();
+        let routed = route.answer(&request).await.inspect_err(|error| note_failure(&record, error, asked))?;
+        note_answer(&record, &routed.deployment, routed.attempts, asked);
+        meter::embeddings(&record, &request, &routed.answer);
+        Ok(Reply {
+            body: routed.answer,
+            deployment: routed.deployment,
+            attempts: routed.attempts,
+            ignored_options: Vec::new(),
+            prompt: None,
+        })
+    }
+
+    /// Sends a caller's own request on to one provider.
+    ///
+    /// # Errors
+    /// There is no such provider, or it did not answer.
+    pub async fn forward(
+        &self,
+        provider: &str,
+        request: RawRequest,
+        record: &RequestRecord,
+    ) -> Result<RawResponse, GatewayError> {
+        let provider = self.provider(provider)?;
+        record.facts().provider = Some(provider.name().into());
+        let asked = record.elapsed();
+        let response = provider.forward(request).await;
+        record.facts().upstream = record.elapsed().saturating_sub(asked);
+        Ok(response.map_err(Box::new)?)
+    }
+
+    /// A provider by its name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn provider(&self, name: &str) -> Result<Arc<dyn Provider>, GatewayError> {
+        let state = self.state.load();
+        state.routes.provider(name).cloned().ok_or_else(|| GatewayError::UnknownProvider(name.to_owned()))
+    }
+
+    /// The deployment that is asked first for a public model.
+    ///
+    /// # Errors
+    /// The model is unknown.
+    pub fn first_deployment(&self, model: &str) -> Result<Arc<Deployment>, GatewayError> {
+        let unknown = || GatewayError::UnknownModel(model.to_owned());
+        let state = self.state.load();
+        state.routes.route(model).and_then(|route| route.deployments.first().cloned()).ok_or_else(unknown)
+    }
+
+    fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
+        let route = self.state.load().routes.route(model).cloned();
+        let route = route.ok_or_else(|| GatewayError::UnknownModel(model.to_owned()))?;
+        let mut facts = record.facts();
+        facts.model = Some(route.model.clone());
+        facts.model_metrics = Some(route.metrics.clone());
+        Ok(route)
+    }
+}
+
+fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, asked: Duration) {
+    let mut facts = record.facts();
+    facts.provider = Some(deployment.provider_name.clone());
+    facts.deployment = Some(deployment.id.clone());
+    facts.attempts = attempts;
+    facts.upstream = record.elapsed().saturating_sub(asked);
+}
+
+fn note_failure(record: &RequestRecord, error: &RouteError, asked: Duration) {
+    let mut facts = record.facts();
+    facts.provider = Some(error.source.provider.clone());
+    facts.deployment = Some(error.deployment.clone());
+    facts.attempts = error.attempts;
+    facts.upstream = record.elapsed().saturating_sub(asked);
+}
+
+impl Conversation {
+    /// The conversation as a chat request: prompt, history, and what is said now.
+    fn into_request(self, prompt: Option<&Rendered>) -> ChatRequest {
+        let opening = match (self.opening, prompt) {
+            (Opening::Text(text), _) => text,
+            (Opening::Prompt { .. }, prompt) => prompt.map(|prompt| prompt.text.clone()).unwrap_or_default(),
+        };
+        let mut messages = Vec::with_capacity(self.history.len() + 2);
+        if !opening.is_empty() {
+            messages.push(message(Role::System, &opening));
+        }
+        messages.extend(self.history.iter().map(|(role, text)| message(*role, text)));
+        messages.push(message(Role::User, &self.statement));
+        let mut body = Map::new();
+        body.insert("model".into(), self.model.as_str().into());
+        body.insert("messages".into(), Value::Array(messages));
+        body.insert("stream".into(), self.stream.into());
+        let mut options = Options::default();
+        // What the prompt suggests holds where the caller says nothing.
+        options.extend(prompt.map(|prompt| prompt.config.clone()).unwrap_or_default());
+        self.options.iter().for_each(|(name, value)| options.set(name, value.clone()));
+        ChatRequest {
+            model: self.model,
+            kind: RequestKind::Chat,
+            stream: self.stream,
+            include_usage: false,
+            max_output_tokens: options.get("max_tokens").and_then(Value::as_u64),
+            options,
+            body: RawObject::from_map(&body),
+        }
+    }
+}
+
+fn message(role: Role, text: &str) -> Value {
+    let role = match role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    };
+    json!({"role": role, "content": text})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::Language;
+
+    fn conversation(opening: Opening) -> Conversation {
+        let mut options = Options::default();
+        options.set("temperature", 0.1);
+        Conversation {
+            model: "m".to_owned(),
+            opening,
+            history: vec![(Role::User, "a".to_owned()), (Role::Assistant, "b".to_owned())],
+            statement: "c".to_owned(),
+            stream: false,
+            options,
+        }
+    }
+
+    #[test]
+    fn prompt_history_and_statement_come_in_this_order() {
+        let request = conversation(Opening::Text("Be brief.".to_owned())).into_request(None);
+        let body: Value = serde_json::from_slice(request.body.text()).unwrap();
+        assert_eq!(
+            body["messages"],
+            json!([
+                {"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_prompts_own_options_yield_to_the_callers() {
+        let language = Language::parse("en").unwrap();
+        let config = json!({"temperature": 0.9, "maxOutputTokens": 7});
+        let prompt = Rendered {
+            text: "Hello".to_owned(),
+            name: "p".to_owned(),
+            language: language.clone(),
+            requested_language: language,
+            fallback: false,
+            version: None,
+            config: config.as_object().cloned().unwrap(),
+        };
+        let opening =
+            Opening::Prompt { name: "p".to_owned(), variables: Map::new(), wanted: Wanted::default() };
+
+        let request = conversation(opening).into_request(Some(&prompt));
+
+        assert_eq!(request.options.get("temperature"), Some(&json!(0.1)));
+        assert_eq!(request.options.get("max_tokens"), Some(&json!(7)));
+        assert_eq!(request.max_output_tokens, Some(7));
+    }
+}

@@ -1,0 +1,148 @@
+//! Counts what an answer took, however it ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource};
+use crate::providers::{FrameStream, ProviderError};
+use crate::telemetry::RequestRecord;
+
+/// The meter of one answer. What it has counted goes into the request's record when it is dropped, so
+/// that no end of an answer can pass it by.
+#[derive(Debug)]
+pub struct Meter {
+    record: Arc<RequestRecord>,
+    /// For the estimate where the provider does not count.
+    request_bytes: usize,
+    /// Whether the caller is to see the usage chunk.
+    shows_usage: bool,
+    usage: Option<Usage>,
+    /// Events with content: most engines send one a token.
+    events: u64,
+    answer_bytes: usize,
+}
+
+impl Meter {
+    pub(super) fn new(request: &ChatRequest, record: Arc<RequestRecord>) -> Self {
+        Self {
+            record,
+            request_bytes: request.body.text().len(),
+            shows_usage: request.include_usage,
+            usage: None,
+            events: 0,
+            answer_bytes: 0,
+        }
+    }
+
+    /// Meters an answer that came in one piece.
+    pub(super) fn whole(mut self, completion: &Completion) {
+        self.usage = completion.usage;
+        self.answer_bytes = completion.body.len();
+        self.note_first_token();
+    }
+
+    /// Meters an answer as it passes.
+    pub(super) fn stream(self, frames: FrameStream) -> MeteredStream {
+        self.record.facts().stream = true;
+        MeteredStream { frames, meter: self }
+    }
+
+    fn note_first_token(&self) {
+        let elapsed = self.record.elapsed();
+        let mut facts = self.record.facts();
+        facts.first_token = Some(elapsed);
+        if let Some(metrics) = &facts.model_metrics {
+            metrics.first_token.observe(elapsed.as_secs_f64());
+        }
+    }
+
+    /// Counts a run, and leaves out of it what only the gateway wanted to know.
+    fn pass(
+        &mut self,
+        frames: Frames,
+        usage: Option<Usage>,
+        usage_only: Option<&std::ops::Range<usize>>,
+    ) -> Option<Frames> {
+        if self.events == 0 {
+            self.note_first_token();
+        }
+        self.usage = usage.or(self.usage);
+        self.events += frames.jsons().count() as u64;
+        match usage_only {
+            Some(range) if !self.shows_usage => frames.without(range),
+            _ => Some(frames),
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let usage = self.usage.unwrap_or_else(|| Usage {
+            input_tokens: Usage::estimated_tokens(self.request_bytes),
+            output_tokens: if self.events > 0 {
+                self.events
+            } else {
+                Usage::estimated_tokens(self.answer_bytes)
+            },
+            source: UsageSource::Estimated,
+            ..Usage::default()
+        });
+        note_usage(&self.record, usage);
+    }
+}
+
+/// Meters embeddings.
+pub(super) fn embeddings(record: &RequestRecord, request: &EmbedRequest, answer: &Embeddings) {
+    let estimated = || Usage {
+        input_tokens: Usage::estimated_tokens(request.body.get("input").map_or(0, <[u8]>::len)),
+        source: UsageSource::Estimated,
+        ..Usage::default()
+    };
+    note_usage(record, answer.usage.unwrap_or_else(estimated));
+}
+
+fn note_usage(record: &RequestRecord, usage: Usage) {
+    let mut facts = record.facts();
+    facts.usage = Some(usage);
+    if let Some(metrics) = &facts.model_metrics {
+        metrics.input_tokens.inc_by(usage.input_tokens);
+        metrics.output_tokens.inc_by(usage.output_tokens);
+    }
+}
+
+/// A streamed answer on its way to the caller: runs of events, counted as they pass.
+#[derive(Debug)]
+pub struct MeteredStream {
+    frames: FrameStream,
+    meter: Meter,
+}
+
+impl MeteredStream {
+    /// The record of the request that it answers.
+    pub fn record(&self) -> &Arc<RequestRecord> {
+        &self.meter.record
+    }
+}
+
+impl Stream for MeteredStream {
+    type Item = Result<Bytes, ProviderError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let item = match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
+                Some(Ok(item)) => item,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            let usage = item.usage();
+            let passed = self.meter.pass(item.frames, usage, item.reading.usage_only.as_ref());
+            if let Some(frames) = passed {
+                return Poll::Ready(Some(Ok(frames.bytes().clone())));
+            }
+        }
+    }
+}

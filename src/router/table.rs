@@ -1,0 +1,179 @@
+//! Which deployments serve which public model.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus_client::metrics::counter::Counter;
+use serde_json::{Map, Value};
+
+use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Timeouts};
+use crate::providers::{ModelCard, Provider};
+use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
+
+/// All routes, by every name that leads to them. Immutable: a reload makes a new table.
+#[derive(Debug, Default)]
+pub struct RoutingTable {
+    by_name: HashMap<String, Arc<Route>>,
+    /// In the order of the catalog.
+    routes: Vec<Arc<Route>>,
+    /// In the order of the catalog.
+    providers: Vec<Arc<dyn Provider>>,
+}
+
+/// A public model and who serves it.
+#[derive(Debug)]
+pub struct Route {
+    /// The public name.
+    pub model: Arc<str>,
+    /// Further names for it.
+    pub aliases: Vec<String>,
+    /// In the order in which they are asked; at least one.
+    pub deployments: Vec<Arc<Deployment>>,
+    /// Its figures.
+    pub metrics: Arc<ModelMetrics>,
+}
+
+/// One model at one provider.
+#[derive(Debug)]
+pub struct Deployment {
+    /// `provider/upstream model`.
+    pub id: Arc<str>,
+    /// Who answers.
+    pub provider: Arc<dyn Provider>,
+    /// The provider's name.
+    pub provider_name: Arc<str>,
+    /// What the provider calls the model.
+    pub upstream_model: Arc<str>,
+    /// Lower is asked first.
+    pub priority: i32,
+    /// Context size in tokens, if known.
+    pub context_tokens: Option<u64>,
+    /// Languages it is good at, if stated.
+    pub languages: Vec<String>,
+    /// What the provider itself says of the model.
+    pub details: Map<String, Value>,
+    pub(super) defaults: Map<String, Value>,
+    pub(super) overrides: Map<String, Value>,
+    pub(super) timeouts: Timeouts,
+    answered: Counter,
+    failed: Counter,
+    rejected: Counter,
+}
+
+impl Deployment {
+    pub(super) fn count(&self, outcome: AttemptOutcome) {
+        match outcome {
+            AttemptOutcome::Answered => self.answered.inc(),
+            AttemptOutcome::Failed => self.failed.inc(),
+            AttemptOutcome::Rejected => self.rejected.inc(),
+        };
+    }
+}
+
+/// A provider of the catalog, made, with the models that it was found to have if it was asked.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// What the catalog says.
+    pub config: ProviderConfig,
+    /// Who answers.
+    pub provider: Arc<dyn Provider>,
+    /// What it said it has, for one whose models are discovered.
+    pub discovered: Vec<ModelCard>,
+}
+
+impl RoutingTable {
+    /// Makes the routes of a catalog. `catalog.providers` is not looked at: `served` stands for it.
+    pub fn new(served: &[Served], catalog: &Catalog, metrics: &Metrics) -> Self {
+        let mut table = Self {
+            providers: served.iter().map(|served| served.provider.clone()).collect(),
+            ..Self::default()
+        };
+        let mut deployments: Vec<(Arc<str>, Vec<Arc<Deployment>>)> = Vec::new();
+        for served in served {
+            for (model, card) in models_of(served) {
+                let public: Arc<str> = model.public.as_str().into();
+                let deployment = Arc::new(deployment(served, model, card, &public, metrics));
+                match deployments.iter_mut().find(|(name, _)| *name == public) {
+                    Some((_, of_model)) => of_model.push(deployment),
+                    None => deployments.push((public, vec![deployment])),
+                }
+            }
+        }
+        for (model, mut deployments) in deployments {
+            // Stable: equals stay in the order of the file.
+            deployments.sort_by_key(|deployment| deployment.priority);
+            let policy = catalog.policies.iter().find(|policy| *policy.model == *model);
+            let aliases = policy.map(|policy| policy.aliases.clone()).unwrap_or_default();
+            let figures = Arc::new(metrics.of_model(&model));
+            table.add(Arc::new(Route { model, aliases, deployments, metrics: figures }));
+        }
+        table
+    }
+
+    fn add(&mut self, route: Arc<Route>) {
+        for name in route.aliases.iter().map(String::as_str).chain([&*route.model]) {
+            self.by_name.insert(name.to_owned(), route.clone());
+        }
+        self.routes.push(route);
+    }
+
+    /// The route that a name leads to. Ollama's clients leave out `:latest`, and so may anybody.
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name).or_else(|| self.by_name.get(&format!("{name}:latest")))
+    }
+
+    /// All routes, in the order of the catalog.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// A provider by its name.
+    pub fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
+        self.providers.iter().find(|provider| provider.name() == name)
+    }
+}
+
+/// The models of a provider: those that the catalog lists, or those that it said it has.
+fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
+    match &served.config.models {
+        ModelSource::Listed(models) => {
+            models.iter().map(|model| (model.clone(), ModelCard::default())).collect()
+        }
+        ModelSource::Discovered => {
+            let config = |card: &ModelCard| ModelConfig {
+                public: card.id.clone(),
+                upstream: card.id.clone(),
+                context_tokens: card.context_tokens,
+                ..ModelConfig::default()
+            };
+            served.discovered.iter().map(|card| (config(card), card.clone())).collect()
+        }
+    }
+}
+
+fn deployment(
+    served: &Served,
+    model: ModelConfig,
+    card: ModelCard,
+    public: &Arc<str>,
+    metrics: &Metrics,
+) -> Deployment {
+    let provider_name: Arc<str> = served.config.name.as_str().into();
+    let attempts = |outcome| metrics.attempts(&provider_name, public, outcome);
+    Deployment {
+        id: format!("{provider_name}/{}", model.upstream).into(),
+        provider: served.provider.clone(),
+        upstream_model: model.upstream.into(),
+        priority: model.priority,
+        context_tokens: model.context_tokens,
+        languages: model.languages,
+        details: card.details,
+        defaults: model.defaults,
+        overrides: model.overrides,
+        timeouts: served.config.timeouts,
+        answered: attempts(AttemptOutcome::Answered),
+        failed: attempts(AttemptOutcome::Failed),
+        rejected: attempts(AttemptOutcome::Rejected),
+        provider_name,
+    }
+}

@@ -1,0 +1,61 @@
+//! What probes are told: whether the process is alive, and whether it should get requests.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+
+/// The state of the process, as far as it concerns those who send it requests.
+#[derive(Debug)]
+pub struct Health {
+    started: SystemTime,
+    draining: AtomicBool,
+    refused_reload: ArcSwapOption<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            started: SystemTime::now(),
+            draining: AtomicBool::new(false),
+            refused_reload: ArcSwapOption::empty(),
+        }
+    }
+}
+
+impl Health {
+    /// When the process began to serve.
+    pub fn started_at(&self) -> SystemTime {
+        self.started
+    }
+
+    /// The same, in seconds since 1970.
+    pub fn started_at_seconds(&self) -> u64 {
+        self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// From now on no more requests are wanted.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A changed configuration was refused, for this reason; the one before it goes on serving.
+    pub fn reload_refused(&self, reason: String) {
+        self.refused_reload.store(Some(reason.into()));
+    }
+
+    /// A changed configuration was accepted.
+    pub fn reload_accepted(&self) {
+        self.refused_reload.store(None);
+    }
+
+    /// Why the last change was refused, if it was.
+    pub fn refused_reload(&self) -> Option<String> {
+        self.refused_reload.load().as_ref().map(|reason| String::clone(reason))
+    }
+}
