@@ -11,7 +11,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Options, RawObject, RequestKind};
+use crate::llm::{
+    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
+};
 use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
 use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
 use crate::router::{Deployment, Route, RouteError, RoutingTable};
@@ -296,6 +298,7 @@ impl Conversation {
         body.insert("model".into(), self.model.as_str().into());
         body.insert("messages".into(), Value::Array(messages));
         body.insert("stream".into(), self.stream.into());
+        let body = RawObject::from_map(&body);
         let mut options = Options::default();
         // What the prompt suggests holds where the caller says nothing.
         options.extend(prompt.map(|prompt| prompt.config.clone()).unwrap_or_default());
@@ -307,7 +310,8 @@ impl Conversation {
             include_usage: false,
             max_output_tokens: options.get("max_tokens").and_then(Value::as_u64),
             options,
-            body: RawObject::from_map(&body),
+            places: Places::of(&body),
+            body,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::schema::{
 };
 use super::{Tag, dto, openai as openai_api, prompts, record_of};
 use crate::gateway::{self, Opening, Role};
-use crate::llm::{Change, ChatRequest, Completion, Options, RawObject};
+use crate::llm::{Change, ChatRequest, Completion, Options};
 use crate::prompts::Rendered;
 use crate::router::Route;
 use crate::telemetry::RequestRecord;
@@ -168,8 +168,8 @@ fn facade_chat(mut chat: ChatRequest) -> Result<ChatRequest, ApiError> {
         .map(Change::Remove)
         .collect();
     if !own.is_empty() {
-        let body: RawObject = chat.body.edited(&own);
-        chat.body = body;
+        let body = chat.body.edited(&own);
+        chat.replace_body(body);
     }
     chat.options = options;
     Ok(chat)

@@ -71,7 +71,8 @@ impl From<LibraryError> for Faults {
 impl Sources {
     /// Sources as the settings name them.
     pub fn new(settings: Settings, folder: PathBuf, metrics: Metrics) -> Self {
-        Self { settings, folder, metrics, shared: Shared::default() }
+        let shared = Shared { has_proxy: settings.found.has_proxy, ..Shared::default() };
+        Self { settings, folder, metrics, shared }
     }
 
     /// Reads everything and asks the providers what they have.

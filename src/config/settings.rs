@@ -145,6 +145,8 @@ pub struct Found {
     pub openai_base_url: Option<String>,
     /// `OLLAMA_HOST`
     pub ollama_host: Option<String>,
+    /// Whether `HTTP_PROXY`, `ALL_PROXY` or the like is set.
+    pub has_proxy: bool,
     /// `PATH`, for `llama-server`.
     pub path: Option<String>,
     /// `LLM_PROXY_API_GGUF_DIR`
@@ -354,6 +356,9 @@ impl Found {
             openai_api_key: owned("OPENAI_API_KEY").map(SecretString::from),
             openai_base_url: owned("OPENAI_BASE_URL"),
             ollama_host: owned("OLLAMA_HOST"),
+            has_proxy: ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+                .iter()
+                .any(|name| environment.get(name).is_some()),
             path: owned("PATH"),
             gguf_dir,
         }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -19,8 +20,8 @@ pub struct Completion {
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    #[serde(borrow, default)]
-    choices: Option<Vec<&'a RawValue>>,
+    #[serde(default)]
+    choices: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
 }

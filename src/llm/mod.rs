@@ -21,5 +21,5 @@ pub use frame::{FrameIter, Frames, Reading};
 pub use id::unique_id;
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options};
-pub use request::{ChatRequest, RequestKind};
+pub use request::{ChatRequest, Places, RequestKind};
 pub use usage::{Usage, UsageSource};

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -20,7 +21,8 @@ use super::json_fault;
 #[derive(Clone, Debug)]
 pub struct RawObject {
     text: Bytes,
-    members: Vec<Member>,
+    /// Found when they are first asked for: many requests pass without.
+    members: OnceLock<Vec<Member>>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,12 +71,22 @@ impl RawObject {
     pub fn parse(text: Bytes) -> Result<Self, InvalidObject> {
         match Scanner::new(&text).members() {
             Ok(members) => {
-                let object = Self { text, members };
+                let object = Self { text, members: members.into() };
                 object.refuse_duplicates()?;
                 Ok(object)
             }
             Err(Broken) => Err(explain(&text)),
         }
+    }
+
+    /// Takes a text that is known to be a JSON object without a member twice. Its members are found when they are
+    /// first asked for.
+    pub fn known(text: Bytes) -> Self {
+        Self { text, members: OnceLock::new() }
+    }
+
+    fn members_found(&self) -> &[Member] {
+        self.members.get_or_init(|| Scanner::new(&self.text).members().unwrap_or_default())
     }
 
     /// The object made of `map`.
@@ -86,23 +98,28 @@ impl RawObject {
 
     /// The object without members.
     pub fn empty() -> Self {
-        Self { text: Bytes::from_static(b"{}"), members: Vec::new() }
+        Self::known(Bytes::from_static(b"{}"))
     }
 
     /// The JSON text of a member's value; `None` where it is missing. `null` is a value.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        let member = self.members.iter().find(|m| self.name(m) == name)?;
+        let member = self.members_found().iter().find(|m| self.name(m) == name)?;
         self.text.get(member.value.clone())
+    }
+
+    /// Where the value of a member stands in the text.
+    pub fn place(&self, name: &str) -> Option<Range<usize>> {
+        self.members_found().iter().find(|m| self.name(m) == name).map(|member| member.value.clone())
     }
 
     /// The names of all members, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| self.name(member))
+        self.members_found().iter().map(|member| self.name(member))
     }
 
     /// The members in their order: name and JSON text of the value.
     pub fn members(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.members.iter().map(|member| {
+        self.members_found().iter().map(|member| {
             let value = self.text.get(member.value.clone()).unwrap_or_default();
             (self.name(member), value)
         })
@@ -147,11 +164,11 @@ impl RawObject {
     fn refuse_duplicates(&self) -> Result<(), InvalidObject> {
         // Quadratic, but over the ten or so members of a request that is faster than hashing them.
         // Objects with more are sorted.
-        let twice = if self.members.len() <= 24 {
-            let mut names = self.members.iter().enumerate();
+        let twice = if self.members_found().len() <= 24 {
+            let mut names = self.members_found().iter().enumerate();
             names.find_map(|(at, member)| {
                 let name = self.name(member);
-                let before = self.members.iter().take(at);
+                let before = self.members_found().iter().take(at);
                 before.map(|m| self.name(m)).find(|other| *other == name)
             })
         } else {
@@ -169,7 +186,7 @@ impl RawObject {
     fn splice(&self, changes: &[Change<'_>]) -> Bytes {
         let mut out = self.output_buffer(changes);
         let mut copied = 0;
-        for member in &self.members {
+        for member in self.members_found() {
             if let Some(value) = self.new_value(member, changes) {
                 out.extend_from_slice(self.slice(copied..member.value.start));
                 out.extend_from_slice(value.as_bytes());
@@ -179,7 +196,7 @@ impl RawObject {
         let end = self.text.iter().rposition(|b| *b == b'}').unwrap_or(self.text.len());
         // Behind the last value there may be white space; it goes before the new members.
         out.extend_from_slice(self.slice(copied..end));
-        self.append_new(&mut out, changes, !self.members.is_empty());
+        self.append_new(&mut out, changes, !self.members_found().is_empty());
         out.extend_from_slice(self.slice(end..self.text.len()));
         out.into()
     }
@@ -189,7 +206,7 @@ impl RawObject {
         let mut out = self.output_buffer(changes);
         out.push(b'{');
         let mut has_members = false;
-        for member in &self.members {
+        for member in self.members_found() {
             let name = self.name(member);
             if changes.iter().any(|c| matches!(c, Change::Remove(removed) if *removed == name)) {
                 continue;

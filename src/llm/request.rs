@@ -1,6 +1,7 @@
 //! A request for generated text.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde_json::{Map, Value};
 
@@ -24,6 +25,19 @@ pub struct ChatRequest {
     pub options: Options,
     /// The request as OpenAI's JSON: the caller's own bytes, where they were that.
     pub body: RawObject,
+    /// Where in `body` the members stand that are replaced on the way.
+    pub places: Places,
+}
+
+/// Where the values stand of the members that nearly every request has replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The model's name.
+    pub model: Option<Range<usize>>,
+    /// Whether to stream.
+    pub stream: Option<Range<usize>>,
+    /// What a stream should hold.
+    pub stream_options: Option<Range<usize>>,
 }
 
 /// OpenAI's two endpoints that generate text.
@@ -57,13 +71,30 @@ impl ChatRequest {
             return Cow::Borrowed(self);
         }
         let mut request = self.clone();
-        request.body = self.body.edited(&changes);
+        request.replace_body(self.body.edited(&changes));
         Cow::Owned(request)
+    }
+
+    /// Puts another body in the place of this one.
+    pub fn replace_body(&mut self, body: RawObject) {
+        self.places = Places::of(&body);
+        self.body = body;
     }
 
     /// Whether the caller has already said, under the field's other name, what `name` says.
     fn limits_output_as(&self, name: &str) -> bool {
         matches!(name, "max_tokens" | "max_completion_tokens") && self.max_output_tokens.is_some()
+    }
+}
+
+impl Places {
+    /// Finds them in a body.
+    pub fn of(body: &RawObject) -> Self {
+        Self {
+            model: body.place("model"),
+            stream: body.place("stream"),
+            stream_options: body.place("stream_options"),
+        }
     }
 }
 
@@ -108,6 +139,7 @@ mod tests {
             max_output_tokens: body.get("max_completion_tokens").and_then(Value::as_u64),
             options: Options::default(),
             body: RawObject::parse(body.to_string().into()).unwrap(),
+            places: Places::default(),
         }
     }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use reqwest::Response;
 
 use super::error::{ErrorKind, ProviderError};
 use super::frames::{LineSplitter, SseSplitter, Unframed};
 use super::stream::RawFrames;
+use super::transport::Response;
 use super::upstream::Upstream;
 use crate::llm::Frames;
 use crate::wire::ollama::{LineDecoder, LineFault};

@@ -3,16 +3,18 @@
 //! To add a provider: write its file, implement [`Provider`], add its line to [`PROVIDERS`], and put recorded
 //! answers of the real server into `tests/fixtures`. Nothing else needs to know.
 
-mod connect;
 mod decode;
 mod echo;
 mod error;
+mod far;
 mod frames;
 mod llamacpp;
+mod near;
 mod ollama;
 mod openai;
 mod redact;
 mod stream;
+mod transport;
 mod upstream;
 mod vllm;
 
@@ -28,8 +30,8 @@ use serde_json::{Map, Value};
 use crate::config::{Fault, ProviderConfig, nearest};
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings};
 
-pub use connect::Clients;
 pub use error::{ErrorKind, Failover, ProviderError, Rejection};
+pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};
 pub use redact::Redactor;
 pub use stream::{FrameStream, Item, RawFrames};
@@ -135,6 +137,8 @@ impl Debug for RawResponse {
 pub struct Shared {
     /// HTTP clients.
     pub clients: Clients,
+    /// Whether the environment names a proxy, which must not be passed by.
+    pub has_proxy: bool,
 }
 
 type Build = fn(&ProviderConfig, &Shared) -> Result<Arc<dyn Provider>, Fault>;

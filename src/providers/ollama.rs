@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ollama_rs::models::LocalModel;
-use reqwest::Url;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -17,10 +16,11 @@ use tokio::time::Instant;
 use super::decode::{self, Lines};
 use super::error::{ErrorKind, ProviderError, Rejection};
 use super::stream::FrameStream;
+use super::transport::Target;
 use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig};
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold, json_fault};
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold, RequestKind, json_fault};
 use crate::wire::Invalid;
 use crate::wire::ollama::{self as wire, LineDecoder};
 
@@ -30,8 +30,10 @@ const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Ollama {
     upstream: Arc<Upstream>,
-    embed_url: Url,
-    tags_url: Url,
+    chat: Target,
+    generate: Target,
+    embed: Target,
+    tags: Target,
 }
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
@@ -43,8 +45,10 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
     });
     let upstream = Upstream::new(&config, shared, "/")?;
     Ok(Arc::new(Ollama {
-        embed_url: upstream.url("api/embed"),
-        tags_url: upstream.url("api/tags"),
+        chat: upstream.target("api/chat")?,
+        generate: upstream.target("api/generate")?,
+        embed: upstream.target("api/embed")?,
+        tags: upstream.target("api/tags")?,
         upstream: Arc::new(upstream),
     }))
 }
@@ -65,12 +69,12 @@ impl Ollama {
 
     async fn stream(
         &self,
-        url: &Url,
+        target: &Target,
         body: Bytes,
         decoder: LineDecoder,
     ) -> Result<FrameStream, ProviderError> {
         let started = Instant::now();
-        let response = self.upstream.post(url, body).await?;
+        let response = self.upstream.post(target, body).await?;
         let frames = decode::frames(self.upstream.clone(), response, Lines::new(decoder));
         let (provider, redactor) = (self.upstream.provider.clone(), self.upstream.redactor.clone());
         Ok(FrameStream::new(frames, provider, redactor, &self.upstream.timeouts, started))
@@ -78,12 +82,12 @@ impl Ollama {
 
     async fn whole(
         &self,
-        url: &Url,
+        target: &Target,
         body: Bytes,
         mut decoder: LineDecoder,
         request: &ChatRequest,
     ) -> Result<Completion, ProviderError> {
-        let answer = self.upstream.ask(url, body).await?;
+        let answer = self.upstream.ask(target, body).await?;
         let frames =
             decoder.line(&answer).map_err(|fault| decode::Fault::from(fault).into_error(&self.upstream))?;
         let mut fold = Fold::new(request.kind);
@@ -106,24 +110,27 @@ impl Provider for Ollama {
         if !translated.dropped.is_empty() {
             tracing::debug!(provider = %self.upstream.provider, fields = ?translated.dropped, "Fields that Ollama does not know are left out");
         }
-        let url = self.upstream.url(translated.path);
+        let target = match request.kind {
+            RequestKind::Chat => &self.chat,
+            RequestKind::Completion => &self.generate,
+        };
         let decoder = LineDecoder::new(request.kind, model);
         let content = if request.stream {
-            Content::Stream(self.stream(&url, translated.body, decoder).await?)
+            Content::Stream(self.stream(target, translated.body, decoder).await?)
         } else {
-            Content::Whole(self.whole(&url, translated.body, decoder, request).await?)
+            Content::Whole(self.whole(target, translated.body, decoder, request).await?)
         };
         Ok(Answer { content, ignored_options: translated.ignored })
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
-        let answer = self.upstream.get(&self.tags_url, TAGS_TIMEOUT).await?;
+        let answer = self.upstream.get(&self.tags, TAGS_TIMEOUT).await?;
         read_tags(&answer).map_err(|reason| self.protocol(reason))
     }
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let body = wire::embed_request(model, request).map_err(|invalid| self.rejected(invalid))?;
-        let answer = self.upstream.ask(&self.embed_url, body).await?;
+        let answer = self.upstream.ask(&self.embed, body).await?;
         wire::embed_answer(model, request, &answer).map_err(|reason| self.protocol(reason))
     }
 

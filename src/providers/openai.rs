@@ -4,13 +4,13 @@
 //! vLLM and llama.cpp speak the same with words of their own, which a [`Dialect`] lists.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use reqwest::{Response, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::error::{ErrorKind, ProviderError};
 use super::frames::SseSplitter;
 use super::stream::FrameStream;
+use super::transport::{Response, Target};
 use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode};
 use crate::config::{Fault, ProviderConfig};
@@ -57,10 +58,10 @@ const OPENAI: Dialect = Dialect {
 pub(super) struct OpenAi {
     upstream: Arc<Upstream>,
     dialect: &'static Dialect,
-    chat_url: Url,
-    completions_url: Url,
-    embeddings_url: Url,
-    models_url: Url,
+    chat_target: Target,
+    completions_target: Target,
+    embeddings_target: Target,
+    models_target: Target,
 }
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
@@ -75,23 +76,23 @@ impl OpenAi {
     ) -> Result<Self, Fault> {
         let upstream = Upstream::new(config, shared, "/v1")?;
         Ok(Self {
-            chat_url: upstream.url("chat/completions"),
-            completions_url: upstream.url("completions"),
-            embeddings_url: upstream.url("embeddings"),
-            models_url: upstream.url("models"),
+            chat_target: upstream.target("chat/completions")?,
+            completions_target: upstream.target("completions")?,
+            embeddings_target: upstream.target("embeddings")?,
+            models_target: upstream.target("models")?,
             upstream: Arc::new(upstream),
             dialect,
         })
     }
 
-    fn url(&self, kind: RequestKind) -> &Url {
+    fn url(&self, kind: RequestKind) -> &Target {
         match kind {
-            RequestKind::Chat => &self.chat_url,
-            RequestKind::Completion => &self.completions_url,
+            RequestKind::Chat => &self.chat_target,
+            RequestKind::Completion => &self.completions_target,
         }
     }
 
-    async fn stream(&self, url: &Url, body: Bytes) -> Result<FrameStream, ProviderError> {
+    async fn stream(&self, url: &Target, body: Bytes) -> Result<FrameStream, ProviderError> {
         let started = Instant::now();
         let response = self.upstream.post(url, body).await?;
         self.require_stream(&response)?;
@@ -102,7 +103,7 @@ impl OpenAi {
 
     fn require_stream(&self, response: &Response) -> Result<(), ProviderError> {
         let content_type =
-            response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            response.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if content_type
             .is_some_and(|kind| kind.starts_with("application/json") || kind.starts_with("text/html"))
         {
@@ -112,13 +113,18 @@ impl OpenAi {
         Ok(())
     }
 
-    async fn whole(&self, url: &Url, body: Bytes) -> Result<Completion, ProviderError> {
+    async fn whole(&self, url: &Target, body: Bytes) -> Result<Completion, ProviderError> {
         let answer = self.upstream.ask(url, body).await?;
         Completion::from_openai(answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
     }
 
     /// Asks for a stream and puts it together.
-    async fn folded(&self, url: &Url, body: Bytes, kind: RequestKind) -> Result<Completion, ProviderError> {
+    async fn folded(
+        &self,
+        url: &Target,
+        body: Bytes,
+        kind: RequestKind,
+    ) -> Result<Completion, ProviderError> {
         fold(self.stream(url, body).await?, kind).await
     }
 }
@@ -143,13 +149,13 @@ impl Provider for OpenAi {
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
-        let answer = self.upstream.get(&self.models_url, MODELS_TIMEOUT).await?;
+        let answer = self.upstream.get(&self.models_target, MODELS_TIMEOUT).await?;
         read_models(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
     }
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let body = request.body.edit(&[Change::Set("model", Value::from(model).to_string().into())]);
-        let body = self.upstream.ask(&self.embeddings_url, body).await?;
+        let body = self.upstream.ask(&self.embeddings_target, body).await?;
         let usage =
             embedding_usage(&body).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))?;
         Ok(Embeddings { body, usage })
@@ -162,20 +168,77 @@ impl Provider for OpenAi {
 
 /// The caller's body as it goes to the server.
 fn outgoing(model: &str, request: &ChatRequest, streams: bool, options: &[(&'static str, Value)]) -> Bytes {
-    let mut changes: Vec<Change<'_>> = Vec::with_capacity(4 + options.len());
+    let places = &request.places;
+    let said = |place: &Option<Range<usize>>| place.clone().and_then(|place| request.body.text().get(place));
     // The same name needs no change, and then mostly nothing does.
-    if request.model != model {
-        changes.push(Change::Set("model", Value::from(model).to_string().into()));
+    let model = (request.model != model).then(|| quoted(model));
+    let stream = if streams { "true" } else { "false" };
+    let stream =
+        (said(&places.stream).unwrap_or(b"false") != stream.as_bytes()).then_some(Cow::Borrowed(stream));
+    let stream_options =
+        (streams && !request.include_usage).then(|| with_usage(said(&places.stream_options)));
+    if options.is_empty()
+        && let Some(body) = spliced(request, [&model, &stream, &stream_options])
+    {
+        return body;
     }
-    let said = request.body.get("stream").unwrap_or(b"false");
-    if said != if streams { &b"true"[..] } else { b"false" } {
-        changes.push(Change::Set("stream", streams.to_string().into()));
-    }
-    if streams && !request.include_usage {
-        changes.push(Change::Set("stream_options", with_usage(request.body.get("stream_options"))));
-    }
+    let mut changes: Vec<Change<'_>> = Vec::with_capacity(3 + options.len());
+    changes.extend(model.map(|value| Change::Set("model", value)));
+    changes.extend(stream.map(|value| Change::Set("stream", value)));
+    changes.extend(stream_options.map(|value| Change::Set("stream_options", value)));
     changes.extend(options.iter().map(|(name, value)| Change::Set(name, value.to_string().into())));
     request.body.edit(&changes)
+}
+
+/// The caller's body with other values for model, `stream` and `stream_options` where they stand, in one copy; the body
+/// itself, if there are none. `None` where a value has no place yet; only the options of a stream may be added.
+fn spliced(
+    request: &ChatRequest,
+    [model, stream, stream_options]: [&Option<Cow<'_, str>>; 3],
+) -> Option<Bytes> {
+    let (text, places) = (request.body.text(), &request.places);
+    let mut edits: Vec<(&Range<usize>, &str)> = Vec::with_capacity(3);
+    for (place, value) in [(&places.model, model), (&places.stream, stream)] {
+        if let Some(value) = value {
+            edits.push((place.as_ref()?, value));
+        }
+    }
+    let mut added = None;
+    match (&places.stream_options, stream_options) {
+        (_, None) => {}
+        (Some(place), Some(value)) => edits.push((place, value)),
+        (None, Some(value)) => added = Some(value),
+    }
+    if edits.is_empty() && added.is_none() {
+        return Some(text.clone());
+    }
+    edits.sort_unstable_by_key(|(place, _)| place.start);
+    let growth: usize = edits.iter().map(|(_, value)| value.len()).sum();
+    let mut out = Vec::with_capacity(text.len() + growth + 64);
+    let mut copied = 0;
+    for (place, value) in edits {
+        out.extend_from_slice(text.get(copied..place.start)?);
+        out.extend_from_slice(value.as_bytes());
+        copied = place.end;
+    }
+    let end = memchr::memrchr(b'}', text)?;
+    out.extend_from_slice(text.get(copied..end)?);
+    if let Some(options) = added {
+        // There are members before it: the model and the messages at least.
+        out.extend_from_slice(b",\"stream_options\":");
+        out.extend_from_slice(options.as_bytes());
+    }
+    out.extend_from_slice(text.get(end..)?);
+    Some(out.into())
+}
+
+/// A name as JSON. Names of models hold nothing that needs an escape, nearly always.
+fn quoted(name: &str) -> Cow<'static, str> {
+    if name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')) {
+        format!("\"{name}\"").into()
+    } else {
+        Value::from(name).to_string().into()
+    }
 }
 
 /// The caller's `stream_options` with usage asked for.

@@ -4,34 +4,38 @@ mod failure;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use reqwest::{Request, Response, Url};
+use reqwest::Url;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
 
-use super::connect::{self, Needs};
 use super::error::{ErrorKind, ProviderError};
 use super::redact::Redactor;
 use super::stream::Patience;
+use super::transport::{self, Failure, Response, Target, Transport};
 use super::{RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig, Timeouts};
 
 /// A whole answer beyond this is refused. (A large batch of embeddings comes to tens of megabytes.)
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 
-/// A connection to one provider's server.
+/// A provider's server.
 #[derive(Debug)]
 pub(super) struct Upstream {
     /// The provider's name.
     pub(super) provider: Arc<str>,
-    client: reqwest::Client,
+    transport: Transport,
     base: Url,
+    /// Of every request: the key, and what the operator adds.
     headers: HeaderMap,
+    /// The same, with the type of a JSON body.
+    json_headers: HeaderMap,
     pub(super) redactor: Arc<Redactor>,
     pub(super) timeouts: Timeouts,
 }
@@ -43,74 +47,83 @@ impl Upstream {
     /// The address or a header cannot be used.
     pub(super) fn new(config: &ProviderConfig, shared: &Shared, default_path: &str) -> Result<Self, Fault> {
         let base = base_url(config, default_path)?;
-        let host = base.host_str().unwrap_or_default();
-        let bare_host = host.trim_start_matches('[').trim_end_matches(']');
-        let needs = Needs {
-            encrypted: base.scheme() == "https",
-            local: host == "localhost"
-                || bare_host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-            connect_timeout: config.timeouts.connect,
-        };
-        let client = shared.clients.get(needs).map_err(|error| {
-            let problem = format!("no HTTP client can be made: {}", error.without_url());
-            Fault::new(&config.place, problem, "look at the machine's certificates")
-        })?;
-        let secrets = config.headers.iter().map(|(_, value)| value).chain(&config.api_key);
-        let secrets = secrets.map(|secret| secret.expose_secret().to_owned());
-        let authority = base.port().map(|port| format!("{host}:{port}"));
-        // The host of this machine is no secret and too common a word.
-        let host = (!needs.local).then(|| host.to_owned());
-        let redactor = Redactor::new(secrets.chain(authority).chain(host));
+        let headers = headers(config)?;
+        let mut json_headers = headers.clone();
+        json_headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
             provider: config.name.as_str().into(),
-            client,
-            headers: headers(config)?,
-            base,
-            redactor: Arc::new(redactor),
+            transport: Transport::new(config, shared, &base)?,
+            redactor: Arc::new(Redactor::new(transport::secrets(config, &base))),
             timeouts: config.timeouts,
+            headers,
+            json_headers,
+            base,
         })
     }
 
-    /// The address of a path below the base address.
-    pub(super) fn url(&self, path: &str) -> Url {
+    /// The place below the base address, for a path that is known beforehand.
+    ///
+    /// # Errors
+    /// The base address does not lead to such a place.
+    pub(super) fn target(&self, path: &str) -> Result<Target, Fault> {
+        let unusable = || {
+            Fault::new(
+                self.provider.as_ref(),
+                "`base_url` cannot be used",
+                "give \"base_url\": \"http://host:port\"",
+            )
+        };
         let mut url = self.base.clone();
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}/{path}"));
-        url
+        Target::new(url).ok_or_else(unusable)
     }
 
-    /// The address of a path below the server's root: the base address without the version at its end.
-    pub(super) fn root_url(&self, path: &str) -> Url {
+    /// The place below the server's root: the base address without the version at its end.
+    fn root_target(&self, path: &str, query: Option<&str>) -> Option<Target> {
         let mut url = self.base.clone();
         let base = url.path().trim_end_matches('/');
         let root = base.strip_suffix("/v1").unwrap_or(base).to_owned();
         url.set_path(&format!("{root}{path}"));
-        url
+        url.set_query(query);
+        let same_host = (url.scheme(), url.host_str(), url.port())
+            == (self.base.scheme(), self.base.host_str(), self.base.port());
+        let below_root = url.path().starts_with(&format!("{root}/"));
+        Target::new(url).filter(|target| same_host && below_root && target.url.username().is_empty())
     }
 
-    /// Asks, and returns the answer's head once its status is a good one.
+    /// Asks, and returns the answer once its status is a good one.
     ///
     /// # Errors
     /// No answer, or one with another status.
-    pub(super) async fn post(&self, url: &Url, body: Bytes) -> Result<Response, ProviderError> {
-        self.send(Method::POST, url, Some(body)).await
-    }
-
-    /// As [`Upstream::post`], without a body, and the whole answer, within `limit`.
-    ///
-    /// # Errors
-    /// No answer, or one with another status.
-    pub(super) async fn get(&self, url: &Url, limit: Duration) -> Result<Bytes, ProviderError> {
-        let asked = async { self.whole(self.send(Method::GET, url, None).await?).await };
-        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Timeout(limit))))
+    pub(super) async fn post(&self, target: &Target, body: Bytes) -> Result<Response, ProviderError> {
+        let sent = self.transport.send(Method::POST, target, &self.json_headers, Some(body)).await;
+        self.good(sent).await
     }
 
     /// As [`Upstream::post`], and the whole answer.
     ///
     /// # Errors
     /// No answer, or one with another status.
-    pub(super) async fn ask(&self, url: &Url, body: Bytes) -> Result<Bytes, ProviderError> {
-        self.whole(self.post(url, body).await?).await
+    pub(super) async fn ask(&self, target: &Target, body: Bytes) -> Result<Bytes, ProviderError> {
+        self.read(self.post(target, body).await?, MAX_ANSWER_BYTES).await
+    }
+
+    /// As [`Upstream::ask`], without a body, within `limit`.
+    ///
+    /// # Errors
+    /// No answer, or one with another status.
+    pub(super) async fn get(&self, target: &Target, limit: Duration) -> Result<Bytes, ProviderError> {
+        let asked = async {
+            let sent = self.transport.send(Method::GET, target, &self.headers, None).await;
+            self.read(self.good(sent).await?, MAX_ANSWER_BYTES).await
+        };
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Timeout(limit))))
+    }
+
+    async fn good(&self, sent: Result<Response, Failure>) -> Result<Response, ProviderError> {
+        let response = sent.map_err(|failure| self.unreachable(failure))?;
+        if response.status.is_success() { Ok(response) } else { Err(self.failure_of(response).await) }
     }
 
     /// The bytes of an answer as they come.
@@ -119,7 +132,7 @@ impl Upstream {
         response: Response,
     ) -> impl Stream<Item = Result<Bytes, ProviderError>> + Send + use<> {
         let upstream = self.clone();
-        response.bytes_stream().map(move |chunk| chunk.map_err(|error| upstream.broken_off(error)))
+        response.map(move |chunk| chunk.map_err(|failure| upstream.broken_off(failure)))
     }
 
     /// Sends a caller's own request on, and hands out whatever comes back.
@@ -127,40 +140,40 @@ impl Upstream {
     /// # Errors
     /// No answer came.
     pub(super) async fn forward(self: &Arc<Self>, request: RawRequest) -> Result<RawResponse, ProviderError> {
-        let mut url = self.root_url(&request.path);
-        url.set_query(request.query.as_deref());
-        let same_host = (url.scheme(), url.host_str(), url.port())
-            == (self.base.scheme(), self.base.host_str(), self.base.port());
-        if !same_host || !url.username().is_empty() {
-            return Err(self.failed(ErrorKind::Unsupported("a path that leads to another host")));
+        let Some(target) = self.root_target(&request.path, request.query.as_deref()) else {
+            return Err(self.failed(ErrorKind::Unsupported("a path that leads elsewhere")));
+        };
+        let mut headers = request.headers;
+        for (name, value) in &self.headers {
+            // What the caller accepts is the caller's to say; the key is not.
+            if name != ACCEPT || !headers.contains_key(ACCEPT) {
+                headers.insert(name, value.clone());
+            }
         }
-        let mut outgoing = Request::new(request.method, url);
-        *outgoing.headers_mut() = request.headers;
-        self.add_own_headers(outgoing.headers_mut());
-        *outgoing.body_mut() = request.body.map(Into::into);
         let started = Instant::now();
         let limit = self.timeouts.request;
-        let sent = timeout(limit, self.execute(outgoing)).await;
-        let response = sent.unwrap_or_else(|_| Err(self.failed(ErrorKind::Timeout(limit))))?;
-        let (status, headers) = (response.status(), response.headers().clone());
+        let sent = timeout(limit, self.transport.send(request.method, &target, &headers, request.body)).await;
+        let sent = sent.map_err(|_| self.failed(ErrorKind::Timeout(limit)))?;
+        let mut response = sent.map_err(|failure| self.unreachable(failure))?;
+        let status = response.status;
         if matches!(status.as_u16(), 401 | 403) {
             return Err(self.failed(ErrorKind::Unauthorized { status: status.as_u16() }));
         }
-        let body = self.timed(self.bytes(response).boxed(), started);
-        Ok(RawResponse { status, headers, body: body.boxed() })
+        let headers = std::mem::take(&mut response.headers);
+        Ok(RawResponse { status, headers, body: self.timed(response, started).boxed() })
     }
 
-    /// Ends a stream of bytes that falls silent.
+    /// The bytes of an answer, until it falls silent.
     fn timed(
         self: &Arc<Self>,
-        mut inner: futures_util::stream::BoxStream<'static, Result<Bytes, ProviderError>>,
+        response: Response,
         started: Instant,
     ) -> impl Stream<Item = Result<Bytes, ProviderError>> + Send + use<> {
         let upstream = self.clone();
+        let mut inner = self.bytes(response).boxed();
         let mut patience = Patience::new(self.timeouts.stall, started + self.timeouts.request);
         let mut over = false;
         futures_util::stream::poll_fn(move |cx| {
-            use std::task::{Poll, ready};
             if over {
                 return Poll::Ready(None);
             }
@@ -179,52 +192,12 @@ impl Upstream {
         ProviderError::new(&self.provider, kind)
     }
 
-    async fn send(&self, method: Method, url: &Url, body: Option<Bytes>) -> Result<Response, ProviderError> {
-        let mut request = Request::new(method, url.clone());
-        if let Some(body) = body {
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            *request.body_mut() = Some(body.into());
-        }
-        self.add_own_headers(request.headers_mut());
-        let response = self.execute(request).await?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        Err(self.failure_of(response).await)
-    }
-
-    /// Sends a request; once more where the connection that was taken from the pool turns out to be
-    /// closed, which says nothing about the server.
-    async fn execute(&self, request: Request) -> Result<Response, ProviderError> {
-        let again = request.try_clone();
-        let (sent, on_own_connection) = connect::noting_connection(self.client.execute(request)).await;
-        let error = match sent {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        match again {
-            Some(again) if !on_own_connection && is_closed(&error) => {
-                self.client.execute(again).await.map_err(|error| self.unreachable(error))
-            }
-            _ => Err(self.unreachable(error)),
-        }
-    }
-
-    fn add_own_headers(&self, headers: &mut HeaderMap) {
-        for (name, value) in &self.headers {
-            headers.insert(name, value.clone());
-        }
-    }
-
-    async fn whole(&self, response: Response) -> Result<Bytes, ProviderError> {
-        self.read(response, MAX_ANSWER_BYTES).await
-    }
-
     /// Reads an answer that is no longer than `limit`.
     async fn read(&self, mut response: Response, limit: usize) -> Result<Bytes, ProviderError> {
         let mut all = BytesMut::new();
         let mut first: Option<Bytes> = None;
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken_off(error))? {
+        while let Some(chunk) = response.chunk().await {
+            let chunk = chunk.map_err(|failure| self.broken_off(failure))?;
             if all.len() + first.as_ref().map_or(0, Bytes::len) + chunk.len() > limit {
                 return Err(
                     self.failed(ErrorKind::Protocol(format!("its answer is longer than {limit} bytes")))
@@ -242,48 +215,42 @@ impl Upstream {
         Ok(first.unwrap_or_else(|| all.freeze()))
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> ProviderError {
-        let error = error.without_url();
-        let kind = if error.is_timeout() {
+    fn unreachable(&self, failure: Failure) -> ProviderError {
+        let kind = if failure.is_connect_timeout {
             ErrorKind::Timeout(self.timeouts.connect)
         } else {
             ErrorKind::Unreachable
         };
-        let detail = self.redactor.clean(&causes(&error));
-        self.failed(kind).with_detail(detail).caused_by(error)
+        let detail = self.redactor.clean(&causes(failure.source.as_ref()));
+        self.failed(kind).with_detail(detail).caused_by(failure.source)
     }
 
-    fn broken_off(&self, error: reqwest::Error) -> ProviderError {
-        let error = error.without_url();
-        let detail = self.redactor.clean(&causes(&error));
-        self.failed(ErrorKind::Protocol("its answer broke off".to_owned()))
-            .with_detail(detail)
-            .caused_by(error)
+    fn broken_off(&self, failure: Failure) -> ProviderError {
+        let detail = self.redactor.clean(&causes(failure.source.as_ref()));
+        let failed = self.failed(ErrorKind::Protocol("its answer broke off".to_owned()));
+        failed.with_detail(detail).caused_by(failure.source)
     }
 }
 
 fn base_url(config: &ProviderConfig, default_path: &str) -> Result<Url, Fault> {
     let cure = "give \"base_url\": \"http://host:port\", or https";
+    let fault = |problem: &str| Fault::new(&config.place, problem, cure);
     let text = config.base_url.as_deref().unwrap_or_default();
     if text.is_empty() {
-        return Err(Fault::new(&config.place, "`base_url` is missing", cure));
+        return Err(fault("`base_url` is missing"));
     }
     // The address itself may hold a key, so it is not repeated.
-    let mut url = Url::parse(text)
-        .map_err(|error| Fault::new(&config.place, format!("`base_url` is no address: {error}"), cure))?;
+    let mut url = Url::parse(text).map_err(|error| fault(&format!("`base_url` is no address: {error}")))?;
     let sane = matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.query().is_none()
         && url.fragment().is_none();
     if !sane {
-        return Err(Fault::new(&config.place, "`base_url` is no address of an HTTP server", cure));
+        return Err(fault("`base_url` is no address of an HTTP server"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Fault::new(
-            &config.place,
-            "`base_url` holds a user name",
-            "give the credentials as `api_key` or in `headers`",
-        ));
+        let cure = "give the credentials as `api_key` or in `headers`";
+        return Err(Fault::new(&config.place, "`base_url` holds a user name", cure));
     }
     if url.path() == "/" {
         url.set_path(default_path);
@@ -294,12 +261,11 @@ fn base_url(config: &ProviderConfig, default_path: &str) -> Result<Url, Fault> {
 fn headers(config: &ProviderConfig) -> Result<HeaderMap, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers
+        .insert(USER_AGENT, HeaderValue::from_static(concat!("llm-proxy-api/", env!("CARGO_PKG_VERSION"))));
     let unusable = |what: &str| {
-        Fault::new(
-            &config.place,
-            format!("{what} holds characters that a header cannot"),
-            "look for spaces and line ends",
-        )
+        let problem = format!("{what} holds characters that a header cannot");
+        Fault::new(&config.place, problem, "look for spaces and line ends")
     };
     if let Some(key) = config.api_key.as_ref().map(ExposeSecret::expose_secret).filter(|key| !key.is_empty())
     {
@@ -316,25 +282,6 @@ fn headers(config: &ProviderConfig) -> Result<HeaderMap, Fault> {
         headers.insert(name_of_header, value);
     }
     Ok(headers)
-}
-
-/// Whether a connection from the pool was closed before a byte of an answer came.
-fn is_closed(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
-        {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>()
-            && matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// An error with all that caused it, in one line.

@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
-use reqwest::Response;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::Upstream;
 use crate::providers::error::{ErrorKind, ProviderError, Rejection};
+use crate::providers::transport::Response;
 
 /// An error's text beyond this says nothing more.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -32,8 +32,8 @@ pub(super) struct Told {
 impl Upstream {
     /// What an answer with a bad status means.
     pub(super) async fn failure_of(&self, response: Response) -> ProviderError {
-        let status = response.status().as_u16();
-        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let status = response.status.as_u16();
+        let retry_after = retry_after(&response.headers, SystemTime::now());
         let body = timeout(ERROR_TIMEOUT, self.read(response, MAX_ERROR_BYTES)).await;
         // What cannot be read in time says nothing; the status does.
         let body = body.ok().and_then(Result::ok).unwrap_or_default();

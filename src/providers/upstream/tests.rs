@@ -37,8 +37,8 @@ fn addresses_with_and_without_a_path_are_joined() {
         ("https://h/openai", "https://h/openai/chat", "https://h/openai/x"),
     ] {
         let upstream = upstream(base);
-        assert_eq!(upstream.url("chat").as_str(), chat);
-        assert_eq!(upstream.root_url("/x").as_str(), root);
+        assert_eq!(upstream.target("chat").unwrap().url.as_str(), chat);
+        assert_eq!(upstream.root_target("/x", None).unwrap().url.as_str(), root);
     }
 }
 
@@ -93,7 +93,10 @@ async fn converse(mut socket: TcpStream, answers: usize, counted: Arc<AtomicUsiz
 }
 
 async fn ask(upstream: &Upstream) -> Result<Bytes, ErrorKind> {
-    upstream.get(&upstream.url("models"), Duration::from_secs(5)).await.map_err(|error| error.kind)
+    upstream
+        .get(&upstream.target("models").unwrap(), Duration::from_secs(5))
+        .await
+        .map_err(|error| error.kind)
 }
 
 #[tokio::test]

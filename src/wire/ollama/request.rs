@@ -10,8 +10,6 @@ use crate::wire::Invalid;
 /// A request for Ollama.
 #[derive(Clone, Debug)]
 pub struct Translated {
-    /// Where it goes, below the server's address.
-    pub path: &'static str,
     /// Its body.
     pub body: Bytes,
     /// Options that Ollama cannot take, by OpenAI's names.
@@ -66,17 +64,15 @@ pub fn generation_request(model: &str, request: &ChatRequest) -> Result<Translat
         serde_json::from_slice(request.body.text()).map_err(|error| Invalid::json(json_fault(&error)))?;
     let mut out = Map::new();
     out.insert("model".into(), model.into());
-    let path = match request.kind {
+    match request.kind {
         RequestKind::Chat => {
             let messages = rest.shift_remove("messages").unwrap_or_default();
             out.insert("messages".into(), translated_messages(messages)?);
-            "api/chat"
         }
         RequestKind::Completion => {
             out.insert("prompt".into(), single_prompt(rest.shift_remove("prompt"))?);
-            "api/generate"
         }
-    };
+    }
     out.insert("stream".into(), request.stream.into());
     let options = options::collect(&mut rest, &request.options);
     if !options.is_empty() {
@@ -100,7 +96,7 @@ pub fn generation_request(model: &str, request: &ChatRequest) -> Result<Translat
         }
     }
     let (ignored, dropped) = leftovers(rest);
-    Ok(Translated { path, body: Value::Object(out).to_string().into(), ignored, dropped })
+    Ok(Translated { body: Value::Object(out).to_string().into(), ignored, dropped })
 }
 
 /// Sorts what is left of a request: options that would have changed the answer, and the rest.
@@ -280,7 +276,6 @@ mod tests {
         }))
         .unwrap();
 
-        assert_eq!(translated.path, "api/chat");
         assert_eq!(
             body,
             json!({
@@ -384,9 +379,8 @@ mod tests {
 
     #[test]
     fn completions_go_to_generate() {
-        let (body, translated) =
+        let (body, _) =
             translated(&json!({"model": "m", "prompt": ["Once"], "suffix": "end", "max_tokens": 3})).unwrap();
-        assert_eq!(translated.path, "api/generate");
         assert_eq!(
             body,
             json!({"model": "up", "prompt": "Once", "stream": false, "options": {"num_predict": 3}, "suffix": "end"})

@@ -9,8 +9,9 @@ use crate::wire::Invalid;
 
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "function"];
 
+/// A message, as far as it is checked.
 #[derive(Deserialize)]
-struct Message<'a> {
+pub(super) struct Message<'a> {
     #[serde(borrow, default)]
     role: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -52,7 +53,8 @@ pub(super) fn check(messages: &[u8]) -> Result<(), Invalid> {
 }
 
 impl Message<'_> {
-    fn check(&self, index: usize) -> Result<(), Invalid> {
+    /// Checks the message at this position.
+    pub(super) fn check(&self, index: usize) -> Result<(), Invalid> {
         let place = |member: &str| format!("messages[{index}].{member}");
         let role = self.role.ok_or_else(|| Invalid::missing(place("role")))?;
         let role = serde_json::from_str::<Role<'_>>(role.get())

@@ -3,6 +3,7 @@
 mod chunk;
 mod fields;
 mod messages;
+mod quick;
 mod request;
 
 pub use chunk::{ChunkWriter, Delta};

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fields::{self, FieldRule};
-use super::messages;
-use crate::llm::{ChatRequest, EmbedRequest, InvalidObject, Options, RawObject, RequestKind};
+use super::{messages, quick};
+use crate::llm::{ChatRequest, EmbedRequest, InvalidObject, Options, Places, RawObject, RequestKind};
 use crate::wire::Invalid;
 
 /// Reads a chat request. `streams_by_default` says what a caller means who does not say.
@@ -17,6 +17,10 @@ use crate::wire::Invalid;
 /// # Errors
 /// What is wrong with it, and where.
 pub fn chat_request(body: Bytes, streams_by_default: bool) -> Result<ChatRequest, Invalid> {
+    if let Some(request) = quick::chat_request(&body, streams_by_default) {
+        return Ok(request);
+    }
+    // Member by member, to say what is wrong and where.
     let body = object(body)?;
     fields::check(&body, CHAT)?;
     let messages = body.get("messages").filter(|messages| *messages != b"null");
@@ -123,6 +127,7 @@ fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Resu
         include_usage: include_usage(&body)?,
         max_output_tokens,
         options: Options::default(),
+        places: Places::of(&body),
         body,
     })
 }
@@ -191,6 +196,17 @@ mod tests {
         assert!(request.stream && request.include_usage);
         assert_eq!(request.max_output_tokens, Some(7));
         assert_eq!(request.body.text(), text);
+    }
+
+    #[test]
+    fn ordinary_requests_go_the_quick_way() {
+        for body in [
+            json!({"model": "m", "messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}]}),
+            json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+                "temperature": 0.5, "tools": [{"type": "function"}], "stop": ["a"], "seed": 3, "unknown": {"a": [1]}}),
+        ] {
+            assert!(quick::chat_request(&body.to_string().into(), false).is_some(), "{body}");
+        }
     }
 
     #[test]
@@ -306,6 +322,38 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_quick_way_says_the_same_as_the_slow_one(
+            model in "[a-z\\\\u0041é\"]{0,4}", stream in 0_usize..5, n in prop::option::of(-1_i64..3), max in prop::option::of(0_u64..3),
+            temperature in prop::option::of(-1.0_f64..3.0), role in 0_usize..5, content in 0_usize..6, pretty in any::<bool>(),
+        ) {
+            let role = ["user", "assistant", "tool", "boss", ""][role];
+            let mut body = json!({"model": model, "messages": [{"role": role}], "x": {"model": 1}});
+            body["messages"][0]["content"] = [json!("hi\n"), json!(null), json!([{"type": "text"}]), json!([]), json!(3), json!(["a"])][content].clone();
+            body["stream"] = [json!(true), json!(false), json!(null), json!("x"), json!(1)][stream].clone();
+            body["stream_options"] = [json!({"include_usage": true}), json!(null), json!({}), json!({"include_usage": 1}), json!([])][stream].clone();
+            body["n"] = json!(n);
+            body["max_tokens"] = json!(max);
+            body["temperature"] = json!(temperature);
+            let text: Bytes = if pretty { serde_json::to_string_pretty(&body) } else { serde_json::to_string(&body) }.unwrap().into();
+
+            let slow = object(text.clone()).and_then(|object| {
+                fields::check(&object, CHAT)?;
+                messages::check(object.get("messages").unwrap())?;
+                request(object, RequestKind::Chat, true)
+            });
+            match (quick::chat_request(&text, true), slow) {
+                (Some(quick), Ok(slow)) => {
+                    prop_assert_eq!(quick.model, slow.model);
+                    prop_assert_eq!((quick.stream, quick.include_usage, quick.max_output_tokens), (slow.stream, slow.include_usage, slow.max_output_tokens));
+                    prop_assert_eq!(quick.places, slow.places);
+                }
+                (Some(_), Err(error)) => prop_assert!(false, "only the slow way refuses: {}", error),
+                // What the quick way does not take, the slow one looks at.
+                (None, _) => {}
+            }
+        }
+
         #[test]
         fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = chat_request(body.clone().into(), true);

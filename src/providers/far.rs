@@ -1,4 +1,4 @@
-//! HTTP clients for upstreams, and whether a request went out on a connection that was there before.
+//! HTTP clients for servers behind encryption or a proxy, by reqwest.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -8,65 +8,77 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
+use reqwest::{Client, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
 /// Clients by what sets them apart. Providers with the same needs share one, and with it the trust store.
 #[derive(Debug, Default)]
 pub struct Clients {
-    made: Mutex<HashMap<Needs, reqwest::Client>>,
+    made: Mutex<HashMap<Duration, Client>>,
 }
 
-/// What sets a client apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Needs {
-    pub(super) encrypted: bool,
-    /// On this machine: no proxy may come between.
-    pub(super) local: bool,
-    pub(super) connect_timeout: Duration,
-}
-
-/// vLLM and llama-server close a connection that is idle for 5 s. Ours must be gone before.
-const IDLE_NEARBY: Duration = Duration::from_secs(4);
-/// Clouds keep connections longer, and a new one costs a handshake.
-const IDLE_FAR: Duration = Duration::from_secs(55);
+/// Clouds keep idle connections for longer than a minute, and a new one costs a handshake.
+const IDLE: Duration = Duration::from_secs(55);
 
 impl Clients {
-    /// A client for these needs.
-    pub(super) fn get(&self, needs: Needs) -> Result<reqwest::Client, reqwest::Error> {
+    /// A client that waits so long for a connection.
+    pub(super) fn get(&self, connect_timeout: Duration) -> Result<Client, reqwest::Error> {
         // Held while a client is made, which does not wait for anything.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = made.get(&needs) {
+        if let Some(client) = made.get(&connect_timeout) {
             return Ok(client.clone());
         }
-        let client = build(needs)?;
-        made.insert(needs, client.clone());
+        let client = build(connect_timeout)?;
+        made.insert(connect_timeout, client.clone());
         Ok(client)
     }
 }
 
-fn build(needs: Needs) -> Result<reqwest::Client, reqwest::Error> {
-    let mut builder = reqwest::Client::builder()
+fn build(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+    Client::builder()
         // A redirect could carry the key to another host.
         .redirect(Policy::none())
         .referer(false)
         // HTTP/2 servers bound the streams of a connection, often to 100; HTTP/1.1 has no such ceiling.
         .http1_only()
         .tcp_nodelay(true)
-        .connect_timeout(needs.connect_timeout)
-        .pool_idle_timeout(if needs.encrypted { IDLE_FAR } else { IDLE_NEARBY })
-        // What may be sent again is decided in `upstream`, once.
+        .connect_timeout(connect_timeout)
+        .pool_idle_timeout(IDLE)
+        // What may be sent again is decided in `send`.
         .retry(reqwest::retry::never())
-        .user_agent(concat!("llm-proxy-api/", env!("CARGO_PKG_VERSION")))
-        .connector_layer(NoteNew);
-    if needs.local {
-        builder = builder.no_proxy();
+        .connector_layer(NoteNew)
+        .build()
+}
+
+/// Sends a request; once more where the connection that was taken from the pool turns out to be closed, which
+/// says nothing about the server.
+pub(super) async fn send(client: &Client, request: Request) -> Result<Response, reqwest::Error> {
+    let again = request.try_clone();
+    let (sent, on_own_connection) = noting_connection(client.execute(request)).await;
+    match (sent, again) {
+        (Err(error), Some(again)) if !on_own_connection && is_closed(&error) => client.execute(again).await,
+        (sent, _) => sent,
     }
-    if !needs.encrypted {
-        // Nothing will be encrypted, so the machine's trust store need not be read.
-        builder = builder.tls_certs_only([]);
+}
+
+/// Whether a connection was closed before a byte of an answer came.
+fn is_closed(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+        {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        {
+            return true;
+        }
+        cause = error.source();
     }
-    builder.build()
+    false
 }
 
 tokio::task_local! {
@@ -75,7 +87,7 @@ tokio::task_local! {
 }
 
 /// Runs a request, and says whether it may have gone out on a connection of its own.
-pub(super) async fn noting_connection<F: Future>(request: F) -> (F::Output, bool) {
+async fn noting_connection<F: Future>(request: F) -> (F::Output, bool) {
     let scope = async {
         let output = request.await;
         (output, CONNECTED.with(Cell::get))

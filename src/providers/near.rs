@@ -1,0 +1,392 @@
+//! Plain HTTP/1.1 to servers near by: local engines, and whatever else needs no encryption and no proxy.
+//!
+//! An engine on the same machine answers in microseconds, so what a client costs shows. This one keeps a pool of
+//! hyper's connections, and runs each of them inside of the request that uses it: no task of its own, nothing that
+//! is woken to wake something else, and no connection that outlives a caller who left. It knows for certain whether
+//! a connection was used before, which decides whether a request may be sent again.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// vLLM and llama-server close a connection that is idle for 5 s. Ours must be gone before.
+const IDLE: Duration = Duration::from_secs(4);
+/// More idle connections than this help nobody.
+const MOST_IDLE: usize = 512;
+
+/// A server near by, and the connections to it that are idle.
+#[derive(Debug)]
+pub(super) struct Near {
+    host: String,
+    port: u16,
+    host_header: HeaderValue,
+    connect_timeout: Duration,
+    // A std mutex: held for a push or a pop, never across an await. The one used last is on top, so that those
+    // beneath grow old and go.
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    line: Box<Line>,
+    since: Instant,
+}
+
+/// A connection. What it does, it does while somebody polls it.
+#[derive(Debug)]
+struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// No connection came about.
+    Connect(std::io::Error),
+    /// No connection came about in time.
+    ConnectTimeout,
+    /// The connection broke before an answer came.
+    Broken(hyper::Error),
+}
+
+/// A request that may have to be made twice.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a Method,
+    pub(super) target: &'a PathAndQuery,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: &'a Bytes,
+}
+
+impl Near {
+    /// A server by its name or address (without brackets) and port.
+    pub(super) fn new(host: String, port: u16, host_header: HeaderValue, connect_timeout: Duration) -> Self {
+        Self { host, port, host_header, connect_timeout, idle: Mutex::default() }
+    }
+
+    /// Asks, and returns the answer's head.
+    pub(super) async fn ask(self: &Arc<Self>, asked: Asked<'_>) -> Result<Response<NearBody>, NoAnswer> {
+        if let Some(line) = self.take() {
+            match self.exchange(line, &asked).await {
+                // Closed while it was idle, which says nothing about the server: once more, on a new one.
+                Err(error) if is_closed(&error) => {}
+                answered => return answered.map_err(NoAnswer::Broken),
+            }
+        }
+        let line = self.connect().await?;
+        self.exchange(line, &asked).await.map_err(NoAnswer::Broken)
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        mut line: Box<Line>,
+        asked: &Asked<'_>,
+    ) -> hyper::Result<Response<NearBody>> {
+        let mut request = Request::new(Full::new(asked.body.clone()));
+        *request.method_mut() = asked.method.clone();
+        *request.uri_mut() = Uri::from(asked.target.clone());
+        *request.headers_mut() = asked.headers.clone();
+        request.headers_mut().insert(HOST, self.host_header.clone());
+        let response = line.send(request).await?;
+        Ok(response.map(|incoming| NearBody { incoming, line: Some(line), near: self.clone() }))
+    }
+
+    async fn connect(&self) -> Result<Box<Line>, NoAnswer> {
+        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let socket = timeout(self.connect_timeout, connecting).await.map_err(|_| NoAnswer::ConnectTimeout)?;
+        let socket = socket.map_err(NoAnswer::Connect)?;
+        socket.set_nodelay(true).map_err(NoAnswer::Connect)?;
+        let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(NoAnswer::Broken)?;
+        Ok(Box::new(Line { sender, driver }))
+    }
+
+    /// An idle connection that can still be used.
+    fn take(&self) -> Option<Box<Line>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(Idle { mut line, since }) = idle.pop() {
+            if since.elapsed() < IDLE && line.is_open() {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    fn put_back(&self, line: Box<Line>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // The oldest are at the bottom; the server has closed them, or will.
+        let old = idle.iter().take_while(|idle| now.duration_since(idle.since) >= IDLE).count();
+        idle.drain(..old);
+        if idle.len() < MOST_IDLE {
+            idle.push(Idle { line, since: now });
+        }
+    }
+}
+
+impl Line {
+    /// Sends a request and drives the connection until its answer begins.
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let Self { sender, driver } = self;
+        let mut answer = pin!(sender.send_request(request));
+        std::future::poll_fn(|cx| {
+            // The connection first: what it brings is then there for the answer. Only the connection can bring
+            // anything, so only it needs to wake us.
+            let ended = Pin::new(&mut *driver).poll(cx);
+            match (answer.as_mut().poll(&mut unheard()), ended) {
+                (Poll::Ready(answer), _) => Poll::Ready(answer),
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (Poll::Pending, _) => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Whether it can take another request: the server has not closed it, and all of the last answer was read.
+    fn is_open(&mut self) -> bool {
+        Pin::new(&mut self.driver).poll(&mut unheard()).is_pending() && self.sender.is_ready()
+    }
+}
+
+/// The body of an answer, and the connection on which it comes. Dropped before its end, it closes the connection.
+#[derive(Debug)]
+pub(super) struct NearBody {
+    incoming: Incoming,
+    line: Option<Box<Line>>,
+    near: Arc<Near>,
+}
+
+impl NearBody {
+    /// The next piece; `None` at the end.
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Bytes>>> {
+        loop {
+            if let Some(line) = &mut self.line {
+                // An error comes out of the body, too.
+                let _ = Pin::new(&mut line.driver).poll(cx);
+            }
+            match Pin::new(&mut self.incoming).poll_frame(&mut unheard()) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are of no use here.
+                    let Ok(data) = frame.into_data() else { continue };
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.line = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(None) => {
+                    self.give_back();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some(mut line) = self.line.take()
+            && line.is_open()
+        {
+            self.near.put_back(line);
+        }
+    }
+}
+
+/// For what is polled together with the connection that feeds it.
+fn unheard() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// Whether a connection was closed before a byte of an answer came.
+fn is_closed(error: &hyper::Error) -> bool {
+    let is_reset = |error: &std::io::Error| {
+        matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+    };
+    error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || std::error::Error::source(error).and_then(|cause| cause.downcast_ref()).is_some_and(is_reset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Asks `server`, a script of one connection after the other, and returns the bodies.
+    async fn bodies<F, Fut>(requests: usize, script: F) -> Vec<Result<String, String>>
+    where
+        F: FnOnce(TcpListener) -> Fut,
+        Fut: Future<Output = ()>,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let near = Arc::new(Near::new(
+            "127.0.0.1".to_owned(),
+            port,
+            HeaderValue::from_static("h"),
+            Duration::from_secs(5),
+        ));
+        let asking = async {
+            let mut bodies = Vec::new();
+            for _ in 0..requests {
+                bodies.push(body(&near).await);
+            }
+            bodies
+        };
+        tokio::select! {
+            bodies = asking => bodies,
+            () = async { script(listener).await; std::future::pending().await } => unreachable!(),
+        }
+    }
+
+    async fn body(near: &Arc<Near>) -> Result<String, String> {
+        let asked = Asked {
+            method: &Method::POST,
+            target: &PathAndQuery::from_static("/x?y=1"),
+            headers: &HeaderMap::new(),
+            body: &Bytes::from_static(b"body"),
+        };
+        let mut response = near.ask(asked).await.map_err(|error| format!("{error:?}"))?;
+        let mut text = Vec::new();
+        while let Some(chunk) = std::future::poll_fn(|cx| response.body_mut().poll_chunk(cx)).await {
+            text.extend_from_slice(&chunk.map_err(|error| error.to_string())?);
+        }
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    async fn read_request(socket: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"body") {
+            let mut buffer = [0; 512];
+            let read = socket.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "the request broke off");
+            text.extend_from_slice(&buffer[..read]);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    const ONE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none";
+
+    #[tokio::test]
+    async fn a_connection_serves_one_request_after_the_other() {
+        let bodies = bodies(3, |listener| async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            for _ in 0..3 {
+                let request = read_request(&mut socket).await;
+                assert!(
+                    request.starts_with("POST /x?y=1 HTTP/1.1\r\n") && request.contains("host: h\r\n"),
+                    "{request}"
+                );
+                socket.write_all(ONE).await.unwrap();
+            }
+        })
+        .await;
+        assert_eq!(bodies, vec![Ok("one".to_owned()); 3]);
+    }
+
+    #[tokio::test]
+    async fn pieces_come_as_they_are_sent() {
+        let bodies = bodies(1, |listener| async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_request(&mut socket).await;
+            for piece in [
+                "HTTP/1.1 200 OK\r\ntransfer-enc",
+                "oding: chunked\r\n\r\n",
+                "3\r\none\r\n3\r\nt",
+                "wo\r",
+                "\n0\r\n\r\n",
+            ] {
+                socket.write_all(piece.as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(bodies, [Ok("onetwo".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_idle_is_replaced_unseen() {
+        let bodies = bodies(2, |listener| async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_request(&mut socket).await;
+            socket.write_all(ONE).await.unwrap();
+            drop(socket);
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_request(&mut socket).await;
+            socket.write_all(ONE).await.unwrap();
+            std::future::pending::<()>().await;
+        })
+        .await;
+        assert_eq!(bodies, vec![Ok("one".to_owned()); 2]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_an_error() {
+        let bodies = bodies(1, |listener| async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_request(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\none").await.unwrap();
+        })
+        .await;
+        assert!(bodies[0].is_err(), "{bodies:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_dropped_closes_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let near = Arc::new(Near::new(
+            "127.0.0.1".to_owned(),
+            port,
+            HeaderValue::from_static("h"),
+            Duration::from_secs(5),
+        ));
+        let serving = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            read_request(&mut socket).await;
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\none").await.unwrap();
+            socket.read(&mut [0; 8]).await.unwrap()
+        };
+        let asking = async {
+            let asked = Asked {
+                method: &Method::POST,
+                target: &PathAndQuery::from_static("/"),
+                headers: &HeaderMap::new(),
+                body: &Bytes::from_static(b"body"),
+            };
+            let mut response = near.ask(asked).await.unwrap();
+            std::future::poll_fn(|cx| response.body_mut().poll_chunk(cx)).await.unwrap().unwrap();
+        };
+        let (read, ()) = tokio::join!(serving, asking);
+        assert_eq!(read, 0);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let near = Arc::new(Near::new(
+            "127.0.0.1".to_owned(),
+            port,
+            HeaderValue::from_static("h"),
+            Duration::from_secs(5),
+        ));
+        assert!(body(&near).await.unwrap_err().starts_with("Connect("));
+    }
+}

@@ -1,0 +1,194 @@
+//! How a request gets to a server and its answer back: directly to one near by, by reqwest to one farther away.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::Url;
+use secrecy::ExposeSecret;
+
+use super::Shared;
+use super::far;
+use super::near::{Asked, Near, NearBody, NoAnswer};
+use crate::config::{Fault, ProviderConfig};
+
+/// The way to one server.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Plain HTTP, with nothing in between.
+    Near(Arc<Near>),
+    /// Encrypted, or by way of a proxy.
+    Far(reqwest::Client),
+}
+
+/// Where a request goes: an address, and the part of it that a server near by is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) url: Url,
+    path: PathAndQuery,
+}
+
+/// An answer: its head, and its body as it comes.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: ResponseBody,
+}
+
+enum ResponseBody {
+    Near(NearBody),
+    Far(BoxStream<'static, reqwest::Result<Bytes>>),
+}
+
+impl std::fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResponseBody")
+    }
+}
+
+/// What went wrong on the way, without addresses.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// Whether it was the connection that did not come about in time.
+    pub(super) is_connect_timeout: bool,
+    /// The cause, with its own causes, for operators.
+    pub(super) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Target {
+    /// `None` where the address cannot be asked for.
+    pub(super) fn new(url: Url) -> Option<Self> {
+        let text = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        Some(Self { path: PathAndQuery::try_from(text).ok()?, url })
+    }
+}
+
+impl Transport {
+    /// The way to the server at `base`.
+    pub(super) fn new(config: &ProviderConfig, shared: &Shared, base: &Url) -> Result<Self, Fault> {
+        let host = base.host_str().unwrap_or_default();
+        let bare_host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_local =
+            host == "localhost" || bare_host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if base.scheme() == "http" && (is_local || !shared.has_proxy) {
+            let port = base.port_or_known_default().unwrap_or(80);
+            let authority = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            let authority = HeaderValue::try_from(authority).map_err(|_| {
+                Fault::new(
+                    &config.place,
+                    "`base_url` holds an odd host",
+                    "use letters, digits, dots and dashes",
+                )
+            })?;
+            return Ok(Self::Near(Arc::new(Near::new(
+                bare_host.to_owned(),
+                port,
+                authority,
+                config.timeouts.connect,
+            ))));
+        }
+        let client = shared.clients.get(config.timeouts.connect).map_err(|error| {
+            let problem = format!("no HTTP client can be made: {}", error.without_url());
+            Fault::new(&config.place, problem, "look at the machine's certificates")
+        })?;
+        Ok(Self::Far(client))
+    }
+
+    /// Sends a request. It may go out twice, if a connection that was idle turns out to be closed.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: &HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response, Failure> {
+        match self {
+            Self::Near(near) => {
+                let body = body.unwrap_or_default();
+                let asked = Asked { method: &method, target: &target.path, headers, body: &body };
+                let answer = near.ask(asked).await?;
+                let (head, body) = answer.into_parts();
+                Ok(Response { status: head.status, headers: head.headers, body: ResponseBody::Near(body) })
+            }
+            Self::Far(client) => {
+                let mut request = reqwest::Request::new(method, target.url.clone());
+                *request.headers_mut() = headers.clone();
+                request.headers_mut().remove(HOST);
+                *request.body_mut() = body.map(Into::into);
+                let mut answer = far::send(client, request).await?;
+                let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+                Ok(Response { status, headers, body: ResponseBody::Far(Box::pin(answer.bytes_stream())) })
+            }
+        }
+    }
+}
+
+impl Response {
+    /// The next piece of the body.
+    pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for Response {
+    type Item = Result<Bytes, Failure>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match &mut self.body {
+            ResponseBody::Near(body) => {
+                body.poll_chunk(cx).map(|chunk| chunk.map(|chunk| chunk.map_err(Failure::from)))
+            }
+            ResponseBody::Far(body) => {
+                let chunk = ready!(body.as_mut().poll_next(cx));
+                Poll::Ready(chunk.map(|chunk| chunk.map_err(Failure::from)))
+            }
+        }
+    }
+}
+
+impl From<NoAnswer> for Failure {
+    fn from(error: NoAnswer) -> Self {
+        match error {
+            NoAnswer::Connect(error) => Self { is_connect_timeout: false, source: error.into() },
+            NoAnswer::ConnectTimeout => {
+                Self { is_connect_timeout: true, source: "no connection in time".into() }
+            }
+            NoAnswer::Broken(error) => error.into(),
+        }
+    }
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        Self { is_connect_timeout: false, source: error.into() }
+    }
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(error: reqwest::Error) -> Self {
+        Self { is_connect_timeout: error.is_timeout(), source: error.without_url().into() }
+    }
+}
+
+/// What must not be seen in words about this server.
+pub(super) fn secrets(config: &ProviderConfig, base: &Url) -> Vec<String> {
+    let keys = config.headers.iter().map(|(_, value)| value).chain(&config.api_key);
+    let mut secrets: Vec<String> = keys.map(|secret| secret.expose_secret().to_owned()).collect();
+    let host = base.host_str().unwrap_or_default();
+    secrets.extend(base.port().map(|port| format!("{host}:{port}")));
+    // The names of this machine are no secret and too common as words.
+    if !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        secrets.push(host.to_owned());
+    }
+    secrets
+}
