@@ -169,6 +169,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             let length = self.begun.len().min(buffer.remaining());
             buffer.put_slice(self.begun.get(..length).unwrap_or_default());
             self.begun.advance(length);
+            // The rest at once, if it is there: hyper doubles its buffer for a head that comes in two pieces.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_read(cx, buffer) {
+                return Poll::Ready(Err(error));
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();

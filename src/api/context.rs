@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::Settings;
 use crate::gateway::Gateway;
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{Health, Metrics, RequestRecord};
 
 /// What every endpoint has at hand. Made once, shared by all.
 #[derive(Debug)]
@@ -33,6 +33,13 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Silence within a body.
     pub body_timeout: Duration,
+}
+
+/// What goes with every request on its way in.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub(super) record: Arc<RequestRecord>,
+    pub(super) limits: Limits,
 }
 
 impl Default for Limits {

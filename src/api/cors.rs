@@ -40,15 +40,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Cors<E> {
         let Some(origin) = self.allowed(request.headers()) else { return self.inner.call(request).await };
         let is_preflight = request.method() == Method::OPTIONS
             && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        let mut response = if is_preflight {
-            preflight(request.headers())
-        } else {
-            match self.inner.call(request).await {
-                Ok(response) => response,
-                // An error must be readable for the site, too.
-                Err(error) => super::error::ApiError::from_poem(&error).respond(false),
-            }
-        };
+        let mut response =
+            if is_preflight { preflight(request.headers()) } else { self.inner.call(request).await? };
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));

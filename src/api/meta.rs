@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use poem::endpoint::{BoxEndpoint, make_sync};
 use poem::http::header::{ACCEPT, CONTENT_TYPE};
 use poem::http::{HeaderMap, HeaderValue, StatusCode};
-use poem::web::Data;
-use poem::{EndpointExt, Request, Response, RouteMethod, get, handler};
+use poem::{EndpointExt, Request, Response};
 use serde_json::json;
 
 use super::context::Context;
@@ -20,27 +20,28 @@ struct Pages {
     page: OnceLock<Bytes>,
 }
 
-/// The paths that are not part of the API's document.
-pub(super) fn paths() -> Vec<(&'static str, RouteMethod)> {
+type Page = fn(&Context, &Pages, &Request) -> Response;
+
+/// What is to be read at the paths that are not part of the API's document.
+pub(super) fn pages(context: &Arc<Context>) -> Vec<(&'static str, BoxEndpoint<'static>)> {
     let pages: Arc<Pages> = Arc::default();
-    let page = |path, endpoint| (path, endpoint);
-    vec![
-        page("/livez", get(livez)),
-        page("/readyz", get(readyz)),
-        page("/metrics", get(metrics)),
-        page("/openapi.json", get(document.data(pages.clone()))),
-        page("/docs", get(docs_page.data(pages))),
-        page("/", get(home)),
-    ]
+    let all: [(&str, Page); 6] = [
+        ("/livez", |_, _, _| json_response(Bytes::from_static(br#"{"status":"alive"}"#))),
+        ("/readyz", |context, _, _| readyz(context)),
+        ("/metrics", |context, _, request| metrics(context, request.headers())),
+        ("/openapi.json", |context, pages, _| document(context, pages)),
+        ("/docs", |context, pages, _| docs_page(context, pages)),
+        ("/", |context, _, _| home(context)),
+    ];
+    all.into_iter()
+        .map(|(path, page)| {
+            let (context, pages) = (context.clone(), pages.clone());
+            (path, make_sync(move |request| page(&context, &pages, &request)).map_to_response().boxed())
+        })
+        .collect()
 }
 
-#[handler]
-fn livez() -> Response {
-    json_response(Bytes::from_static(br#"{"status":"alive"}"#))
-}
-
-#[handler]
-fn readyz(Data(context): Data<&Arc<Context>>) -> Response {
+fn readyz(context: &Context) -> Response {
     let draining = context.health.is_draining();
     let state = context.gateway.state();
     let mut reasons = Vec::new();
@@ -63,10 +64,9 @@ fn readyz(Data(context): Data<&Arc<Context>>) -> Response {
     response
 }
 
-#[handler]
-fn metrics(request: &Request, Data(context): Data<&Arc<Context>>) -> Response {
+fn metrics(context: &Context, headers: &HeaderMap) -> Response {
     let mut response = text_response("text/plain; version=0.0.4; charset=utf-8", context.metrics.render());
-    if wants(request.headers(), "application/openmetrics-text") {
+    if wants(headers, "application/openmetrics-text") {
         let content_type =
             HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -81,19 +81,16 @@ fn wants(headers: &HeaderMap, media_type: &str) -> bool {
         .is_some_and(|accept| accept.contains(media_type))
 }
 
-#[handler]
-fn document(Data(context): Data<&Arc<Context>>, Data(pages): Data<&Arc<Pages>>) -> Response {
+fn document(context: &Context, pages: &Pages) -> Response {
     json_response(pages.document.get_or_init(|| docs::document(&context.prefix).into()).clone())
 }
 
-#[handler]
-fn docs_page(Data(context): Data<&Arc<Context>>, Data(pages): Data<&Arc<Pages>>) -> Response {
+fn docs_page(context: &Context, pages: &Pages) -> Response {
     let page = pages.page.get_or_init(|| docs::page(&context.prefix).into()).clone();
     text_response("text/html; charset=utf-8", page)
 }
 
-#[handler]
-fn home(Data(context): Data<&Arc<Context>>) -> Response {
+fn home(context: &Context) -> Response {
     let prefix = &context.prefix;
     let text = format!("llm-proxy-api is running.\n\nManual: /docs\nModels: {prefix}/tags and /v1/models\n");
     text_response("text/plain; charset=utf-8", text)

@@ -8,13 +8,13 @@ use poem_openapi::OpenApi;
 use super::Tag;
 use super::context::Context;
 use super::error::ApiError;
-use super::payload::{Json, JsonBody, json_response};
+use super::payload::{EmbeddingsResponse, Json, JsonBody, json_response};
+use super::record_of;
 use super::reply::{self, GeneratedResponse, StreamForm, as_it_is};
 use super::schema::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
-use super::{EmbeddingsResponse, record_of};
 use crate::gateway::GatewayError;
 use crate::llm::ChatRequest;
 use crate::router::Route;

@@ -18,9 +18,9 @@ use serde_json::{Map, Value};
 
 use super::context::Context;
 use super::error::ApiError;
-use super::payload::{self, JsonBody};
+use super::payload::{self, JsonBody, RawAnswer};
 use super::schema::PassthroughBody;
-use super::{RawAnswer, Tag, dto, record_of};
+use super::{Tag, dto, record_of};
 use crate::llm::{Change, RawObject};
 use crate::providers::{RawRequest, RawResponse};
 

@@ -18,7 +18,7 @@ use poem_openapi::{
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
-use super::context::Limits;
+use super::context::{Admitted, Limits};
 use super::error::ApiError;
 
 /// How much of a body that is too large is read and thrown away, so that its sender gets to read why.
@@ -106,7 +106,7 @@ impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         require_json(request.headers())?;
-        let limits = request.data::<Limits>().copied().unwrap_or_default();
+        let limits = request.data::<Admitted>().map_or_else(Limits::default, |admitted| admitted.limits);
         let bytes = read(request.headers(), body, limits).await?;
         Ok(Self { bytes, described: PhantomData })
     }
@@ -239,4 +239,68 @@ pub(super) fn text_response(content_type: &'static str, text: impl Into<Body>) -
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.set_body(text);
     response
+}
+
+/// A JSON answer that comes from a provider, described as `T`.
+pub(super) struct EmbeddingsResponse<T> {
+    response: Response,
+    described: PhantomData<fn() -> T>,
+}
+
+impl<T> From<Response> for EmbeddingsResponse<T> {
+    fn from(response: Response) -> Self {
+        Self { response, described: PhantomData }
+    }
+}
+
+impl<T: Send> IntoResponse for EmbeddingsResponse<T> {
+    fn into_response(self) -> Response {
+        self.response
+    }
+}
+
+impl<T: Type> ApiResponse for EmbeddingsResponse<T> {
+    fn meta() -> registry::MetaResponses {
+        answered(vec![MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: T::schema_ref() }])
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// An answer of any kind, as it came from a provider.
+pub(super) struct RawAnswer(Response);
+
+impl From<Response> for RawAnswer {
+    fn from(response: Response) -> Self {
+        Self(response)
+    }
+}
+
+impl IntoResponse for RawAnswer {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl ApiResponse for RawAnswer {
+    fn meta() -> registry::MetaResponses {
+        let anything = MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")));
+        answered(vec![MetaMediaType { content_type: "*/*", schema: anything }])
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+fn answered(content: Vec<MetaMediaType>) -> registry::MetaResponses {
+    registry::MetaResponses {
+        responses: vec![registry::MetaResponse {
+            description: "The provider's answer.",
+            status: Some(200),
+            status_range: None,
+            content,
+            headers: Vec::new(),
+        }],
+    }
 }

@@ -170,7 +170,7 @@ pub(super) async fn respond(
 ) -> Result<Response, ApiError> {
     let Some(form) = stream else {
         let reply = asked.await?;
-        return whole_response(reply, record, whole);
+        return whole_response(&reply, record, whole);
     };
     let mut waiting: Waiting = Box::pin(asked);
     let phase = match timeout(KEEP_ALIVE, &mut waiting).await {
@@ -183,7 +183,7 @@ pub(super) async fn respond(
                 Generated::Whole(Completion { body: Bytes::new(), usage: None }),
             );
             let Generated::Stream(frames) = body else {
-                return whole_response(Reply { body, ..reply }, record, whole);
+                return whole_response(&Reply { body, ..reply }, record, whole);
             };
             return Ok(stream_response(
                 response,
@@ -199,15 +199,13 @@ pub(super) async fn respond(
 }
 
 fn whole_response(
-    reply: Reply<Generated>,
+    reply: &Reply<Generated>,
     record: &RequestRecord,
     form: WholeForm,
 ) -> Result<Response, ApiError> {
-    let mut headers = HeaderMap::new();
-    add_headers(&mut headers, &reply);
-    let Generated::Whole(completion) = reply.body else { return Err(ApiError::internal()) };
-    let mut response = json_response(form(&completion, reply.prompt.as_ref(), record)?);
-    response.headers_mut().extend(headers);
+    let Generated::Whole(completion) = &reply.body else { return Err(ApiError::internal()) };
+    let mut response = json_response(form(completion, reply.prompt.as_ref(), record)?);
+    add_headers(response.headers_mut(), reply);
     Ok(response)
 }
 
@@ -220,23 +218,33 @@ fn stream_response(mut response: Response, body: EventBody) -> Response {
     response
 }
 
+static PROVIDER: HeaderName = HeaderName::from_static("x-llm-provider");
+static MODEL: HeaderName = HeaderName::from_static("x-llm-model");
+static ATTEMPTS: HeaderName = HeaderName::from_static("x-llm-attempts");
+static PROMPT: HeaderName = HeaderName::from_static("x-llm-prompt");
+static IGNORED_OPTIONS: HeaderName = HeaderName::from_static("x-llm-ignored-options");
+
 /// Says who answered, and how.
 pub(super) fn add_headers<T>(headers: &mut HeaderMap, reply: &Reply<T>) {
-    let mut add = |name: &'static str, value: &str| {
+    let mut add = |name: &'static HeaderName, value: &str| {
         // Names of models may hold letters that headers cannot; then they are left out.
         if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(HeaderName::from_static(name), value);
+            headers.insert(name, value);
         }
     };
-    add("x-llm-provider", &reply.deployment.provider_name);
-    add("x-llm-model", &reply.deployment.upstream_model);
+    add(&PROVIDER, &reply.deployment.provider_name);
+    add(&MODEL, &reply.deployment.upstream_model);
     if let Some(prompt) = &reply.prompt {
-        add("x-llm-prompt", &format!("{}@{}", prompt.name, prompt.language));
+        add(&PROMPT, &format!("{}@{}", prompt.name, prompt.language));
     }
     if !reply.ignored_options.is_empty() {
-        add("x-llm-ignored-options", &reply.ignored_options.join(", "));
+        add(&IGNORED_OPTIONS, &reply.ignored_options.join(", "));
     }
-    headers.insert("x-llm-attempts", HeaderValue::from(reply.attempts));
+    let attempts = match reply.attempts {
+        1 => HeaderValue::from_static("1"),
+        more => HeaderValue::from(more),
+    };
+    headers.insert(&ATTEMPTS, attempts);
 }
 
 /// The body of a stream.

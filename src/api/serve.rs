@@ -23,6 +23,7 @@ use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -129,11 +130,9 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                     Accepted::Unix(socket, names) => self.converse(socket, names, Scheme::HTTP).await,
                     Accepted::Tcp(socket, names) => match &self.tls {
                         None => self.converse(socket, names, Scheme::HTTP).await,
-                        Some(tls) => match timeout(self.patience.header, tls.accept(socket)).await {
-                            Ok(Ok(socket)) => self.converse(socket, names, Scheme::HTTPS).await,
-                            Ok(Err(error)) => Err(error.into()),
-                            Err(_) => Ok(()),
-                        },
+                        // Boxed, and so is what is boxed below: what one kind of connection needs is not
+                        // to be kept free in all others.
+                        Some(tls) => Box::pin(self.encrypted(tls, socket, names)).await,
                     },
                 }
             } => ended,
@@ -141,6 +140,18 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         if let Err(error) = ended {
             // Callers come and go; what they were told, or left unheard, is in the requests' own lines.
             tracing::debug!(%error, "A connection ended early");
+        }
+    }
+
+    async fn encrypted(
+        self: &Arc<Self>,
+        tls: &TlsAcceptor,
+        socket: TcpStream,
+        names: (Addr, Addr),
+    ) -> Result<(), BoxError> {
+        match timeout(self.patience.header, tls.accept(socket)).await {
+            Ok(socket) => self.converse(socket?, names, Scheme::HTTPS).await,
+            Err(_) => Ok(()),
         }
     }
 
@@ -163,10 +174,9 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let io = TokioIo::new(Watched::new(socket, begun, activity.clone()));
         let peers = Arc::new(Peers { local: LocalAddr(names.0), remote: RemoteAddr(names.1), scheme });
         if is_http2 {
-            // Boxed: it is several times as large, and few connections need it.
             Box::pin(self.http2(io, peers, activity)).await
         } else {
-            self.http1(io, peers, activity).await
+            Box::pin(self.http1(io, peers, activity)).await
         }
     }
 

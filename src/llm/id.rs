@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// A name of 24 hexadecimal digits that no other call of any process gives. It is no secret: it can be
+/// A name, the prefix and 24 hexadecimal digits, that no other call of any process gives. It is no secret: it can be
 /// guessed from its neighbours.
-pub fn unique_id() -> String {
-    format!("{:016x}{:08x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
+pub fn unique_id(prefix: &str) -> String {
+    format!("{prefix}{:016x}{:08x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -20,8 +20,8 @@ mod tests {
 
     #[test]
     fn ids_differ() {
-        let (one, two) = (unique_id(), unique_id());
+        let (one, two) = (unique_id("req_"), unique_id("req_"));
         assert_ne!(one, two);
-        assert_eq!(one.len(), 24);
+        assert_eq!(one.len(), 28);
     }
 }

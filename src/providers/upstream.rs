@@ -129,9 +129,11 @@ impl Upstream {
     /// The bytes of an answer as they come.
     pub(super) fn bytes(
         self: &Arc<Self>,
-        response: Response,
+        mut response: Response,
     ) -> impl Stream<Item = Result<Bytes, ProviderError>> + Send + use<> {
         let upstream = self.clone();
+        // A stream may take hours; its head would keep the buffer that it was read into.
+        drop(std::mem::take(&mut response.headers));
         response.map(move |chunk| chunk.map_err(|failure| upstream.broken_off(failure)))
     }
 

@@ -124,7 +124,7 @@ impl LineDecoder {
         };
         json!({
             "index": index,
-            "id": call.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("call_{}", unique_id())),
+            "id": call.id.filter(|id| !id.is_empty()).unwrap_or_else(|| unique_id("call_")),
             "type": "function",
             "function": {"name": call.function.name, "arguments": arguments},
         })

@@ -71,11 +71,11 @@ impl ChunkWriter {
     /// A writer for the answer to a request of this kind by this model.
     pub fn new(kind: RequestKind, model: &str) -> Self {
         let prefix = match kind {
-            RequestKind::Chat => "chatcmpl",
-            RequestKind::Completion => "cmpl",
+            RequestKind::Chat => "chatcmpl-",
+            RequestKind::Completion => "cmpl-",
         };
         Self {
-            id: format!("{prefix}-{}", unique_id()),
+            id: unique_id(prefix),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             model: model.to_owned(),
             kind,
