@@ -1,12 +1,65 @@
-//! x
-pub mod api;
-pub mod app;
-pub mod cli;
-pub mod config;
-pub mod gateway;
+//! One small, fast gateway between applications and language models. This page is the map of the house.
+//!
+//! # The life of a request
+//!
+//! 1. [`api`] accepts the connection (`serve`), gives the request its record (`access`), finds its path and
+//!    reads its body once, into values of [`llm`]; the dialects stand in [`wire`].
+//! 2. [`gateway`] is the whole story on two screens: prompt, route, meter, answer.
+//! 3. [`router`] asks the deployments of the model one after the other, until the first content has come.
+//! 4. [`providers`] speak to the servers. All of them over one room that knows connections, time-outs and
+//!    failures (`upstream`), which leads directly to servers near by (`near`) and by reqwest to the rest (`far`).
+//! 5. The answer goes back the same way: split into frames (`providers::frames`), watched for its end
+//!    (`providers::stream`), metered ([`gateway`]), and sent the moment it comes (`api::reply`).
+//!
+//! What passes between the rooms is OpenAI's JSON as bytes, read only where somebody needs the meaning. A request
+//! and an answer in that dialect are never taken apart and put together again; other dialects are translated at
+//! the provider's edge.
+//!
+//! Whoever drops a future or a stream on this way ends everything behind it, the upstream request included: that
+//! is how a caller who leaves cancels.
+//!
+//! # The direction
+//!
+//! A room uses only rooms of a lower rank, never its neighbours. Third parties are kept where they belong: poem and
+//! validator in `api`, reqwest and ollama-rs in `providers`, handlebars in `prompts`, the environment in `config`.
+//! `tests/it/layering.rs` reads the sources and fails with the line that breaks this.
+//!
+//! | rank | rooms |
+//! |---|---|
+//! | 0 | [`llm`]: requests, frames, completions, usage. Values only |
+//! | 1 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
+//! | 2 | [`telemetry`]: logs, figures, the record of a request |
+//! | 4 | [`providers`]: one trait, one file a provider |
+//! | 5 | [`router`]: which deployment answers |
+//! | 6 | [`gateway`]: the story |
+//! | 7 | [`api`]: HTTP towards callers |
+//! | 8 | [`app`]: puts it together, reloads it, ends it |
+//! | 9 | [`cli`]: the commands |
+//!
+//! Rank 3 is kept for what providers will lean on: managed engines and stores.
+//!
+//! # Where to change what
+//!
+//! - A provider: its file in `providers`, its line in [`providers::PROVIDERS`], recorded answers in `tests/fixtures`.
+//! - An endpoint: a method in one of the rooms of `api`, a file in `tests/it`.
+//! - A status code or the words of an error: `api::error`, nowhere else.
+//! - A setting: [`config::Settings`], and the table in the README.
+
+// In reading order.
 pub mod llm;
+
+pub mod config;
 pub mod prompts;
+pub mod wire;
+
+pub mod telemetry;
+
 pub mod providers;
 pub mod router;
-pub mod telemetry;
-pub mod wire;
+
+pub mod gateway;
+
+pub mod api;
+
+pub mod app;
+pub mod cli;

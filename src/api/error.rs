@@ -75,6 +75,14 @@ impl ApiError {
         self
     }
 
+    /// Names the place as the caller of this endpoint knows it.
+    pub(super) fn with_param_named(mut self, known: &str, here: &str) -> Self {
+        if self.0.param.as_deref() == Some(known) {
+            self.0.param = Some(here.to_owned());
+        }
+        self
+    }
+
     pub(super) fn allow(mut self, methods: &str) -> Self {
         self.0.allow = Some(methods.to_owned());
         self

@@ -31,7 +31,7 @@ use poem_openapi::registry::Registry;
 use poem_openapi::{OpenApi, Tags};
 
 use self::context::Admitted;
-use self::paths::Paths;
+use self::paths::{Methods, Paths};
 use crate::telemetry::RequestRecord;
 
 pub use context::{Context, Limits};
@@ -84,11 +84,16 @@ fn documented() -> DocumentOnly {
 
 /// All paths, ready to be served.
 pub fn endpoint(context: &Arc<Context>) -> impl Endpoint<Output = Response> + use<> {
-    let mut table = HashMap::new();
-    operations(context).add_routes(&mut table);
+    let mut declared = HashMap::new();
+    operations(context).add_routes(&mut declared);
+    // Without a prefix, `{p}/v1/…` and `/v1/…` are the same place.
+    let table: HashMap<String, Methods> = declared
+        .into_iter()
+        .map(|(path, methods)| (docs::rebased(&path, &context.prefix), methods))
+        .collect();
     let mut paths = Paths::default();
     for (path, methods) in table {
-        paths = paths.add(&docs::rebased(&path, &context.prefix), methods, context);
+        paths = paths.add(&path, methods, context);
     }
     for (path, endpoint) in meta::pages(context) {
         paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), context);
@@ -106,10 +111,6 @@ fn record_of(request: &Request) -> Arc<RequestRecord> {
 
 /// What a wildcard at the end of a path stands for, decoded.
 fn rest_of_path(request: &Request) -> String {
-    request
-        .path_params::<Vec<(String, String)>>()
-        .ok()
-        .and_then(|params| params.into_iter().next_back())
-        .map(|(_, value)| value)
-        .unwrap_or_default()
+    let values = request.path_params::<Vec<String>>().unwrap_or_default();
+    values.into_iter().next_back().unwrap_or_default()
 }

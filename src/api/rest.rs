@@ -135,7 +135,8 @@ impl FacadeApi {
             reply.ignored_options.extend(ignored);
             Ok(reply)
         };
-        reply::respond(&self.context, &record, asked, form, conversation_answer).await
+        let answered = reply::respond(&self.context, &record, asked, form, conversation_answer).await;
+        answered.map_err(|error| error.with_param_named("model", "model_name"))
     }
 }
 
@@ -264,7 +265,7 @@ fn conversation_answer(
     let body = ConversationAnswer {
         response: text("/choices/0/message/content"),
         generation_time: record.elapsed().as_secs_f64(),
-        model: text("/model"),
+        model: record.facts().model.as_deref().unwrap_or_default().to_owned(),
         finish_reason: text("/choices/0/finish_reason"),
         usage: UsageBody {
             prompt_tokens: usage.input_tokens,

@@ -225,11 +225,12 @@ impl Settings {
     /// # Errors
     /// Every variable with a bad value, with what is allowed.
     pub fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
-        // An empty value is as good as none, but for the log file: there it means "no file".
+        // An empty value is as good as none, but where it has a meaning: no log file, no prefix.
+        let may_be_empty = |name: &str| matches!(name, "LOG_FILENAME" | "EP_PREFIX");
         let ours = environment
             .iter()
             .filter(|(name, value)| {
-                name.starts_with(PREFIX) && (!value.is_empty() || name.ends_with("_LOG_FILENAME"))
+                name.strip_prefix(PREFIX).is_some_and(|name| !value.is_empty() || may_be_empty(name))
             })
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let raw: Raw = envy::prefixed(PREFIX).from_iter(ours).map_err(|error| {
