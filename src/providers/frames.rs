@@ -12,7 +12,7 @@ use memchr::{memchr, memchr2};
 use crate::llm::Frames;
 
 /// An event that is longer than this is no event. (Images in base64 come as one.)
-const MAX_EVENT_BYTES: usize = 32 * 1024 * 1024;
+const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why a stream cannot be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

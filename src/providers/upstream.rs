@@ -23,7 +23,7 @@ use super::{RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig, Timeouts};
 
 /// A whole answer beyond this is refused. (A large batch of embeddings comes to tens of megabytes.)
-const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// A provider's server.
 #[derive(Debug)]

@@ -3,7 +3,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,7 +17,7 @@ use super::PATIENCE;
 
 /// The events of a stream, one after the other.
 pub(crate) struct Events {
-    body: Pin<Box<dyn Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>,
+    body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
     ahead: Vec<u8>,
 }
 
@@ -122,4 +126,31 @@ pub(crate) fn post(path: &str, body: &Value) -> String {
 pub(crate) async fn json_of(response: reqwest::Response) -> Value {
     let text = response.text().await.unwrap();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The one connection of a client that knows HTTP/2 beforehand.
+pub(crate) struct Http2 {
+    sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+}
+
+impl Http2 {
+    pub(crate) async fn open(address: &str) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let (sender, driver) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+        tokio::spawn(driver);
+        Self { sender }
+    }
+
+    /// Asks by a stream of its own. Dropping what is returned resets that stream.
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> impl Future<Output = hyper::Result<http::Response<Incoming>>> + Send + use<> {
+        let request = http::Request::builder().method(method).uri(format!("http://test{path}"));
+        let request = request.header("content-type", "application/json");
+        self.sender.send_request(request.body(Full::from(body.to_owned())).unwrap())
+    }
 }
