@@ -1,1 +1,281 @@
-//! x
+//! Raw requests to one named provider, and every way in which they could be misused.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Connection, Events, Gateway, PATIENCE, Setup, Step, Upstream, answer, fixture, json, json_of, sse,
+};
+
+async fn both() -> (Upstream, Gateway) {
+    let upstream = Upstream::start(|seen| match seen.path.as_str() {
+        "/v1/stream" => vec![sse(&["one", "two"]), Step::Close],
+        "/teapot" => vec![json(
+            418,
+            "x-own: kept\r\nset-cookie: a=b\r\nproxy-authenticate: x\r\n",
+            &json!({"tea": true}),
+        )],
+        _ => vec![json(200, "x-ratelimit-remaining-requests: 9\r\n", &json!({"ok": true}))],
+    })
+    .await;
+    // The base address ends in `/v1`; paths of the passthrough start at the server's root.
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn a_wrapped_request_reaches_its_provider_with_the_providers_key() {
+    let (upstream, gateway) = both().await;
+    let body = json!({"provider": "up", "method": "POST", "path": "/v1/audio/speech", "query": {"a": "1 2", "b": ["x", "y"]},
+        "headers": {"accept": "audio/mpeg", "openai-beta": "x"}, "body": {"input": "hi"}});
+
+    let (status, answer) = gateway.ask("/api/passthrough", &body).await;
+
+    assert_eq!((status, answer), (200, json!({"ok": true})));
+    let seen = &upstream.seen()[0];
+    assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", "/v1/audio/speech?a=1%202&b=x&b=y"));
+    assert_eq!(seen.json(), json!({"input": "hi"}));
+    assert_eq!(seen.header("authorization"), Some("Bearer provider-key-1"));
+    assert_eq!((seen.header("accept"), seen.header("openai-beta")), (Some("audio/mpeg"), Some("x")));
+}
+
+#[tokio::test]
+async fn an_unwrapped_request_keeps_method_query_and_body() {
+    let (upstream, gateway) = both().await;
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        let url = format!("{}/api/passthrough/up/v1/files/a%20b?x=1&y=%2F", gateway.base());
+        let request = gateway.http().request(method.parse().unwrap(), url);
+        let request = if method == "GET" {
+            request
+        } else {
+            request.header("content-type", "application/octet-stream").body(vec![0_u8, 255, 10])
+        };
+        assert_eq!(answer(request).await, (200, json!({"ok": true})), "{method}");
+        let seen = upstream.seen().pop().unwrap();
+        assert_eq!((seen.method.as_str(), seen.path.as_str()), (method, "/v1/files/a%20b?x=1&y=%2F"));
+        if method != "GET" {
+            assert_eq!(
+                (seen.body.as_slice(), seen.header("content-type")),
+                (&[0, 255, 10][..], Some("application/octet-stream"))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn status_headers_and_bytes_come_back_as_they_are() {
+    let (_upstream, gateway) = both().await;
+    for request in [
+        gateway.get("/api/passthrough/up/teapot"),
+        gateway.post("/api/passthrough", &json!({"provider": "up", "method": "GET", "path": "/teapot"})),
+    ] {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 418);
+        let headers = response.headers();
+        assert_eq!(
+            (&headers["x-own"], &headers["x-llm-provider"]),
+            (&"kept".parse().unwrap(), &"up".parse().unwrap())
+        );
+        assert!(headers.get("set-cookie").is_none() && headers.get("proxy-authenticate").is_none());
+        assert_eq!(response.text().await.unwrap(), r#"{"tea":true}"#);
+    }
+}
+
+#[tokio::test]
+async fn streams_pass_piece_by_piece() {
+    let upstream = Upstream::start(|_| {
+        vec![
+            sse(&["one"]),
+            Step::Pause(std::time::Duration::from_millis(200)),
+            Step::Send(b"data: two\n\n".to_vec()),
+            Step::Close,
+        ]
+    })
+    .await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let wrapped =
+        json!({"provider": "up", "method": "POST", "path": "/v1/stream", "body": {}, "stream": true});
+    for request in [gateway.get("/api/passthrough/up/v1/stream"), gateway.post("/api/passthrough", &wrapped)]
+    {
+        let started = std::time::Instant::now();
+        let mut events = Events::of(request.send().await.unwrap());
+        assert_eq!(events.next().await.unwrap(), "data: one");
+        assert!(started.elapsed() < std::time::Duration::from_millis(190), "it was held back");
+        assert_eq!(events.next().await.unwrap(), "data: two");
+        assert_eq!(events.next().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_model_stands_for_its_first_provider() {
+    let upstream = Upstream::answering(Step::Send(fixture("openai/chat"))).await;
+    let gateway = Setup::new().models(&json!({"providers": {"up": {"type": "openai", "base_url": upstream.v1(), "models": {"public": {"upstream": "real"}}}}})).start();
+    let body = json!({"model": "public", "path": "/v1/chat/completions", "body": {"model": "public", "messages": []}});
+    let (status, _) = gateway.ask("/api/passthrough", &body).await;
+    assert_eq!((status, &upstream.last()["model"]), (200, &json!("real")));
+}
+
+#[tokio::test]
+async fn the_callers_own_credentials_and_hop_by_hop_headers_never_travel() {
+    let (upstream, gateway) = both().await;
+    let secret = "callers-secret";
+    let bad = [
+        "authorization",
+        "x-api-key",
+        "api-key",
+        "cookie",
+        "proxy-authorization",
+        "host",
+        "connection",
+        "transfer-encoding",
+        "te",
+        "upgrade",
+        "keep-alive",
+        "trailer",
+        "content-length",
+        "forwarded",
+        "x-forwarded-for",
+        "x-real-ip",
+    ];
+
+    for name in bad {
+        let body =
+            json!({"provider": "up", "method": "GET", "path": "/v1/models", "headers": {name: secret}});
+        let (status, answer) = gateway.ask("/api/passthrough", &body).await;
+        // Refused by name, or left out; never sent.
+        assert!(status == 200 || status == 400, "{name}: {answer}");
+    }
+    let named = bad.iter().filter(|name| {
+        !matches!(**name, "host" | "connection" | "transfer-encoding" | "content-length" | "upgrade" | "te")
+    });
+    let request = named
+        .fold(gateway.get("/api/passthrough/up/v1/models"), |request, name| request.header(*name, secret));
+    assert_eq!(request.header("x-custom", "y").send().await.unwrap().status(), 200);
+
+    for seen in upstream.seen() {
+        let all = format!("{:?}", seen.headers);
+        assert!(!all.contains(secret), "{all}");
+        assert_eq!(seen.header("authorization"), Some("Bearer provider-key-1"));
+    }
+}
+
+#[tokio::test]
+async fn paths_that_lead_elsewhere_are_refused() {
+    let (upstream, gateway) = both().await;
+    for path in [
+        "/v1/../admin",
+        "/v1/..",
+        "/../etc/passwd",
+        "/v1/%2e%2e/admin",
+        "/v1/%2E%2E/admin",
+        "/v1/.%2e/x",
+        "/v1/%252e%252e/x",
+        "/v1/..%2fadmin",
+        "/v1/..%5cadmin",
+        "/v1/\\..\\admin",
+        "//evil.example/x",
+        "/\\evil.example/x",
+        "http://evil.example/x",
+        "https:evil",
+        "evil.example/x",
+        "v1/models",
+        "/v1/a\r\nx-injected: 1",
+        "/v1/a%0d%0ax",
+        "/v1/a\u{0}b",
+        "/v1/a b\tc",
+        "/v1/./x",
+        "@evil.example/",
+        "/v1/x?y=1",
+        "/v1/x#y",
+        "",
+        "/v1//x/../../y",
+    ] {
+        let body = json!({"provider": "up", "method": "GET", "path": path});
+        let (status, error) = gateway.ask("/api/passthrough", &body).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("path")), "{path:?}: {error}");
+    }
+    assert!(upstream.seen().is_empty(), "{:?}", upstream.seen());
+}
+
+#[tokio::test]
+async fn paths_that_lead_elsewhere_are_refused_as_bytes_too() {
+    let (upstream, gateway) = both().await;
+    for path in [
+        "/api/passthrough/up/../../x",
+        "/api/passthrough/up/v1/..%2f..%2fx",
+        "/api/passthrough/up/%2e%2e/x",
+        "/api/passthrough/up//evil.example/x",
+        "/api/passthrough/up/http://evil.example/x",
+        "/api/passthrough/up/v1/%0d%0ax-injected:%201",
+        "/api/passthrough/up/v1/%00",
+        "/api/passthrough/up/\\evil",
+        "/api/passthrough/up/v1/%5c..%5cx",
+        "/api/passthrough/nobody/v1/models",
+        "/api/passthrough/up%2f..%2fother/x",
+    ] {
+        let mut connection = Connection::open(gateway.address()).await;
+        connection.send(&format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")).await;
+        let answer = connection.to_the_end(PATIENCE).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 40"), "{path}: {answer}");
+    }
+    for seen in upstream.seen() {
+        assert!(
+            !seen.path.contains("..") && !seen.path.contains("evil") && seen.header("x-injected").is_none(),
+            "{seen:?}"
+        );
+        assert!(seen.path.starts_with("/v1"), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn values_cannot_smuggle_lines() {
+    let (upstream, gateway) = both().await;
+    for (member, value) in [
+        ("method", json!("GET / HTTP/1.1\r\nx: y")),
+        ("headers", json!({"accept": "a\r\nx-injected: 1"})),
+        ("headers", json!({"accept\r\nx": "1"})),
+    ] {
+        let mut body = json!({"provider": "up", "path": "/v1/models"});
+        body[member] = value;
+        let (status, error) = gateway.ask("/api/passthrough", &body).await;
+        assert_eq!(status, 400, "{error}");
+    }
+    let (status, _) = gateway.ask("/api/passthrough", &json!({"provider": "up", "method": "GET", "path": "/v1/models", "query": {"a": "b\r\nx: y&c=d"}})).await;
+    assert_eq!(status, 200);
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].path, "/v1/models?a=b%0D%0Ax%3A%20y%26c%3Dd");
+}
+
+#[tokio::test]
+async fn faults_of_the_request_are_named() {
+    let (_upstream, gateway) = both().await;
+    for (body, status, param) in [
+        (json!({"path": "/v1/models"}), 400, "provider"),
+        (json!({"provider": "nobody", "path": "/v1/models"}), 404, "provider"),
+        (json!({"provider": "up", "model": "m", "path": "/v1/models"}), 400, "model"),
+        (json!({"provider": "up"}), 400, "path"),
+        (json!({"provider": "up", "path": "/v1/models", "method": "FETCH"}), 400, "method"),
+        (json!({"provider": "up", "path": "/v1/models", "method": "CONNECT"}), 400, "method"),
+        (json!({"provider": "up", "path": "/v1/models", "query": 7}), 400, "query"),
+        (json!({"provider": "up", "path": "/v1/models", "headers": []}), 400, "headers"),
+    ] {
+        let (got, error) = gateway.ask("/api/passthrough", &body).await;
+        assert_eq!((got, &error["error"]["param"]), (status, &json!(param)), "{body}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_key_is_not_passed_through() {
+    let upstream = Upstream::answering(json(
+        401,
+        "www-authenticate: Bearer\r\n",
+        &json!({"error": "bad key provider-key-1"}),
+    ))
+    .await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let response = gateway.get("/api/passthrough/up/v1/models").send().await.unwrap();
+    assert_eq!(response.status(), 502);
+    let error: Value = json_of(response).await;
+    assert_eq!(error["error"]["code"], "upstream_credentials");
+    assert!(!error.to_string().contains("provider-key-1"));
+}

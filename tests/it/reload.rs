@@ -1,1 +1,114 @@
-//! x
+//! Changed files take effect while the service runs: all of it, or nothing.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Events, Gateway, Setup, answer, eventually};
+
+fn models(names: &[&str]) -> String {
+    let models: Value = names.iter().map(|name| ((*name).to_owned(), json!({}))).collect();
+    json!({"providers": {"echo": {"type": "echo", "models": models}}}).to_string()
+}
+
+async fn served(gateway: &Gateway) -> Vec<String> {
+    let (_, list) = answer(gateway.get("/v1/models")).await;
+    list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn write(gateway: &Gateway, path: &str, text: &str) {
+    std::fs::write(gateway.folder.path().join(path), text).unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_models_file_is_served_within_three_seconds() {
+    let gateway = Setup::new().file("models.json", &models(&["echo"])).start();
+
+    let changed = Instant::now();
+    write(&gateway, "models.json", &models(&["echo", "second"]));
+    eventually("the new model is served", async || served(&gateway).await == ["echo", "second"]).await;
+    assert!(changed.elapsed() < Duration::from_secs(3));
+
+    // A rename into place, as editors and orchestrators do it.
+    write(&gateway, "new.json", &models(&["third"]));
+    let changed = Instant::now();
+    std::fs::rename(gateway.folder.path().join("new.json"), gateway.folder.path().join("models.json"))
+        .unwrap();
+    eventually("the renamed file is served", async || served(&gateway).await == ["third"]).await;
+    assert!(changed.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_bad_file_keeps_the_last_good_set_and_is_told() {
+    let gateway = Setup::new()
+        .file("prompts/en/chat-conversation-simple.prompt", "Talk.\n")
+        .env("PROMPTS_DIR", "prompts")
+        .start();
+
+    write(
+        &gateway,
+        "models.json",
+        "{\"providers\": {\"echo\": {\"type\": \"ehco\", \"models\": {\"echo\": {}}}}}",
+    );
+    let line = gateway.logged("ERROR");
+    assert!(line.contains("models.json") && line.contains("ehco"), "{line}");
+    assert_eq!(served(&gateway).await, ["echo"]);
+    let (status, ready) = answer(gateway.get("/readyz")).await;
+    assert_eq!((status, &ready["reload"]["ok"]), (200, &json!(false)));
+    assert!(ready["reload"]["error"].to_string().contains("ehco"), "{ready}");
+
+    // Good models beside a bad prompt change nothing either.
+    write(&gateway, "prompts/en/chat-conversation-simple.prompt", "Talk {{#if}}.\n");
+    write(&gateway, "models.json", &models(&["echo", "second"]));
+    eventually("the prompt is told", async || {
+        answer(gateway.get("/readyz")).await.1.to_string().contains("chat-conversation-simple")
+    })
+    .await;
+    assert_eq!(served(&gateway).await, ["echo"]);
+
+    write(&gateway, "prompts/en/chat-conversation-simple.prompt", "Talk well.\n");
+    eventually("both are taken", async || served(&gateway).await == ["echo", "second"]).await;
+    let (_, ready) = answer(gateway.get("/readyz")).await;
+    assert_eq!(ready["reload"], json!({"ok": true, "error": null}));
+}
+
+#[tokio::test]
+async fn a_refused_reload_is_one_line_in_the_log() {
+    let gateway = Setup::new().start();
+    write(&gateway, "models.json", "{");
+    gateway.logged("ERROR");
+    tokio::time::sleep(Duration::from_millis(1600)).await;
+    assert_eq!(gateway.log().lines().filter(|line| line.contains("ERROR")).count(), 1, "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn a_hangup_signal_reloads_too() {
+    let gateway = Setup::new().start();
+    write(&gateway, "models.json", &models(&["other"]));
+    gateway.signal("HUP");
+    eventually("the new model is served", async || served(&gateway).await == ["other"]).await;
+}
+
+#[tokio::test]
+async fn prompts_change_while_requests_under_way_keep_theirs() {
+    let gateway = Setup::new()
+        .file("prompts/en/chat-conversation-simple.prompt", "Old.\n")
+        .env("PROMPTS_DIR", "prompts")
+        .start();
+    let slow = json!({"model": "echo", "messages": [{"role": "user", "content": "one two three four five six"}], "echo": {"delay_ms": 300}});
+    let mut events = Events::of(gateway.post("/api/chat", &slow).send().await.unwrap());
+    events.next().await.unwrap();
+
+    write(&gateway, "prompts/en/chat-conversation-simple.prompt", "New.\n");
+    write(&gateway, "models.json", &models(&["other"]));
+    let text = async || {
+        gateway.ask("/api/prompts/chat-conversation-simple/render", &json!({})).await.1["text"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    eventually("the new prompt is used", async || text().await.contains("New.")).await;
+
+    assert_eq!(gateway.ask("/api/chat", &slow).await.0, 404, "its model is gone");
+    assert_eq!(events.rest().await.last().unwrap(), "[DONE]", "and yet the old stream ends well");
+}
