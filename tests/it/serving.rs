@@ -1,1 +1,332 @@
-//! x
+//! Listeners, time-outs, limits and the end: with real sockets.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::support::client::{Http2, post};
+use crate::support::{Connection, Events, Gateway, PATIENCE, Setup, answer, eventually};
+
+const PING: &str = "GET /api/ping HTTP/1.1\r\nhost: t\r\n\r\n";
+
+fn slow_stream(delay_ms: u64) -> Value {
+    json!({"model": "echo", "messages": [{"role": "user", "content": "one two three four five"}], "echo": {"delay_ms": delay_ms}})
+}
+
+async fn pong(connection: &mut Connection<TcpStream>) {
+    connection.send(PING).await;
+    assert!(connection.until("pong").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn several_listeners_at_once() {
+    let setup = Setup::new();
+    let socket = setup.path("gateway.sock");
+    let listen = format!("127.0.0.1:0,[::1]:0,unix:{}", socket.display());
+    let gateway = setup.env("LISTEN", &listen).start();
+    let banner = gateway.log();
+    let addresses =
+        banner.lines().find_map(|line| line.trim().strip_prefix("listening")).unwrap().trim().to_owned();
+    let ipv6 =
+        addresses.split(", ").find(|address| address.contains("[::1]")).unwrap().replace("http://", "");
+
+    pong(&mut Connection::open(gateway.address()).await).await;
+    pong(&mut Connection::open(&ipv6).await).await;
+    let mut unix = Connection { socket: UnixStream::connect(&socket).await.unwrap() };
+    unix.send(PING).await;
+    assert!(unix.until("pong").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_for_its_owner_and_goes_with_the_service() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let setup = Setup::new();
+    let socket = setup.path("gateway.sock");
+    // A leftover of a crash is no obstacle.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let mut gateway = setup.env("LISTEN", &format!("127.0.0.1:0,unix:{}", socket.display())).start();
+    let meta = std::fs::metadata(&socket).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o007, 0, "not for everybody: {:o}", meta.mode());
+    gateway.signal("TERM");
+    assert!(gateway.ended().await.success());
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn http2_without_encryption_is_spoken_to_those_who_begin_with_it() {
+    let gateway = Setup::new().start();
+    let mut client = Http2::open(gateway.address()).await;
+    let many: Vec<_> = (0..20).map(|_| client.send("GET", "/api/ping", "")).collect();
+    for answer in many {
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.version()), (200, http::Version::HTTP_2));
+    }
+    pong(&mut Connection::open(gateway.address()).await).await;
+}
+
+#[tokio::test]
+async fn tls_serves_both_versions_of_http() {
+    let setup = Setup::new();
+    let certified =
+        rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let setup =
+        setup.file("cert.pem", &certified.cert.pem()).file("key.pem", &certified.signing_key.serialize_pem());
+    let gateway = setup.env("TLS_CERT", "cert.pem").env("TLS_KEY", "key.pem").start();
+    assert!(gateway.base().starts_with("https://"), "{}", gateway.base());
+
+    let certificate = reqwest::Certificate::from_pem(certified.cert.pem().as_bytes()).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([certificate]).build().unwrap();
+    let (status, _) = answer(http.get(format!("{}/api/ping", gateway.base()))).await;
+    assert_eq!(status, 200);
+    let events = Events::of(
+        http.post(format!("{}/api/chat", gateway.base()))
+            .body(slow_stream(0).to_string())
+            .send()
+            .await
+            .unwrap(),
+    );
+    assert_eq!(events.rest().await.last().unwrap(), "[DONE]");
+
+    // Plain bytes to an encrypted port end, and do no harm.
+    let mut plain = Connection::open(gateway.address()).await;
+    plain.send(PING).await;
+    assert!(plain.to_the_end(PATIENCE).await.is_some());
+    assert_eq!(answer(http.get(format!("{}/api/ping", gateway.base()))).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_slow_head_is_ended() {
+    let gateway = Setup::new().env("HEADER_TIMEOUT", "1").start();
+    for start in ["", "GET /api/ping HTTP/1.1\r\nhost: t\r\n", "PRI * HTTP/2"] {
+        let mut slow = Connection::open(gateway.address()).await;
+        slow.send(start).await;
+        let began = Instant::now();
+        assert!(slow.to_the_end(PATIENCE).await.is_some(), "{start:?}");
+        assert!(began.elapsed() < Duration::from_secs(4));
+    }
+    // Drop by drop is no better.
+    let mut drops = Connection::open(gateway.address()).await;
+    let began = Instant::now();
+    drops.send("GET /api/ping HTTP/1.1\r\n").await;
+    for number in 0..100 {
+        use tokio::io::AsyncWriteExt;
+        if drops.socket.write_all(format!("x-{number}: 1\r\n").as_bytes()).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(drops.to_the_end(PATIENCE).await.is_some());
+    assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_ended_and_a_waiting_one_is_not() {
+    let gateway = Setup::new().env("IDLE_TIMEOUT", "1").start();
+    let mut idle = Connection::open(gateway.address()).await;
+    pong(&mut idle).await;
+    let began = Instant::now();
+    assert!(idle.to_the_end(PATIENCE).await.is_some());
+    assert!(began.elapsed() > Duration::from_millis(700) && began.elapsed() < Duration::from_secs(4));
+
+    // One that waits for a slow answer is not idle.
+    let body = json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "x"}], "echo": {"first_delay_ms": 2500}});
+    assert_eq!(gateway.ask("/api/chat", &body).await.0, 200);
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_their_turn() {
+    let gateway = Setup::new().env("MAX_CONNECTIONS", "2").start();
+    let mut first = Connection::open(gateway.address()).await;
+    pong(&mut first).await;
+    let mut second = Connection::open(gateway.address()).await;
+    pong(&mut second).await;
+    let mut third = Connection::open(gateway.address()).await;
+    third.send(PING).await;
+    assert_eq!(third.to_the_end(Duration::from_millis(400)).await, None, "nobody answers yet");
+
+    drop(first);
+
+    assert!(third.until("pong").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_body_of_100_megabytes_is_refused_and_not_kept() {
+    let gateway = Setup::new().start();
+    let body = vec![b'x'; 100 * 1024 * 1024];
+    let before = memory_mib(&gateway);
+    let request = gateway
+        .http()
+        .post(format!("{}/api/chat", gateway.base()))
+        .header("content-type", "application/json");
+    let (status, error) = answer(request.body(body.clone())).await;
+    assert_eq!((status, &error["error"]["code"]), (413, &json!("request_too_large")));
+
+    // Without a length that is known beforehand.
+    let pieces = futures_util::stream::iter(
+        body.chunks(1024 * 1024).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>(),
+    );
+    let request = gateway
+        .http()
+        .post(format!("{}/api/chat", gateway.base()))
+        .header("content-type", "application/json");
+    let (status, error) = answer(request.body(reqwest::Body::wrap_stream(pieces))).await;
+    assert_eq!((status, &error["error"]["code"]), (413, &json!("request_too_large")));
+    assert!(memory_mib(&gateway) < before + 60, "{before} MiB before, {} after", memory_mib(&gateway));
+
+    // Who asks before sending is told before sending.
+    let mut polite = Connection::open(gateway.address()).await;
+    polite.send("POST /api/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 104857600\r\n\r\n").await;
+    let answer = polite.until("}}").await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_body_limit_is_a_setting() {
+    let gateway = Setup::new().env("MAX_BODY_BYTES", "2000").start();
+    let body = |length: usize| json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "x".repeat(length)}]});
+    assert_eq!(gateway.ask("/api/chat", &body(1500)).await.0, 200);
+    assert_eq!(gateway.ask("/api/chat", &body(2000)).await.0, 413);
+}
+
+fn memory_mib(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[tokio::test]
+async fn ten_thousand_headers_are_refused() {
+    let gateway = Setup::new().start();
+    let many: String = (0..10_000).map(|number| format!("x-{number}: y\r\n")).collect();
+    let long = format!("x-long: {}\r\n", "y".repeat(1024 * 1024));
+    for headers in [many, long] {
+        let mut connection = Connection::open(gateway.address()).await;
+        use tokio::io::AsyncWriteExt;
+        // It may be refused before it is sent to the end.
+        let _ = connection
+            .socket
+            .write_all(format!("GET /api/ping HTTP/1.1\r\nhost: t\r\n{headers}\r\n").as_bytes())
+            .await;
+        let answer = connection.to_the_end(PATIENCE).await.unwrap();
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 400"),
+            "{answer}"
+        );
+    }
+    pong(&mut Connection::open(gateway.address()).await).await;
+}
+
+#[tokio::test]
+async fn a_graceful_end_lets_streams_end() {
+    let mut gateway = Setup::new().start();
+    let mut events = Events::of(gateway.post("/api/chat", &slow_stream(200)).send().await.unwrap());
+    events.next().await.unwrap();
+
+    gateway.signal("TERM");
+    gateway.logged("Draining");
+
+    // New connections find nobody.
+    eventually("nobody accepts", async || TcpStream::connect(gateway.address()).await.is_err()).await;
+    assert_eq!(events.rest().await.last().unwrap(), "[DONE]");
+    assert!(gateway.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_draining_service_turns_requests_on_open_connections_away() {
+    let gateway = Setup::new().start();
+    let mut client = Http2::open(gateway.address()).await;
+    let slow = client.send("POST", "/api/chat", &slow_stream(300).to_string());
+    let streaming = slow.await.unwrap();
+    assert_eq!(streaming.status(), 200);
+    gateway.signal("TERM");
+    gateway.logged("Draining");
+    // Either the connection takes no more streams, or the request is told to come again.
+    if let Ok(answer) = client.send("GET", "/api/tags", "").await {
+        assert_eq!(answer.status(), 503);
+        assert!(answer.headers().contains_key("retry-after"));
+    }
+}
+
+#[tokio::test]
+async fn the_time_to_drain_is_bounded() {
+    let mut gateway = Setup::new().env("DRAIN_TIMEOUT", "1").start();
+    let mut events = Events::of(gateway.post("/api/chat", &slow_stream(10_000)).send().await.unwrap());
+    events.next().await.unwrap();
+    let began = Instant::now();
+    gateway.signal("INT");
+    gateway.ended().await;
+    assert!(began.elapsed() > Duration::from_millis(900) && began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut gateway = Setup::new().start();
+    let mut events = Events::of(gateway.post("/api/chat", &slow_stream(10_000)).send().await.unwrap());
+    events.next().await.unwrap();
+    gateway.signal("TERM");
+    gateway.logged("Draining");
+    let began = Instant::now();
+    gateway.signal("TERM");
+    gateway.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = Setup::new().env("LISTEN", &address).run(&[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn an_open_door_needs_a_decision() {
+    let ended = Setup::new().env("LISTEN", "0.0.0.0:0").run(&[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("LLM_PROXY_API_AUTH"), "{}", ended.stderr);
+    let gateway = Setup::new().env("LISTEN", "127.0.0.1:0,0.0.0.0:0").env("AUTH", "none").start();
+    pong(&mut Connection::open(gateway.address()).await).await;
+}
+
+#[tokio::test]
+async fn requests_may_follow_each_other_without_waiting() {
+    let gateway = Setup::new().start();
+    let mut connection = Connection::open(gateway.address()).await;
+    let body =
+        json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "pipelined"}]});
+    let three = post("/api/chat", &body).repeat(3);
+    connection.send(&format!("{three}GET /nothing HTTP/1.1\r\nhost: t\r\n\r\n")).await;
+    let answers = connection.until("unknown_path").await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 3);
+}
+
+#[tokio::test]
+async fn browsers_of_allowed_sites_may_call() {
+    let gateway = Setup::new().env("CORS_ORIGINS", "https://app.example").start();
+    let url = format!("{}/api/chat", gateway.base());
+    let preflight = |origin: &str| {
+        let request = gateway.http().request(reqwest::Method::OPTIONS, &url).header("origin", origin);
+        request
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "content-type, x-mine")
+    };
+    let allowed = preflight("https://app.example").send().await.unwrap();
+    assert!(allowed.status().is_success());
+    assert_eq!(allowed.headers()["access-control-allow-origin"], "https://app.example");
+    assert!(allowed.headers()["access-control-allow-headers"].to_str().unwrap().contains("x-mine"));
+    let other = preflight("https://evil.example").send().await.unwrap();
+    assert!(other.headers().get("access-control-allow-origin").is_none());
+
+    let error =
+        gateway.post("/api/chat", &json!({})).header("origin", "https://app.example").send().await.unwrap();
+    assert_eq!(
+        (error.status().as_u16(), &error.headers()["access-control-allow-origin"]),
+        (400, &"https://app.example".parse().unwrap())
+    );
+
+    let silent = Setup::new().start();
+    let answer = silent.get("/api/ping").header("origin", "https://app.example").send().await.unwrap();
+    assert!(answer.headers().get("access-control-allow-origin").is_none());
+}

@@ -1,8 +1,9 @@
 //! Sockets to listen on.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use poem::Addr;
@@ -141,5 +142,8 @@ fn unix(path: &Path) -> io::Result<Listener> {
     {
         std::fs::remove_file(path)?;
     }
-    Ok(Listener::Unix(UnixListener::bind(path)?, SocketFile(path.to_owned())))
+    let listener = UnixListener::bind(path)?;
+    // For the owner and the group, such as a web server in front; never for everybody, whatever the umask.
+    std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
 }
