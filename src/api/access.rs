@@ -162,11 +162,16 @@ impl Drop for Guard {
             gen_ai.usage.input_tokens = facts.usage.map(|usage| usage.input_tokens),
             gen_ai.usage.output_tokens = facts.usage.map(|usage| usage.output_tokens),
             usage_source = facts.usage.map(|usage| usage.source.as_str()),
-            first_token_ms = facts.first_token.map(|time| time.as_millis()),
-            duration_ms = duration.as_millis(),
+            first_token_ms = facts.first_token.map(milliseconds),
+            duration_ms = milliseconds(duration),
             "Request"
         );
     }
+}
+
+/// As a number that every format of the log knows as one.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A body that is watched to its end.

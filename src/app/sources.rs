@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::surroundings::{self, Surroundings};
-use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, Settings};
+use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, ProviderConfig, Settings};
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
 use crate::providers::{self, ModelCard, Shared};
@@ -81,8 +81,11 @@ impl Sources {
     /// Everything that is wrong.
     pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
         // Both are read, so that all faults are told at once.
-        let (catalog, prompts) = (self.catalog(environment), self.prompts());
-        let (mut catalog, (prompts, prompts_are_shipped)) = match (catalog, prompts) {
+        let catalog = self.catalog(environment).and_then(|catalog| {
+            let served = self.served(&catalog.providers)?;
+            Ok((catalog, served))
+        });
+        let ((mut catalog, mut served), (prompts, prompts_are_shipped)) = match (catalog, self.prompts()) {
             (Ok(catalog), Ok(prompts)) => (catalog, prompts),
             (Err(Faults(mut faults)), Err(Faults(more))) => {
                 faults.extend(more);
@@ -93,9 +96,10 @@ impl Sources {
         let mut surroundings = Surroundings::default();
         if self.settings.minimum {
             surroundings = surroundings::look(&self.settings, &catalog, &self.shared).await;
-            catalog.providers.extend(surroundings.providers());
+            let found = surroundings.providers();
+            served.extend(self.served(&found)?);
+            catalog.providers.extend(found);
         }
-        let served = self.served(&catalog)?;
         let served = with_discovered(served, &surroundings).await;
         let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
         Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, prompts_are_shipped })
@@ -146,10 +150,10 @@ impl Sources {
         Ok((PromptLibrary::load(folder, &default)?, false))
     }
 
-    fn served(&self, catalog: &Catalog) -> Result<Vec<Served>, Faults> {
+    fn served(&self, providers: &[ProviderConfig]) -> Result<Vec<Served>, Faults> {
         let mut faults = Vec::new();
         let mut served = Vec::new();
-        for config in &catalog.providers {
+        for config in providers {
             match providers::build(config, &self.shared) {
                 Ok(provider) => {
                     served.push(Served { config: config.clone(), provider, discovered: Vec::new() });

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -38,6 +39,14 @@ pub fn init(settings: &LogSettings) -> Result<LogGuard, Fault> {
     // A second call can only come from a test that starts the program twice; the first stays.
     let _ = tracing_subscriber::registry().with(layers).try_init();
     Ok(LogGuard { _workers: workers })
+}
+
+/// Whether logging could be started like this. Writes nothing.
+///
+/// # Errors
+/// The filter cannot be read.
+pub fn check(settings: &LogSettings) -> Result<(), Fault> {
+    filter(&settings.filter).map(drop)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,12 +85,18 @@ fn filter(text: &str) -> Result<EnvFilter, Fault> {
         "trace" | "debug" | "info" => format!("warn,llm_proxy_api={level}"),
         "warning" => "warn".to_owned(),
         "" => "warn,llm_proxy_api=info".to_owned(),
+        "warn" | "error" | "off" => level,
         _ => text.to_owned(),
     };
-    EnvFilter::try_new(&expression).map_err(|error| {
-        let problem = format!("`{text}` is not allowed ({error})");
+    let fault = |why: &str| {
+        let problem = format!("`{text}` is not allowed{why}");
         Fault::new("LLM_PROXY_API_LOG_LEVEL", problem, "give DEBUG, INFO, WARN, ERROR or a filter expression")
-    })
+    };
+    // A single word that is no level would be taken for the name of a module, and everything else be silenced.
+    if expression.chars().all(char::is_alphanumeric) && expression.parse::<LevelFilter>().is_err() {
+        return Err(fault(""));
+    }
+    EnvFilter::try_new(&expression).map_err(|error| fault(&format!(" ({error})")))
 }
 
 fn buffered<W: std::io::Write + Send + 'static>(writer: W, workers: &mut Vec<WorkerGuard>) -> NonBlocking {
@@ -103,7 +118,9 @@ fn rotated(path: &Path) -> Result<RollingFileAppender, Fault> {
     let name =
         path.file_name().ok_or_else(|| fault("is no file name".to_owned()))?.to_string_lossy().into_owned();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|error| fault(error.to_string()))?;
+    // In full: the link to today's file would lead astray otherwise.
+    let folder = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
+    let folder = folder.map_err(|error| fault(error.to_string()))?;
     let builder = RollingFileAppender::builder().rotation(Rotation::DAILY).max_log_files(KEPT_FILES);
     let builder = match (path.file_stem(), path.extension()) {
         (Some(stem), Some(ending)) => {

@@ -6,6 +6,6 @@ mod metrics;
 mod record;
 
 pub use health::Health;
-pub use logging::{LogGuard, init};
+pub use logging::{LogGuard, check, init};
 pub use metrics::{AttemptOutcome, EndpointMetrics, Metrics, ModelMetrics};
 pub use record::{Facts, Outcome, RequestRecord};

@@ -1,1 +1,262 @@
-//! x
+//! The commands, and what they say of a faulty configuration.
+
+use serde_json::{Value, json};
+
+use crate::support::Setup;
+
+fn models(provider: Value) -> Value {
+    json!({"providers": {"up": provider}})
+}
+
+fn openai(more: Value) -> Value {
+    let mut provider = json!({"type": "openai", "base_url": "http://127.0.0.1:1/v1", "models": {"m": {}}});
+    provider.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    models(provider)
+}
+
+#[test]
+fn check_says_what_would_be_served() {
+    let setup = Setup::new().models(&json!({
+        "providers": {
+            "cloud": {"type": "openai", "base_url": "http://127.0.0.1:1/v1", "api_key": "${KEY_OF_TEST}", "models": {"fast": {"upstream": "gpt", "priority": 2, "context": 128_000}}},
+            "laptop": {"type": "ollama", "base_url": "http://127.0.0.1:1", "models": {"fast": {"upstream": "llama3.2", "priority": 1}}}},
+        "models": {"fast": {"strategy": "priority", "aliases": ["small"]}}})).variable("KEY_OF_TEST", "k");
+    let ended = setup.run(&["check"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    assert!(
+        ended.stdout.contains("model fast (also small): laptop/llama3.2, then cloud/gpt (128000 tokens)"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended.stdout.contains("prompt translate: en, pl") && ended.stdout.contains("everything is in order")
+    );
+}
+
+#[test]
+fn check_names_file_place_and_cure_of_every_fault() {
+    for (models, words) in [
+        (models(json!({"type": "opneai", "models": {"m": {}}})), vec!["providers.up", "opneai", "openai"]),
+        (models(json!({"models": {"m": {}}})), vec!["providers.up", "type"]),
+        (openai(json!({"api_kye": "x"})), vec!["api_kye", "api_key"]),
+        (openai(json!({"api_key": "${NOT_SET_ANYWHERE}"})), vec!["providers.up", "NOT_SET_ANYWHERE"]),
+        (openai(json!({"base_url": "ftp://x"})), vec!["providers.up", "base_url"]),
+        (openai(json!({"models": {}})), vec!["providers.up", "models"]),
+        (openai(json!({"models": "guess"})), vec!["providers.up.models", "discover"]),
+        (openai(json!({"models": {"m": {"contxt": 5}}})), vec!["providers.up.models.m", "contxt", "context"]),
+        (openai(json!({"models": {"m": {"context": "big"}}})), vec!["providers.up.models.m.context"]),
+        (openai(json!({"timeout": -1})), vec!["providers.up", "timeout"]),
+        (json!({"providers": {"up": openai(json!({}))["providers"]["up"], "models": 7}}), vec!["models"]),
+        (
+            json!({"providers": openai(json!({"models": {"model-one": {}}}))["providers"], "models": {"modle-one": {}}}),
+            vec!["models.modle-one", "did you mean `model-one`"],
+        ),
+        (
+            json!({"providers": openai(json!({}))["providers"], "models": {"m": {"strategy": "luck"}}}),
+            vec!["models.m", "luck", "priority"],
+        ),
+        (json!({"provider": {}}), vec!["provider", "did you mean `providers`"]),
+    ] {
+        let ended = Setup::new().models(&models).run(&["check"]);
+        assert_eq!(ended.code, Some(1), "{models}: {}", ended.stdout);
+        assert!(ended.stdout.is_empty());
+        assert!(ended.stderr.contains("models.json"), "{}", ended.stderr);
+        for word in words {
+            assert!(ended.stderr.contains(word), "`{word}` is missing for {models}:\n{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn several_faults_are_told_at_once_a_line_each() {
+    let setup = Setup::new()
+        .models(&json!({"providers": {"a": {"type": "x", "models": {"m": {}}}, "b": {"type": "openai", "base_url": "nonsense", "models": {"m": {}}}}}))
+        .file("prompts/en/bad.prompt", "Hello {{name\n")
+        .env("PROMPTS_DIR", "prompts");
+    let ended = setup.run(&["check"]);
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    for place in ["providers.a", "providers.b", "bad.prompt"] {
+        assert_eq!(lines.iter().filter(|line| line.contains(place)).count(), 1, "{place} in {lines:?}");
+    }
+}
+
+#[test]
+fn broken_files_are_told_with_line_and_column() {
+    for (name, text) in [
+        ("models.json", "{\n  \"providers\": {,}\n}"),
+        ("models.yaml", "providers:\n  up: [\n"),
+        ("models.toml", "x = 1"),
+    ] {
+        let ended = Setup::new().file(name, text).env("MODELS_CONFIG", name).run(&["check"]);
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.stderr.contains(name), "{}", ended.stderr);
+        assert!(name.ends_with("toml") || ended.stderr.contains("line"), "{}", ended.stderr);
+    }
+    let ended = Setup::new().env("MODELS_CONFIG", "nowhere.json").run(&["check"]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("nowhere.json"), "{}", ended.stderr);
+}
+
+#[test]
+fn yaml_reads_as_json_does() {
+    let yaml = "# A comment\nproviders:\n  echo:\n    type: echo\n    models:\n      echo:\n        context: 4096\nmodels:\n  echo:\n    aliases: [small]\n";
+    let ended = Setup::new().file("models.yaml", yaml).env("MODELS_CONFIG", "models.yaml").run(&["models"]);
+    assert_eq!(
+        (ended.code, ended.stdout.trim()),
+        (Some(0), "echo (also small): echo/echo (4096 tokens)"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn bad_settings_name_variable_value_and_what_is_allowed() {
+    for (name, value, allowed) in [
+        ("LISTEN", "8080", "host:port"),
+        ("TIMEOUT", "soon", "seconds"),
+        ("MAX_BODY_BYTES", "-1", "whole number"),
+        ("LOG_FORMAT", "xml", "json"),
+        ("AUTH", "maybe", "none"),
+        ("DEFAULT_EP_LANGUAGE", "not a tag", ""),
+        ("LOG_LEVEL", "loud", "DEBUG"),
+    ] {
+        let ended = Setup::new().env(name, value).run(&["check"]);
+        assert_eq!(ended.code, Some(1), "{name}={value}");
+        for word in [&format!("LLM_PROXY_API_{name}"), value, allowed] {
+            assert!(ended.stderr.contains(word), "`{word}` in {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn an_unknown_variable_draws_a_warning_with_the_nearest_known_one() {
+    let ended = Setup::new().env("TIMOUT", "5").run(&["check"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stdout.contains("LLM_PROXY_API_TIMOUT") && ended.stdout.contains("LLM_PROXY_API_TIMEOUT"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn a_dotenv_file_is_read_and_never_overrides() {
+    let setup = Setup::new()
+        .file(".env", "LLM_PROXY_API_EP_PREFIX=/from-file\nLLM_PROXY_API_LISTEN=127.0.0.1:1\nMY_KEY=k\n")
+        .env("LISTEN", "127.0.0.1:4999");
+    let setup = setup.models(&openai(json!({"api_key": "${MY_KEY}"})));
+    let ended = setup.run(&["check"]);
+    assert!(
+        ended.stdout.contains("would listen on http://127.0.0.1:4999")
+            || ended.stdout.contains("would listen on 127.0.0.1:4999"),
+        "{} {}",
+        ended.stdout,
+        ended.stderr
+    );
+    assert!(setup.run(&["openapi"]).stdout.contains("/from-file/chat"));
+}
+
+#[test]
+fn without_a_models_file_the_start_needs_a_word() {
+    let ended = Setup::new().without_models().run(&[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("LLM_PROXY_API_MINIMUM"), "{}", ended.stderr);
+}
+
+#[test]
+fn prompts_are_listed_rendered_and_covered() {
+    let setup = Setup::new();
+    let list = setup.run(&["prompts", "list"]);
+    assert!(list.code == Some(0) && list.stdout.contains("translate [en, pl]"), "{}", list.stdout);
+
+    let rendered = setup.run(&[
+        "prompts",
+        "render",
+        "translate",
+        "--language",
+        "pl-PL",
+        "--var",
+        "target_language=niemiecki",
+    ]);
+    assert!(
+        rendered.code == Some(0) && rendered.stdout.contains("niemiecki"),
+        "{} {}",
+        rendered.stdout,
+        rendered.stderr
+    );
+    let missing = setup.run(&["prompts", "render", "translate"]);
+    assert!(missing.code == Some(1) && missing.stderr.contains("target_language"), "{}", missing.stderr);
+
+    let coverage = setup.run(&["prompts", "coverage", "--strict"]);
+    assert_eq!(coverage.code, Some(0), "{}{}", coverage.stdout, coverage.stderr);
+
+    let library = Setup::new()
+        .env("PROMPTS_DIR", "prompts")
+        .file("prompts/en/a.prompt", "A.\n")
+        .file("prompts/en/b.prompt", "B.\n")
+        .file("prompts/pl/a.prompt", "---\nsource_hash: sha256-000000000000\n---\nA po polsku.\n");
+    let coverage = library.run(&["prompts", "coverage"]);
+    assert_eq!(coverage.code, Some(0));
+    assert!(coverage.stdout.contains("STALE") && coverage.stdout.contains("MISSING"), "{}", coverage.stdout);
+    assert_eq!(library.run(&["prompts", "coverage", "--strict"]).code, Some(1));
+}
+
+#[test]
+fn faulty_prompts_are_told_with_file_and_line() {
+    for (path, text, words) in [
+        ("prompts/en/x.prompt", "Hello\n{{#if a}}never closed\n", vec!["x.prompt", "line"]),
+        (
+            "prompts/en/x.prompt",
+            "---\ninput:\n  schema:\n    a: string\n---\nHello {{b}}\n",
+            vec!["x.prompt", "b"],
+        ),
+        ("prompts/en/x.prompt", "---\ndescription: [\n---\nHello\n", vec!["x.prompt"]),
+        ("prompts/en/x.prompt", "{{> nobody}}\n", vec!["x.prompt", "nobody"]),
+        ("prompts/no language/x.prompt", "Hello\n", vec!["no language"]),
+    ] {
+        let ended = Setup::new().file(path, text).env("PROMPTS_DIR", "prompts").run(&["check"]);
+        assert_eq!(ended.code, Some(1), "{text}: {}", ended.stdout);
+        for word in words {
+            assert!(ended.stderr.contains(word), "`{word}` in {}", ended.stderr);
+        }
+    }
+    // One language that asks for something else than the others.
+    let ended = Setup::new()
+        .file("prompts/en/x.prompt", "---\ninput:\n  schema:\n    name: string\n---\nHello {{name}}\n")
+        .file("prompts/pl/x.prompt", "---\ninput:\n  schema:\n    imie: string\n---\nHej {{imie}}\n")
+        .env("PROMPTS_DIR", "prompts")
+        .run(&["check"]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("pl/x.prompt"), "{}", ended.stderr);
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let setup = Setup::new();
+    for argument in ["--help", "--version"] {
+        let ended = setup.run(&[argument]);
+        assert!(
+            ended.code == Some(0) && ended.stdout.contains("llm-proxy-api") || ended.stdout.contains("Usage"),
+            "{}",
+            ended.stdout
+        );
+    }
+    assert_eq!(setup.run(&["bogus"]).code, Some(2));
+}
+
+#[test]
+fn the_shipped_models_file_is_good_and_starts_anywhere() {
+    let shipped =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/resources/configs/models-config.json"))
+            .unwrap();
+    let setup = Setup::new()
+        .file("resources/configs/models-config.json", &shipped)
+        .env("MODELS_CONFIG", "resources/configs/models-config.json");
+    let ended = setup.run(&["check"]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("OPENAI_API_KEY"), "{}", ended.stderr);
+    let ended = setup.env("MINIMUM", "1").run(&["check"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stdout.contains("model echo") && ended.stdout.contains("OPENAI_API_KEY"),
+        "{}",
+        ended.stdout
+    );
+}
