@@ -8,20 +8,22 @@
 //! ```
 //!
 //! `status` fails before the answer, `cut_after` ends a stream without an end after so many words,
-//! `error_after` reports an error in it, `hang` never answers.
+//! `error_after` reports an error in it, `hang` never answers. A raw request comes back as it would have gone out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::error::{ErrorKind, ProviderError, Rejection};
 use super::stream::{FrameStream, RawFrames};
-use super::{Answer, Content, ModelCard, Provider, Shared, openai};
+use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, openai};
 use crate::config::{Fault, ProviderConfig, Timeouts};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Frames, RequestKind, Usage, json_fault};
 use crate::wire::openai::ChunkWriter;
@@ -109,6 +111,20 @@ impl Provider for Echo {
         let body = json!({"object": "list", "data": data, "model": model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens}});
         Ok(Embeddings { body: body.to_string().into(), usage: Some(usage) })
+    }
+
+    /// What would have travelled.
+    async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {
+        let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+        let headers = request.headers.iter();
+        let headers: serde_json::Map<String, Value> =
+            headers.map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+        let body = request.body.map(|body| serde_json::from_slice(&body).unwrap_or_else(|_| text(&body)));
+        let echo = json!({"method": request.method.as_str(), "path": request.path, "query": request.query,
+            "headers": headers, "body": body});
+        let json = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let body = stream::iter([Ok(echo.to_string().into())]).boxed();
+        Ok(RawResponse { status: StatusCode::OK, headers: json, body })
     }
 }
 

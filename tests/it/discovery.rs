@@ -1,1 +1,131 @@
-//! x
+//! Nothing configured: what is found near by is served, and the echo model always is.
+
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, Setup, Step, Upstream, answer, eventually, fixture, json};
+
+/// A start on what can be found. What another program on this machine may have at the usual places is not looked at.
+fn minimum() -> Setup {
+    Setup::new().without_models().env("MINIMUM", "1").variable("OLLAMA_HOST", "127.0.0.1:9")
+}
+
+async fn models(gateway: &Gateway) -> Vec<String> {
+    let (_, list) = answer(gateway.get("/v1/models")).await;
+    list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_nothing_at_all_the_echo_model_is_served() {
+    let gateway = minimum().start();
+    assert!(models(&gateway).await.contains(&"echo".to_owned()));
+    let banner = gateway.log();
+    for words in [
+        "Swagger UI",
+        "/docs",
+        "OpenAI: not found; set OPENAI_API_KEY",
+        "Ollama at http://127.0.0.1:9: not found",
+        "curl http://127.0.0.1:",
+    ] {
+        assert!(banner.contains(words), "`{words}` in {banner}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_banners_curl_line_works_as_pasted() {
+    let gateway = minimum().start();
+    let banner = gateway.log();
+    let start = banner.find("curl http").unwrap();
+    let command: String = banner[start..].lines().take(2).collect::<Vec<_>>().join("\n");
+    let output = tokio::process::Command::new("sh").args(["-c", &command]).output().await.unwrap();
+    let answer: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {command}"));
+    assert_eq!(answer["choices"][0]["message"]["content"], "Hello!");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ollama_is_found_where_its_variable_says() {
+    let upstream = Upstream::answering(Step::Send(fixture("ollama/tags"))).await;
+    let gateway = minimum().variable("OLLAMA_HOST", &upstream.url()).start();
+    let found = models(&gateway).await;
+    assert!(found.iter().any(|model| model.starts_with("tiny-testkit")), "{found:?}");
+    assert!(gateway.log().contains("+ ollama (ollama): 1 model"), "{}", gateway.log());
+    // `:latest` may be left out, as Ollama's own clients do.
+    assert_eq!(answer(gateway.get("/v1/models/tiny-testkit")).await.0, 200);
+    let (_, tags) = answer(gateway.get("/api/tags")).await;
+    let tag = tags["models"].as_array().unwrap().iter().find(|tag| tag["provider"] == "ollama").unwrap();
+    assert!(tag["size"].as_u64().unwrap() > 1000 && tag["digest"].as_str().unwrap().len() > 20, "{tag}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openai_is_found_by_its_key_and_address() {
+    let upstream = Upstream::answering(Step::Send(fixture("vllm/models"))).await;
+    let gateway =
+        minimum().variable("OPENAI_API_KEY", "sk-test").variable("OPENAI_BASE_URL", &upstream.v1()).start();
+    let found = models(&gateway).await;
+    assert!(found.contains(&"tiny-testkit".to_owned()), "{found:?}");
+    assert_eq!(upstream.seen()[0].header("authorization"), Some("Bearer sk-test"));
+    assert_eq!(upstream.seen()[0].path, "/v1/models");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_found_stands_beside_the_models_file() {
+    let upstream = Upstream::answering(Step::Send(fixture("ollama/tags"))).await;
+    let gateway = Setup::new().env("MINIMUM", "1").variable("OLLAMA_HOST", &upstream.url()).models(&json!({"providers": {
+        "mine": {"type": "echo", "models": {"mine": {}}},
+        "keyless": {"type": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "${UNSET_KEY}", "models": {"gone": {}}}}})).start();
+    let found = models(&gateway).await;
+    assert!(
+        found.contains(&"mine".to_owned()) && found.iter().any(|model| model.starts_with("tiny-testkit")),
+        "{found:?}"
+    );
+    assert!(!found.contains(&"gone".to_owned()));
+    assert!(gateway.log().contains("provider `keyless` is left out") && gateway.log().contains("UNSET_KEY"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discovered_models_carry_their_context() {
+    for (kind, recorded, base) in [("vllm", "vllm/models", "v1"), ("llamacpp", "llamacpp/models", "v1")] {
+        let upstream = Upstream::answering(Step::Send(fixture(recorded))).await;
+        let provider =
+            json!({"type": kind, "base_url": format!("{}/{base}", upstream.url()), "models": "discover"});
+        let gateway = Setup::new().models(&json!({"providers": {"up": provider}})).start();
+        let (_, list) = answer(gateway.get("/v1/models")).await;
+        let model = &list["data"][0];
+        assert_eq!(model["id"], "tiny-testkit");
+        assert!(model["context_length"].as_u64().unwrap() >= 512, "{kind}: {model}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_later_is_found_then() {
+    let provider = |url: &str| json!({"providers": {"up": {"type": "vllm", "base_url": url, "models": "discover"}, "echo": {"type": "echo", "models": {"echo": {}}}}});
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // It is there, but knows no model yet.
+    let empty = Upstream::on(listener, |_| vec![json(503, "", &json!({"error": "loading"})), Step::Close]);
+    let gateway = Setup::new().models(&provider(&format!("http://{address}/v1"))).start();
+    assert_eq!(models(&gateway).await, ["echo"]);
+    assert!(gateway.log().contains("provider `up` does not say what models it has"), "{}", gateway.log());
+
+    drop(empty);
+    let again = async || tokio::net::TcpListener::bind(address).await.ok();
+    let mut listener = None;
+    eventually("its place is free", async || {
+        listener = again().await;
+        listener.is_some()
+    })
+    .await;
+    let _upstream =
+        Upstream::on(listener.unwrap(), |_| vec![Step::Send(fixture("vllm/models")), Step::Close]);
+    // A reload asks again at once; without one it is asked from time to time.
+    gateway.signal("HUP");
+    eventually("its model is served", async || models(&gateway).await.contains(&"tiny-testkit".to_owned()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_starts_in_an_empty_folder_with_its_own_prompts() {
+    let gateway = minimum().start();
+    let (_, list) = answer(gateway.get("/api/prompts")).await;
+    assert_eq!(list["prompts"].as_array().unwrap().len(), 7);
+}

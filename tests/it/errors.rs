@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Connection, PATIENCE, Setup, Step, Upstream, answer, json, json_of};
+use crate::support::{Connection, PATIENCE, Setup, Upstream, answer, json, json_of};
 
 fn chat(more: &Value) -> Value {
     let mut body = json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "Hi"}]});
@@ -307,6 +307,6 @@ async fn half_a_request_is_answered_or_ended() {
 
     let mut connection = Connection::open(gateway.address()).await;
     connection.send("NOT HTTP\r\n\r\n").await;
-    let answer = connection.to_the_end(PATIENCE).await.unwrap();
+    let answer = connection.read_to_end(PATIENCE).await.unwrap();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
 }

@@ -111,9 +111,10 @@ fn uses(code: &str, party: &str) -> bool {
 fn rooms_named(code: &str) -> Vec<&str> {
     let Some((_, behind)) = code.split_once("crate::") else { return Vec::new() };
     let words = behind.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    match behind.starts_with('{') {
-        true => words.filter(|word| rank(word).is_some()).collect(),
-        false => words.take(1).collect(),
+    if behind.starts_with('{') {
+        words.filter(|word| rank(word).is_some()).collect()
+    } else {
+        words.take(1).collect()
     }
 }
 

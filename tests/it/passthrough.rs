@@ -214,7 +214,7 @@ async fn paths_that_lead_elsewhere_are_refused_as_bytes_too() {
     ] {
         let mut connection = Connection::open(gateway.address()).await;
         connection.send(&format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")).await;
-        let answer = connection.to_the_end(PATIENCE).await.unwrap();
+        let answer = connection.read_to_end(PATIENCE).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 40"), "{path}: {answer}");
     }
     for seen in upstream.seen() {
@@ -278,4 +278,17 @@ async fn a_rejected_key_is_not_passed_through() {
     let error: Value = json_of(response).await;
     assert_eq!(error["error"]["code"], "upstream_credentials");
     assert!(!error.to_string().contains("provider-key-1"));
+}
+
+#[tokio::test]
+async fn echo_shows_what_would_have_travelled() {
+    let gateway = Setup::new().start();
+    let body = json!({"provider": "echo", "path": "/v1/x", "query": {"a": "b"}, "headers": {"openai-beta": "y"}, "body": {"n": 1}});
+    let (status, answer) = gateway.ask("/api/passthrough", &body).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        (&answer["method"], &answer["path"], &answer["query"]),
+        (&json!("POST"), &json!("/v1/x"), &json!("a=b"))
+    );
+    assert_eq!((&answer["body"], &answer["headers"]["openai-beta"]), (&json!({"n": 1}), &json!("y")));
 }

@@ -132,6 +132,16 @@ async fn legacy_completions_come_back_too() {
     }
 }
 
+/// A choice of a whole answer is all that the events say of it.
+fn assert_folded(choice: &Value, events: &[Value]) {
+    let all = events.iter().flat_map(|event| event["choices"].as_array().unwrap());
+    let of_choice: Vec<&Value> = all.filter(|other| other["index"] == choice["index"]).collect();
+    let text: String = of_choice.iter().filter_map(|other| other["delta"]["content"].as_str()).collect();
+    assert_eq!(choice["message"]["content"].as_str().unwrap_or_default(), text);
+    let reason = of_choice.iter().rfind(|other| other["finish_reason"].is_string()).unwrap();
+    assert_eq!(choice["finish_reason"], reason["finish_reason"]);
+}
+
 #[tokio::test]
 async fn whole_answers_of_llamacpp_are_asked_for_as_streams() {
     // The server notices only then that its caller has left.
@@ -144,19 +154,7 @@ async fn whole_answers_of_llamacpp_are_asked_for_as_streams() {
             let events = recorded_events(name);
             assert_eq!(answer["object"], "chat.completion");
             assert_eq!((&answer["id"], &answer["model"]), (&events[0]["id"], &events[0]["model"]));
-            for choice in answer["choices"].as_array().unwrap() {
-                let of_choice = || {
-                    events
-                        .iter()
-                        .flat_map(|event| event["choices"].as_array().unwrap())
-                        .filter(|other| other["index"] == choice["index"])
-                };
-                let text: String =
-                    of_choice().filter_map(|other| other["delta"]["content"].as_str()).collect();
-                assert_eq!(choice["message"]["content"].as_str().unwrap_or_default(), text, "{name}");
-                let reason = of_choice().rfind(|other| other["finish_reason"].is_string()).unwrap();
-                assert_eq!(choice["finish_reason"], reason["finish_reason"]);
-            }
+            answer["choices"].as_array().unwrap().iter().for_each(|choice| assert_folded(choice, &events));
         }
     }
     let (_upstream, gateway) = replay("llamacpp", Step::Send(fixture("llamacpp/chat_tools_stream"))).await;

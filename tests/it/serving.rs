@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::client::{Http2, post};
@@ -91,7 +92,7 @@ async fn tls_serves_both_versions_of_http() {
     // Plain bytes to an encrypted port end, and do no harm.
     let mut plain = Connection::open(gateway.address()).await;
     plain.send(PING).await;
-    assert!(plain.to_the_end(PATIENCE).await.is_some());
+    assert!(plain.read_to_end(PATIENCE).await.is_some());
     assert_eq!(answer(http.get(format!("{}/api/ping", gateway.base()))).await.0, 200);
 }
 
@@ -102,7 +103,7 @@ async fn a_slow_head_is_ended() {
         let mut slow = Connection::open(gateway.address()).await;
         slow.send(start).await;
         let began = Instant::now();
-        assert!(slow.to_the_end(PATIENCE).await.is_some(), "{start:?}");
+        assert!(slow.read_to_end(PATIENCE).await.is_some(), "{start:?}");
         assert!(began.elapsed() < Duration::from_secs(4));
     }
     // Drop by drop is no better.
@@ -110,13 +111,12 @@ async fn a_slow_head_is_ended() {
     let began = Instant::now();
     drops.send("GET /api/ping HTTP/1.1\r\n").await;
     for number in 0..100 {
-        use tokio::io::AsyncWriteExt;
         if drops.socket.write_all(format!("x-{number}: 1\r\n").as_bytes()).await.is_err() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(drops.to_the_end(PATIENCE).await.is_some());
+    assert!(drops.read_to_end(PATIENCE).await.is_some());
     assert!(began.elapsed() < Duration::from_secs(8));
 }
 
@@ -126,7 +126,7 @@ async fn an_idle_connection_is_ended_and_a_waiting_one_is_not() {
     let mut idle = Connection::open(gateway.address()).await;
     pong(&mut idle).await;
     let began = Instant::now();
-    assert!(idle.to_the_end(PATIENCE).await.is_some());
+    assert!(idle.read_to_end(PATIENCE).await.is_some());
     assert!(began.elapsed() > Duration::from_millis(700) && began.elapsed() < Duration::from_secs(4));
 
     // One that waits for a slow answer is not idle.
@@ -143,7 +143,7 @@ async fn connections_over_the_limit_wait_their_turn() {
     pong(&mut second).await;
     let mut third = Connection::open(gateway.address()).await;
     third.send(PING).await;
-    assert_eq!(third.to_the_end(Duration::from_millis(400)).await, None, "nobody answers yet");
+    assert_eq!(third.read_to_end(Duration::from_millis(400)).await, None, "nobody answers yet");
 
     drop(first);
 
@@ -202,13 +202,12 @@ async fn ten_thousand_headers_are_refused() {
     let long = format!("x-long: {}\r\n", "y".repeat(1024 * 1024));
     for headers in [many, long] {
         let mut connection = Connection::open(gateway.address()).await;
-        use tokio::io::AsyncWriteExt;
         // It may be refused before it is sent to the end.
         let _ = connection
             .socket
             .write_all(format!("GET /api/ping HTTP/1.1\r\nhost: t\r\n{headers}\r\n").as_bytes())
             .await;
-        let answer = connection.to_the_end(PATIENCE).await.unwrap();
+        let answer = connection.read_to_end(PATIENCE).await.unwrap();
         assert!(
             answer.is_empty() || answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 400"),
             "{answer}"

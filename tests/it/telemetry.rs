@@ -189,6 +189,6 @@ async fn probes_are_answered_and_say_why() {
     gateway.signal("TERM");
     gateway.logged("Draining");
     connection.send("\r\n").await;
-    let text = connection.to_the_end(Duration::from_secs(5)).await.unwrap();
+    let text = connection.read_to_end(Duration::from_secs(5)).await.unwrap();
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 503") && text.contains("draining"), "{text}");
 }

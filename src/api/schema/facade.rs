@@ -418,13 +418,13 @@ fn post() -> String {
 impl Example for PassthroughBody {
     fn example() -> Self {
         Self {
-            provider: Some("openai".to_owned()),
+            provider: Some("echo".to_owned()),
             model: None,
-            method: "GET".to_owned(),
-            path: "/v1/models".to_owned(),
+            method: "POST".to_owned(),
+            path: "/v1/audio/speech".to_owned(),
             query: AnyObject::default(),
             headers: AnyObject::default(),
-            body: None,
+            body: Some(poem_openapi::types::Any(json!({"model": "tts-1", "input": "Hello!", "voice": "alloy"}))),
             stream: false,
         }
     }

@@ -81,7 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Reads until the other side has closed, or for so long.
-    pub(crate) async fn to_the_end(&mut self, limit: Duration) -> Option<String> {
+    pub(crate) async fn read_to_end(&mut self, limit: Duration) -> Option<String> {
         let mut all = Vec::new();
         let end = timeout(limit, async {
             let mut piece = [0; 16 * 1024];

@@ -138,11 +138,11 @@ impl Output {
         self.grown.notify_all();
     }
 
-    fn wait_for(&self, wanted: &str) -> Result<String, String> {
+    fn wait_for(&self, words: &str) -> Result<String, String> {
         let text = self.text.lock().unwrap();
-        let missing = |text: &mut String| !text.contains(wanted);
-        let (text, waited) = self.grown.wait_timeout_while(text, PATIENCE, missing).unwrap();
-        if waited.timed_out() { Err(text.clone()) } else { Ok(text.clone()) }
+        let missing = |text: &mut String| !text.contains(words);
+        let (text, outcome) = self.grown.wait_timeout_while(text, PATIENCE, missing).unwrap();
+        if outcome.timed_out() { Err(text.clone()) } else { Ok(text.clone()) }
     }
 }
 

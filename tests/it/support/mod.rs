@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub(crate) use client::{Connection, Events, events_of, json_of};
 pub(crate) use gateway::{Gateway, Setup, answer};
-pub(crate) use upstream::{Seen, Step, Upstream, fixture, json, sse};
+pub(crate) use upstream::{Step, Upstream, fixture, json, sse};
 
 /// Nothing here takes so long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -102,7 +102,7 @@ impl Upstream {
         self.seen().last().expect("nothing was asked").json()
     }
 
-    /// When the other side left during a `Hold`.
+    /// When the other side left, during a `Hold` or while it was sent to.
     pub(crate) async fn left(&mut self) -> Instant {
         tokio::time::timeout(PATIENCE, self.left.recv()).await.expect("it never left").unwrap()
     }
@@ -126,33 +126,40 @@ async fn serve(
         let steps = script(&request);
         seen.lock().unwrap().push(request);
         for step in steps {
-            match step {
-                Step::Send(bytes) => {
-                    if socket.write_all(&bytes).await.is_err() {
-                        let _ = left.send(Instant::now());
-                        return;
-                    }
-                }
-                Step::ByteWise(bytes) => {
-                    for byte in bytes {
-                        if socket.write_all(&[byte]).await.is_err() {
-                            return;
-                        }
-                        tokio::task::yield_now().await;
-                    }
-                }
-                Step::Pause(time) => tokio::time::sleep(time).await,
-                Step::Hold => {
-                    let _ = socket.read(&mut [0; 64]).await;
+            let tells = matches!(step, Step::Hold | Step::Send(_));
+            if take(&mut socket, step).await.is_none() {
+                if tells {
                     let _ = left.send(Instant::now());
-                    return;
                 }
-                Step::Close => return,
-                Step::Reset => {
-                    socket.set_zero_linger().unwrap();
-                    return;
-                }
+                return;
             }
+        }
+    }
+}
+
+/// One step; `None` if nothing can follow it.
+async fn take(socket: &mut TcpStream, step: Step) -> Option<()> {
+    match step {
+        Step::Send(bytes) => socket.write_all(&bytes).await.ok(),
+        Step::ByteWise(bytes) => {
+            for byte in bytes {
+                socket.write_all(&[byte]).await.ok()?;
+                tokio::task::yield_now().await;
+            }
+            Some(())
+        }
+        Step::Pause(time) => {
+            tokio::time::sleep(time).await;
+            Some(())
+        }
+        Step::Hold => {
+            let _ = socket.read(&mut [0; 64]).await;
+            None
+        }
+        Step::Close => None,
+        Step::Reset => {
+            socket.set_zero_linger().unwrap();
+            None
         }
     }
 }
