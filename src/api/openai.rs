@@ -6,9 +6,10 @@ use poem::Request;
 use poem_openapi::OpenApi;
 
 use super::Tag;
+use super::body::JsonBody;
 use super::context::Context;
 use super::error::ApiError;
-use super::payload::{EmbeddingsResponse, Json, JsonBody, json_response};
+use super::payload::{EmbeddingsResponse, Json, json_response};
 use super::record_of;
 use super::reply::{self, GeneratedResponse, StreamForm, as_it_is};
 use super::schema::{

@@ -16,9 +16,10 @@ use poem::{Body, Request, RequestBody, Response};
 use poem_openapi::OpenApi;
 use serde_json::{Map, Value};
 
+use super::body::{self, JsonBody};
 use super::context::Context;
 use super::error::ApiError;
-use super::payload::{self, JsonBody, RawAnswer};
+use super::payload::RawAnswer;
 use super::schema::PassthroughBody;
 use super::{Tag, dto, record_of};
 use crate::llm::{Change, RawObject};
@@ -361,7 +362,7 @@ pub(super) struct RawBody(Bytes);
 impl<'a> poem::FromRequest<'a> for RawBody {
     async fn from_request(request: &'a Request, body: &mut RequestBody) -> poem::Result<Self> {
         let limits = request.data().copied().unwrap_or_default();
-        Ok(Self(payload::read(request.headers(), body, limits).await?))
+        Ok(Self(body::read(request.headers(), body, limits).await?))
     }
 }
 

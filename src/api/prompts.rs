@@ -10,10 +10,11 @@ use poem_openapi::param::Path;
 use serde_json::json;
 
 use super::Tag;
+use super::body::JsonBody;
 use super::context::Context;
 use super::dto;
 use super::error::ApiError;
-use super::payload::{Json, JsonBody};
+use super::payload::Json;
 use super::schema::{
     AnyObject, PromptDetails, PromptList, PromptNote, PromptSummaryBody, RenderBody, RenderedBody,
     TranslationBody,

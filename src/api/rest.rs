@@ -7,9 +7,10 @@ use poem::{Request, Response};
 use poem_openapi::OpenApi;
 use serde_json::{Map, Value};
 
+use super::body::JsonBody;
 use super::context::Context;
 use super::error::ApiError;
-use super::payload::{Json, JsonBody};
+use super::payload::Json;
 use super::reply::{self, GeneratedResponse, StreamForm};
 use super::schema::{
     ChatChunk, ChatCompletion, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat,

@@ -192,16 +192,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let service = service_fn(|request| self.answer(request, &peers, &activity));
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD_BYTES);
-        let mut connection = pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = activity.exhausted(self.patience) => return Ok(()),
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            ended = connection.as_mut() => Ok(ended?),
-            () = activity.exhausted(self.patience) => Ok(()),
-        }
+        let connection = pin!(builder.serve_connection(io, service));
+        self.drive(connection, &activity, http1::Connection::graceful_shutdown).await
     }
 
     async fn http2<I>(
@@ -225,15 +217,27 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .keep_alive_interval(HTTP2_PING)
             .max_concurrent_streams(HTTP2_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
-        let mut connection = pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = activity.exhausted(self.patience) => return Ok(()),
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            ended = connection.as_mut() => Ok(ended?),
-            () = activity.exhausted(self.patience) => Ok(()),
+        let connection = pin!(builder.serve_connection(io, service));
+        self.drive(connection, &activity, http2::Connection::graceful_shutdown).await
+    }
+
+    /// Serves a connection until it ends, has done nothing for too long, or is asked to end and has done so.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        activity: &Activity,
+        end_gracefully: impl Fn(Pin<&mut C>),
+    ) -> Result<(), BoxError> {
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return Ok(ended?),
+                () = activity.exhausted(self.patience) => return Ok(()),
+                () = self.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    end_gracefully(connection.as_mut());
+                }
+            }
         }
     }
 

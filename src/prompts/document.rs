@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::fault::DocumentFault;
 use super::folder::SourceFile;
 use super::language::Language;
 use super::schema::Schema;
@@ -65,19 +66,6 @@ pub(super) struct FrontMatter {
 pub(super) struct Input {
     pub(super) schema: Option<Value>,
     pub(super) default: Map<String, Value>,
-}
-
-/// What is wrong with a file, and in which line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DocumentFault {
-    pub(super) line: Option<usize>,
-    pub(super) problem: String,
-}
-
-impl DocumentFault {
-    pub(super) fn new(line: Option<usize>, problem: impl Into<String>) -> Self {
-        Self { line, problem: problem.into() }
-    }
 }
 
 impl Document {

@@ -6,7 +6,8 @@ use std::path::Path;
 use handlebars::{Handlebars, RenderErrorReason, no_escape};
 use serde_json::{Map, Value};
 
-use super::document::{Document, DocumentFault};
+use super::document::Document;
+use super::fault::DocumentFault;
 use super::folder::{self, SourceFile};
 use super::language::{Language, Wanted};
 use super::schema::Schema;

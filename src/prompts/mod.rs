@@ -6,6 +6,7 @@
 
 mod coverage;
 mod document;
+mod fault;
 mod folder;
 mod language;
 mod library;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use handlebars::Path;
 use handlebars::template::{DecoratorTemplate, HelperTemplate, Parameter, TemplateElement};
 
-use super::document::DocumentFault;
+use super::fault::DocumentFault;
 
 /// A Handlebars template with the names that it refers to.
 #[derive(Clone, Debug)]

@@ -424,7 +424,9 @@ impl Example for PassthroughBody {
             path: "/v1/audio/speech".to_owned(),
             query: AnyObject::default(),
             headers: AnyObject::default(),
-            body: Some(poem_openapi::types::Any(json!({"model": "tts-1", "input": "Hello!", "voice": "alloy"}))),
+            body: Some(poem_openapi::types::Any(
+                json!({"model": "tts-1", "input": "Hello!", "voice": "alloy"}),
+            )),
             stream: false,
         }
     }

@@ -1,0 +1,137 @@
+//! Bodies of requests: read once, within limits.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use http_body_util::combinators::BoxBody;
+use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use poem::http::{HeaderMap, StatusCode};
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{self, MetaMediaType, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use tokio::time::{Instant, timeout};
+
+use super::context::{Admitted, Limits};
+use super::error::ApiError;
+
+/// How much of a body that is too large is read and thrown away, so that its sender gets to read why.
+const DISCARDED_BYTES: u64 = 512 * 1024 * 1024;
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bytes of a JSON request, which the document describes as `T`.
+#[derive(Debug)]
+pub(super) struct JsonBody<T> {
+    pub(super) bytes: Bytes,
+    described: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<registry::MetaRequest> {
+        Some(registry::MetaRequest {
+            description: None,
+            content: vec![MetaMediaType { content_type: "application/json", schema: T::schema_ref() }],
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        require_json(request.headers())?;
+        let limits = request.data::<Admitted>().map_or_else(Limits::default, |admitted| admitted.limits);
+        let bytes = read(request.headers(), body, limits).await?;
+        Ok(Self { bytes, described: PhantomData })
+    }
+}
+
+/// A body that says it is something else than JSON is not guessed at; one that says nothing is.
+fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let unsupported = |message: &str| {
+        Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+    };
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return unsupported("the body must not be compressed");
+    }
+    let Some(content_type) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json") {
+        return Ok(());
+    }
+    unsupported("the body must be JSON; send the header `content-type: application/json`")
+}
+
+/// Reads a whole body within the limits.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: &mut RequestBody,
+    limits: Limits,
+) -> Result<Bytes, ApiError> {
+    let Ok(body) = body.take() else { return Ok(Bytes::new()) };
+    let mut body: BoxBody<Bytes, std::io::Error> = body.into();
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limits.max_body_bytes as u64) {
+        // Who asks first has sent nothing yet, and will not.
+        if !headers.contains_key(EXPECT) {
+            discard(&mut body).await;
+        }
+        return Err(too_large(limits));
+    }
+    let mut first: Option<Bytes> = None;
+    let mut all = BytesMut::new();
+    loop {
+        let frame = timeout(limits.body_timeout, body.frame()).await.map_err(|_| {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")
+        })?;
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|_| {
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off before its end")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.as_ref().map_or(0, Bytes::len) + all.len() + data.len() > limits.max_body_bytes {
+            drop((first, all));
+            discard(&mut body).await;
+            return Err(too_large(limits));
+        }
+        // Most bodies come in one piece, which need not be copied.
+        match first.take() {
+            None if all.is_empty() => first = Some(data),
+            before => {
+                all.extend_from_slice(&before.unwrap_or_default());
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+fn too_large(limits: Limits) -> ApiError {
+    let message = format!("the body is larger than {} bytes", limits.max_body_bytes);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+}
+
+/// Reads on, so that the sender is not cut off while it is still sending and cannot listen.
+async fn discard(body: &mut BoxBody<Bytes, std::io::Error>) {
+    let until = Instant::now() + DISCARD_TIMEOUT;
+    let mut discarded = 0;
+    while discarded < DISCARDED_BYTES {
+        match tokio::time::timeout_at(until, body.frame()).await {
+            Ok(Some(Ok(frame))) => discarded += frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => return,
+        }
+    }
+}
