@@ -1,4 +1,6 @@
-//! The document: what poem-openapi makes of the operations, put right where it says too little.
+//! The document: what poem-openapi makes of the operations, put right where it says too little or what is not so.
+
+mod schemas;
 
 use poem_openapi::OpenApiService;
 use serde_json::{Map, Value, json};
@@ -31,6 +33,9 @@ pub fn document(prefix: &str) -> String {
             declared.into_iter().map(|(path, item)| (path_of(&path, prefix), with_parameters(&path, item))),
         );
     }
+    if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
+        schemas::mend(schemas);
+    }
     if let Some(root) = document.as_object_mut() {
         // Calls go to where the page came from.
         root.insert("servers".into(), json!([{"url": "/"}]));
@@ -43,7 +48,9 @@ pub(super) fn page(prefix: &str) -> String {
     let service =
         OpenApiService::new(documented(), TITLE, env!("CARGO_PKG_VERSION")).description(DESCRIPTION);
     let html = service.swagger_ui_html().replacen(&service.spec(), &document(prefix), 1);
-    html.replacen("<title>Swagger UI</title>", &format!("<title>{TITLE}</title>"), 1)
+    // The empty icon keeps browsers from asking for one.
+    let head = format!("<title>{TITLE}</title><link rel=\"icon\" href=\"data:,\">");
+    html.replacen("<title>Swagger UI</title>", &head, 1)
 }
 
 /// A wildcard is a parameter for readers of the document.

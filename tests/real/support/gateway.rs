@@ -1,0 +1,99 @@
+//! The gateway: the built program, on a port of its own choice.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::process::Process;
+use super::{Client, LlamaServer, PATIENCE, eventually, llama};
+
+/// The program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-proxy-api");
+
+/// A running gateway, and a client for it.
+pub(crate) struct Gateway {
+    client: Client,
+    // Killed before its folder goes.
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    /// A gateway that serves only the echo model.
+    pub(crate) async fn of_echo() -> Self {
+        Self::start(&json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}})).await
+    }
+
+    /// A gateway before a llama-server: as what it is, its model is `tiny`; as any server with OpenAI's API,
+    /// `tiny-openai`.
+    pub(crate) async fn before(server: &LlamaServer) -> Self {
+        let provider = |kind: &str, models: Value| json!({"type": kind, "base_url": server.base_url(), "api_key": "${TINY_KEY}", "models": models});
+        let models = json!({"providers": {
+            "local": provider("llamacpp", json!({"tiny": {}})),
+            "cloud": provider("openai", json!({"tiny-openai": {"upstream": "tiny"}})),
+        }});
+        Self::start(&models).await
+    }
+
+    /// A gateway with a models file.
+    pub(crate) async fn start(models: &Value) -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("models.json"), models.to_string()).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.env_clear().env("LLM_PROXY_API_MODELS_CONFIG", "models.json").env("TINY_KEY", llama::KEY);
+        Self::listening(command, folder).await
+    }
+
+    /// A gateway without a models file, which serves what it finds.
+    pub(crate) async fn with_what_it_finds() -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.env_clear().env("LLM_PROXY_API_MINIMUM", "1");
+        Self::listening(command, TempDir::new().unwrap()).await
+    }
+
+    async fn listening(mut command: Command, folder: TempDir) -> Self {
+        command.current_dir(folder.path());
+        command.env("LLM_PROXY_API_LISTEN", "127.0.0.1:0").env("LLM_PROXY_API_LOG_FILENAME", "");
+        let mut process = Process::start(command, folder.path());
+        let mut base = None;
+        eventually("the gateway says where it listens", PATIENCE, async || {
+            assert!(!process.has_ended(), "the gateway ended: {}", process.said());
+            base = address(&process.said());
+            base.is_some()
+        })
+        .await;
+        Self { client: Client::new(base.unwrap(), None), _process: process, _folder: folder }
+    }
+
+    /// What a figure without labels stands at.
+    pub(crate) async fn figure(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.body;
+        let lines = text.as_str().unwrap().lines();
+        let value =
+            lines.filter_map(|line| line.strip_prefix(name)).find_map(|rest| rest.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("there is no figure {name}"))
+    }
+
+    /// Waits until no stream is open any more.
+    pub(crate) async fn is_quiet(&self, within: Duration) {
+        eventually("no stream is open", within, async || self.figure("llm_proxy_streams_open").await == 0.0)
+            .await;
+    }
+}
+
+impl Deref for Gateway {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// The address in the banner.
+fn address(banner: &str) -> Option<String> {
+    let line = banner.lines().find_map(|line| line.trim().strip_prefix("listening"))?;
+    Some(line.trim().to_owned())
+}
