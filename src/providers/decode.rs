@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::timeout;
 
 use super::error::{ErrorKind, ProviderError};
 use super::frames::{LineSplitter, SseSplitter, Unframed};
@@ -14,6 +16,11 @@ use super::transport::Response;
 use super::upstream::Upstream;
 use crate::llm::Frames;
 use crate::wire::ollama::{LineDecoder, LineFault};
+
+/// How long an upstream may take to end an answer that it says is over.
+const END_WITHIN: Duration = Duration::from_secs(1);
+/// What comes then is thrown away. No server sends so much.
+const MOST_CHUNKS_AFTER_THE_END: usize = 16;
 
 /// Makes frames of what the network brings.
 pub(super) trait Decode: Send + 'static {
@@ -124,6 +131,9 @@ impl<D: Decode> Reading<D> {
         while self.ready.is_empty() {
             if let Some(end) = self.end.take() {
                 self.end = Some(Ok(()));
+                if end.is_ok() {
+                    self.let_connection_serve_again();
+                }
                 return end.err().map(Err);
             }
             let decoded = match self.bytes.next().await {
@@ -144,6 +154,21 @@ impl<D: Decode> Reading<D> {
             }
         }
         self.ready.pop_front().map(Ok)
+    }
+
+    /// An answer that says it is over has not yet ended for HTTP, and a connection whose answer has not been read
+    /// to its end is of no more use. What is left mostly is there already; nobody waits for what is not.
+    fn let_connection_serve_again(&mut self) {
+        let bytes = std::mem::replace(&mut self.bytes, stream::empty().boxed());
+        let rest = bytes.take(MOST_CHUNKS_AFTER_THE_END).for_each(|_| std::future::ready(()));
+        let mut rest = Box::pin(timeout(END_WITHIN, rest));
+        if rest.as_mut().now_or_never().is_none() {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "ends soon by itself, and nothing is lost with it"
+            )]
+            tokio::spawn(rest);
+        }
     }
 }
 

@@ -271,3 +271,23 @@ async fn streams_pass_over_a_plain_connection_in_chunks() {
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("transfer-encoding: chunked"));
     assert!(text.contains("data: [DONE]\n\n"));
 }
+
+#[tokio::test]
+async fn a_stream_leaves_its_connection_to_the_next() {
+    let chunk = |event: &str| format!("{:x}\r\ndata: {event}\n\n\r\n", event.len() + 8);
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let stream = [head, &chunk(WORD), &chunk(END), &chunk("[DONE]")].concat();
+    for pause in [Duration::ZERO, Duration::from_millis(100)] {
+        // What ends the answer for HTTP comes with its last event, or later.
+        let end = Step::Send(b"0\r\n\r\n".to_vec());
+        let steps = vec![Step::Send(stream.clone().into_bytes()), Step::Pause(pause), end];
+        let (upstream, gateway) = gateway(steps).await;
+        for _ in 0..3 {
+            let events = events_of(gateway.post("/api/chat", &asked())).await;
+            assert_eq!(events.last().unwrap(), "[DONE]");
+            tokio::time::sleep(pause * 2).await;
+        }
+        let connections: Vec<usize> = upstream.seen().iter().map(|seen| seen.connection).collect();
+        assert_eq!(connections, [0, 0, 0]);
+    }
+}

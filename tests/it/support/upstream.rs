@@ -29,6 +29,8 @@ pub(crate) enum Step {
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    /// The number of the connection on which it came.
+    pub(crate) connection: usize,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
@@ -71,9 +73,10 @@ impl Upstream {
         let seeing = seen.clone();
         let serving = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
-            loop {
+            for number in 0.. {
                 let (socket, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(socket, script.clone(), seeing.clone(), sender.clone()));
+                let (script, seen, left) = (script.clone(), seeing.clone(), sender.clone());
+                connections.spawn(serve(socket, number, script, seen, left));
             }
         });
         Self { address, seen, left, serving }
@@ -116,6 +119,7 @@ impl Drop for Upstream {
 
 async fn serve(
     mut socket: TcpStream,
+    connection: usize,
     script: Arc<Script>,
     seen: Arc<Mutex<Vec<Seen>>>,
     left: mpsc::UnboundedSender<Instant>,
@@ -123,6 +127,7 @@ async fn serve(
     socket.set_nodelay(true).unwrap();
     let mut ahead = Vec::new();
     while let Some(request) = read(&mut socket, &mut ahead).await {
+        let request = Seen { connection, ..request };
         let steps = script(&request);
         seen.lock().unwrap().push(request);
         for step in steps {
@@ -188,7 +193,7 @@ async fn read(socket: &mut TcpStream, ahead: &mut Vec<u8>) -> Option<Seen> {
     let rest = ahead.split_off(head_end + 4 + length);
     let body = ahead.split_off(head_end + 4);
     *ahead = rest;
-    Some(Seen { method, path, headers, body })
+    Some(Seen { connection: 0, method, path, headers, body })
 }
 
 async fn more(socket: &mut TcpStream, ahead: &mut Vec<u8>) -> Option<()> {
