@@ -272,7 +272,9 @@ impl From<&ProviderError> for ApiError {
         let bad_gateway = |code| Self::new(StatusCode::BAD_GATEWAY, code, message.clone());
         let told = match &error.kind {
             ErrorKind::Unreachable => bad_gateway("upstream_unreachable"),
-            ErrorKind::Timeout(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
+            ErrorKind::Timeout(_) | ErrorKind::Overdue(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
+            }
             ErrorKind::RateLimited { retry_after, rejection } => {
                 rate_limited(rejection).retry_after(*retry_after)
             }
@@ -407,6 +409,7 @@ mod tests {
         for (kind, status, error_type, code) in [
             (ErrorKind::Unreachable, 502, "upstream_error", "upstream_unreachable"),
             (ErrorKind::Timeout(Duration::from_secs(1)), 504, "upstream_error", "upstream_timeout"),
+            (ErrorKind::Overdue(Duration::from_secs(1)), 504, "upstream_error", "upstream_timeout"),
             (
                 ErrorKind::RateLimited { retry_after: wait, rejection: rejection(429, Some("x")) },
                 429,

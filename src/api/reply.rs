@@ -259,6 +259,7 @@ struct EventBody {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for each answer, which streams nearly all of the time")]
 enum Phase {
     /// Nobody has answered yet.
     Waiting(SyncWrapper<Waiting>),

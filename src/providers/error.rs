@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Unreachable,
     /// Nothing came for so long.
     Timeout(Duration),
+    /// The whole took longer than this.
+    Overdue(Duration),
     /// 429.
     RateLimited {
         /// How long the upstream wants to be left alone.
@@ -111,6 +113,7 @@ impl ProviderError {
             ErrorKind::Rejected(_) | ErrorKind::ContextTooLong { .. } => Failover::Stop,
             ErrorKind::Unreachable
             | ErrorKind::Timeout(_)
+            | ErrorKind::Overdue(_)
             | ErrorKind::RateLimited { .. }
             | ErrorKind::Unavailable { .. }
             | ErrorKind::Unauthorized { .. }
@@ -125,6 +128,7 @@ impl fmt::Display for ErrorKind {
         match self {
             Self::Unreachable => f.write_str("cannot be reached"),
             Self::Timeout(limit) => write!(f, "sent nothing for {} s", limit.as_secs_f64()),
+            Self::Overdue(limit) => write!(f, "took longer than {} s", limit.as_secs_f64()),
             Self::RateLimited { .. } => f.write_str("is rate limited"),
             Self::Unavailable { status, .. } => write!(f, "failed with status {status}"),
             Self::Unauthorized { status } => {

@@ -6,7 +6,6 @@
 mod table;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -59,7 +58,6 @@ impl Ask for ChatRequest {
     async fn ask(&self, deployment: &Deployment) -> Result<Answer, ProviderError> {
         let request = self.with_settings(&deployment.defaults, &deployment.overrides);
         let timeouts = &deployment.timeouts;
-        let limit = if request.stream { timeouts.first_token } else { timeouts.request };
         let attempt = async {
             let mut answer = deployment.provider.chat(&deployment.upstream_model, &request).await?;
             if let Content::Stream(frames) = &mut answer.content {
@@ -67,7 +65,12 @@ impl Ask for ChatRequest {
             }
             Ok(answer)
         };
-        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.timed_out(limit)))
+        let (limit, late) = if request.stream {
+            (timeouts.first_token, ErrorKind::Timeout(timeouts.first_token))
+        } else {
+            (timeouts.request, ErrorKind::Overdue(timeouts.request))
+        };
+        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(late)))
     }
 }
 
@@ -77,7 +80,7 @@ impl Ask for EmbedRequest {
     async fn ask(&self, deployment: &Deployment) -> Result<Embeddings, ProviderError> {
         let limit = deployment.timeouts.request;
         let attempt = deployment.provider.embed(&deployment.upstream_model, self);
-        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.timed_out(limit)))
+        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(ErrorKind::Overdue(limit))))
     }
 }
 
@@ -119,8 +122,8 @@ impl Route {
 }
 
 impl Deployment {
-    fn timed_out(&self, limit: Duration) -> ProviderError {
-        ProviderError::new(&self.provider_name, ErrorKind::Timeout(limit))
+    fn failed(&self, kind: ErrorKind) -> ProviderError {
+        ProviderError::new(&self.provider_name, kind)
     }
 }
 

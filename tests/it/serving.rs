@@ -329,3 +329,18 @@ async fn browsers_of_allowed_sites_may_call() {
     let answer = silent.get("/api/ping").header("origin", "https://app.example").send().await.unwrap();
     assert!(answer.headers().get("access-control-allow-origin").is_none());
 }
+
+#[tokio::test]
+async fn a_body_that_trickles_is_ended() {
+    let gateway = Setup::new().env("BODY_TIMEOUT", "1").start();
+    let mut slow = Connection::open(gateway.address()).await;
+    slow.send("POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9000\r\n\r\n").await;
+    let started = Instant::now();
+    // Never silent for so long as the limit.
+    while started.elapsed() < Duration::from_secs(3) && slow.socket.write_all(b" ").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let answer = slow.read_to_end(PATIENCE).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_timeout"), "{answer}");
+}
