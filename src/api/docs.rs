@@ -84,12 +84,16 @@ fn add_parameter(operation: &mut Value, name: &str) {
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     let Some(parameters) = parameters.as_array_mut() else { return };
     if !parameters.iter().any(|parameter| parameter.get("name").is_some_and(|known| known == name)) {
-        let description = match name {
-            "provider" => "The provider's name.",
-            "path" => "The path at the provider, without the slash in front; it may hold slashes.",
-            _ => "The name; it may hold slashes.",
+        let (description, example) = match name {
+            "provider" => ("The provider's name.", "echo"),
+            "path" => {
+                ("The path at the provider, without the slash in front; it may hold slashes.", "v1/anything")
+            }
+            "id" => ("The model's name; it may hold slashes.", "echo"),
+            _ => ("The prompt's name; it may hold slashes.", "translate"),
         };
-        parameters.push(json!({"name": name, "in": "path", "required": true, "description": description, "schema": {"type": "string"}}));
+        parameters.push(json!({"name": name, "in": "path", "required": true, "description": description,
+            "example": example, "schema": {"type": "string"}}));
     }
 }
 

@@ -282,7 +282,7 @@ impl From<&ProviderError> for ApiError {
                 bad_gateway("upstream_unavailable").retry_after(*retry_after)
             }
             ErrorKind::Unauthorized { .. } => bad_gateway("upstream_credentials"),
-            ErrorKind::Rejected(rejection) => rejected(rejection),
+            ErrorKind::Rejected(rejection) | ErrorKind::Untranslatable(rejection) => rejected(rejection),
             ErrorKind::ContextTooLong { message, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
             }

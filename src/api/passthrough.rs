@@ -17,7 +17,7 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use poem::{Body, Request, RequestBody, Response};
 use poem_openapi::registry::{self, MetaMediaType, MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OpenApi};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::body::{self, JsonBody};
 use super::context::Context;
@@ -288,7 +288,10 @@ impl<'a> ApiExtractor<'a> for RawBody {
         Some(registry::MetaRequest {
             description: Some("Whatever the provider takes there."),
             content: vec![
-                any("application/json", MetaSchema::ANY),
+                any(
+                    "application/json",
+                    MetaSchema { example: Some(json!({"input": "Hello!"})), ..MetaSchema::ANY },
+                ),
                 any("application/octet-stream", MetaSchema::new_with_format("string", "binary")),
             ],
             required: false,
@@ -307,7 +310,6 @@ impl<'a> ApiExtractor<'a> for RawBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn only_headers_that_matter_travel() {

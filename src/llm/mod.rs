@@ -12,6 +12,7 @@ mod id;
 mod object;
 mod options;
 mod request;
+mod settings;
 mod usage;
 
 pub use completion::{Completion, Fold};

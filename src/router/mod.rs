@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use crate::llm::{ChatRequest, EmbedRequest, Embeddings};
+use crate::llm::{ChatRequest, EmbedRequest, Embeddings, InvalidObject};
 use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError};
 use crate::telemetry::AttemptOutcome;
+use crate::wire::Invalid;
 
 pub use table::{Deployment, Route, RoutingTable, Served};
 
@@ -56,7 +57,8 @@ impl Ask for ChatRequest {
 
     /// A stream is held until its first content, within the time for that.
     async fn ask(&self, deployment: &Deployment) -> Result<Answer, ProviderError> {
-        let request = self.with_settings(&deployment.defaults, &deployment.overrides);
+        let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
+        let request = settled.map_err(|invalid| deployment.refused(invalid))?;
         let timeouts = &deployment.timeouts;
         let attempt = async {
             let mut answer = deployment.provider.chat(&deployment.upstream_model, &request).await?;
@@ -79,7 +81,9 @@ impl Ask for EmbedRequest {
 
     async fn ask(&self, deployment: &Deployment) -> Result<Embeddings, ProviderError> {
         let limit = deployment.timeouts.request;
-        let attempt = deployment.provider.embed(&deployment.upstream_model, self);
+        let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
+        let request = settled.map_err(|invalid| deployment.refused(invalid))?;
+        let attempt = deployment.provider.embed(&deployment.upstream_model, &request);
         timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(ErrorKind::Overdue(limit))))
     }
 }
@@ -124,6 +128,10 @@ impl Route {
 impl Deployment {
     fn failed(&self, kind: ErrorKind) -> ProviderError {
         ProviderError::new(&self.provider_name, kind)
+    }
+
+    fn refused(&self, invalid: InvalidObject) -> ProviderError {
+        self.failed(ErrorKind::Rejected(Invalid::from(invalid).into()))
     }
 }
 

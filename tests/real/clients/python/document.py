@@ -47,7 +47,7 @@ def _examples():
             continue
         schema = content["application/json"]["schema"]
         named = schema.get("$ref", "").rsplit("/", 1)[-1]
-        example = DOCUMENT["components"]["schemas"].get(named, {}).get("example")
+        example = DOCUMENT["components"]["schemas"].get(named, schema).get("example")
         yield method, path, operation, schema, example
 
 
