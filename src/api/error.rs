@@ -116,6 +116,13 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after(Some(DEFAULT_RETRY_AFTER))
     }
 
+    /// A page of another site sent this.
+    pub(super) fn foreign_page() -> Self {
+        let message =
+            "pages of this site may not call; the operator can allow it in LLM_PROXY_API_CORS_ORIGINS";
+        Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message)
+    }
+
     /// Something of ours broke. What it was is in the log.
     pub(super) fn internal() -> Self {
         Self::new(

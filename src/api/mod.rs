@@ -4,6 +4,7 @@
 //! the documented operations, `meta` is for operators. An endpoint is added as a method of one of these.
 
 mod access;
+mod answering;
 mod body;
 mod connection;
 mod context;
