@@ -50,6 +50,9 @@ async fn every_endpoint_is_documented_with_its_errors() {
         ("/v1/embeddings", "post"),
         ("/v1/models", "get"),
         ("/v1/models/{id}", "get"),
+        ("/livez", "get"),
+        ("/readyz", "get"),
+        ("/metrics", "get"),
     ] {
         let (_, _, operation) = all
             .iter()
@@ -58,10 +61,16 @@ async fn every_endpoint_is_documented_with_its_errors() {
         assert!(operation["summary"].is_string() && operation["operationId"].is_string(), "{path}");
         let responses = operation["responses"].as_object().unwrap();
         assert!(responses.contains_key("200"));
+        assert_eq!(operation.get("requestBody").is_some(), responses.contains_key("413"), "{path}");
         if method == "post" {
-            for status in ["400", "404", "413", "415", "429", "502", "503", "504"] {
+            for status in ["400", "403", "404", "408", "413", "415", "503"] {
                 assert!(responses.contains_key(status), "{status} of {path}");
             }
+        }
+        for status in ["429", "502", "504"] {
+            let asks_a_provider =
+                method == "post" && !path.ends_with("/render") || path.contains("passthrough");
+            assert_eq!(responses.contains_key(status), asks_a_provider, "{status} of {path}");
         }
     }
     let ids: std::collections::HashSet<&str> =
