@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
+
+use super::refusal;
 
 /// What every HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -173,7 +175,14 @@ struct Shared<S> {
     socket: S,
     /// Read already, and not handed out.
     ahead: BytesMut,
+    /// What is left to say to a caller whose request cannot be read. Nothing else is sent then.
+    refusal: Option<Bytes>,
+    /// What such a caller may still send before it is cut off.
+    unread_bytes: usize,
 }
+
+/// A caller that is cut off while it sends does not get to read why.
+const MOST_UNREAD_BYTES: usize = 8 * 1024 * 1024;
 
 fn locked<S>(shared: &Mutex<Shared<S>>) -> MutexGuard<'_, Shared<S>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -181,7 +190,7 @@ fn locked<S>(shared: &Mutex<Shared<S>>) -> MutexGuard<'_, Shared<S>> {
 
 impl<S> Watched<S> {
     pub(super) fn new(socket: S, begun: Bytes, activity: Arc<Activity>) -> Self {
-        let shared = Shared { socket, ahead: begun.into() };
+        let shared = Shared { socket, ahead: begun.into(), refusal: None, unread_bytes: MOST_UNREAD_BYTES };
         Self { shared: Arc::new(Mutex::new(shared)), activity }
     }
 
@@ -239,8 +248,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Watched<S> {
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    /// Writes `first`, or all of what `write` writes, unless it is a refusal by hyper.
+    fn poll_writing(
+        &self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let mut shared = locked(&self.shared);
+        if shared.refusal.is_none() {
+            shared.refusal = refusal::in_words(first);
+        }
+        let written = if shared.refusal.is_some() {
+            ready!(shared.poll_refusal(cx))?;
+            Poll::Ready(Ok(first.len()))
+        } else {
+            write(Pin::new(&mut shared.socket), cx)
+        };
         match &written {
             Poll::Ready(_) => self.activity.sent(),
             Poll::Pending => self.activity.cannot_send(),
@@ -249,10 +274,33 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.refusal.as_mut().filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
+            rest.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Listens until the caller has read why, and hangs up.
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut chunk = [0; 8 * 1024];
+        while self.unread_bytes > 0 {
+            let mut buffer = ReadBuf::new(&mut chunk);
+            let read = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+            self.unread_bytes = self.unread_bytes.saturating_sub(buffer.filled().len());
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut locked(&self.shared).socket).poll_write(cx, bytes);
-        self.note(written)
+        self.poll_writing(cx, bytes, |socket, cx| socket.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -260,8 +308,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut locked(&self.shared).socket).poll_write_vectored(cx, slices);
-        self.note(written)
+        let first = slices.first().map_or(&[][..], |slice| slice);
+        self.poll_writing(cx, first, |socket, cx| socket.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -273,7 +321,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut locked(&self.shared).socket).poll_shutdown(cx)
+        let mut shared = locked(&self.shared);
+        ready!(Pin::new(&mut shared.socket).poll_shutdown(cx))?;
+        if shared.refusal.is_some() {
+            ready!(shared.poll_hung_up(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -18,6 +18,7 @@ mod passthrough;
 mod paths;
 mod payload;
 mod prompts;
+mod refusal;
 mod reply;
 mod rest;
 mod schema;

@@ -1,0 +1,78 @@
+//! Refusals of requests whose head cannot be read.
+//!
+//! Those never reach an endpoint: hyper refuses them itself, with a status and nothing else. They get the body that
+//! every error has, and their line in the log.
+
+use bytes::Bytes;
+use memchr::memmem;
+use poem::http::StatusCode;
+
+use super::error::ApiError;
+use crate::llm::unique_id;
+
+/// The refusal in words, if `head` is the beginning of one by hyper. Answers of our own have an id.
+pub(super) fn in_words(head: &[u8]) -> Option<Bytes> {
+    let status = head.strip_prefix(b"HTTP/1.1 ").filter(|status| status.starts_with(b"4"))?;
+    if memmem::find(head, b"x-request-id").is_some() {
+        return None;
+    }
+    let status = StatusCode::from_bytes(status.get(..3)?).ok()?;
+    let (code, message) = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("headers_too_large", "the headers are too many or too long")
+        }
+        StatusCode::URI_TOO_LONG => ("uri_too_long", "the address is too long"),
+        _ => ("invalid_http", "the request is not valid HTTP"),
+    };
+    let id = unique_id("req_");
+    tracing::info!(
+        request_id = %id,
+        endpoint = "unreadable",
+        status = status.as_u16(),
+        outcome = "failed",
+        error = code,
+        "Request"
+    );
+    let body = ApiError::new(status, code, message).body(false).to_string();
+    let length = body.len();
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
+    );
+    Some(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_refusal_is_put_into_words() {
+        for (head, code) in [
+            (
+                &b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n"[..],
+                "headers_too_large",
+            ),
+            (b"HTTP/1.1 414 URI Too Long\r\n\r\n", "uri_too_long"),
+            (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "invalid_http"),
+        ] {
+            let told = in_words(head).unwrap();
+            let told = std::str::from_utf8(&told).unwrap();
+            let (head, body) = told.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["error"]["code"], code);
+        }
+    }
+
+    #[test]
+    fn answers_of_our_own_and_bodies_are_left_alone() {
+        for text in [
+            &b"HTTP/1.1 404 Not Found\r\nx-request-id: 1\r\n\r\n"[..],
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"data: HTTP/1.1 400",
+            b"HTTP/1.1 4",
+            b"",
+        ] {
+            assert!(in_words(text).is_none());
+        }
+    }
+}
