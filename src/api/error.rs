@@ -3,6 +3,7 @@
 //! Every error of every path leaves the house as `{"error":{"message","type","param","code"}}`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use poem::http::header::{ALLOW, RETRY_AFTER};
@@ -41,7 +42,8 @@ struct Told {
     detail: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<String>,
-    /// Who was asked, for the answer's headers.
+    /// Who was asked last, and how many were asked, for the answer's headers.
+    provider: Option<Arc<str>>,
     attempts: Option<u32>,
 }
 
@@ -61,6 +63,7 @@ impl ApiError {
             detail: None,
             retry_after: None,
             allow: None,
+            provider: None,
             attempts: None,
         }))
     }
@@ -184,6 +187,9 @@ impl ApiError {
         }
         if told.code == "insufficient_quota" {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if let Some(provider) = told.provider.as_ref().and_then(|name| HeaderValue::from_str(name).ok()) {
+            headers.insert("x-llm-provider", provider);
         }
         if let Some(attempts) = told.attempts {
             headers.insert("x-llm-attempts", HeaderValue::from(attempts));
@@ -321,7 +327,9 @@ fn rejected(rejection: &Rejection) -> ApiError {
 
 impl From<RouteError> for ApiError {
     fn from(error: RouteError) -> Self {
+        let provider = error.source.provider.clone();
         let mut told = Self::from(*error.source);
+        told.0.provider = Some(provider);
         told.0.attempts = Some(error.attempts);
         told
     }
@@ -394,7 +402,6 @@ fn retry_after_header() -> MetaHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn told(kind: ErrorKind) -> (u16, Value) {
         let provider: Arc<str> = "p".into();

@@ -211,6 +211,11 @@ async fn a_rate_limit_of_the_upstream_comes_with_its_retry_after() {
         );
         let wait = headers.get("retry-after").map_or("", |value| value.to_str().unwrap());
         assert!(wait == seconds || seconds.is_empty(), "{header:?}: {wait:?}");
+        // Who limits it is said as of any answer.
+        assert_eq!(
+            (&headers["x-llm-provider"], &headers["x-llm-attempts"]),
+            (&"up".parse().unwrap(), &"1".parse().unwrap())
+        );
     }
     let (headers, status, error) = after(
         429,
