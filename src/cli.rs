@@ -116,8 +116,8 @@ async fn serve(settings: Settings, folder: PathBuf, environment: Environment) ->
 
 async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
-    let warnings = settings.warnings.clone();
-    telemetry::check(&settings.log).map_err(Faults::from)?;
+    let mut warnings = settings.warnings.clone();
+    warnings.extend(telemetry::check(&settings.log).map_err(Faults::from)?);
     let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await?;
     let mut lines = vec![format!("would listen on {}", listen.join(", "))];
     lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));

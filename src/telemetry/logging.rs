@@ -1,24 +1,20 @@
-//! Log lines: to stderr, and to a file that is rotated daily.
+//! Log lines: to standard error, and to a file a day.
 //!
 //! Both are written by threads of their own, from bounded buffers: a full disk or a stopped terminal
 //! loses lines, never requests.
 
-use std::path::Path;
-
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
+use super::log_file::{self, LogFile};
 use crate::config::{Fault, LogFormat, LogSettings};
 
 /// Lines that may wait for the disk or the terminal.
 const BUFFERED_LINES: usize = 8192;
-/// Days for which a log file is kept.
-const KEPT_FILES: usize = 7;
 
 /// Writes out what still waits when it is dropped: hold it to the end of `main`.
 #[must_use]
@@ -31,22 +27,28 @@ pub struct LogGuard {
 /// # Errors
 /// The filter cannot be read, or the file cannot be written.
 pub fn init(settings: &LogSettings) -> Result<LogGuard, Fault> {
+    let warnings = check(settings)?;
     let mut workers = Vec::new();
     let mut layers = vec![layer(settings, buffered(std::io::stderr(), &mut workers), Colour::WhereSeen)?];
     if let Some(path) = &settings.file {
-        layers.push(layer(settings, buffered(rotated(path)?, &mut workers), Colour::Never)?);
+        layers.push(layer(settings, buffered(LogFile::open(path)?, &mut workers), Colour::Never)?);
     }
     // A second call can only come from a test that starts the program twice; the first stays.
     let _ = tracing_subscriber::registry().with(layers).try_init();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     Ok(LogGuard { _workers: workers })
 }
 
-/// Whether logging could be started like this. Writes nothing.
+/// Whether logging could be started like this, with what there is to say of it. Writes nothing.
 ///
 /// # Errors
-/// The filter cannot be read.
-pub fn check(settings: &LogSettings) -> Result<(), Fault> {
-    filter(&settings.filter).map(drop)
+/// The filter cannot be read, or the file cannot be one.
+pub fn check(settings: &LogSettings) -> Result<Vec<String>, Fault> {
+    filter(&settings.filter)?;
+    let warning = settings.file.as_deref().map(log_file::check).transpose()?;
+    Ok(warning.flatten().into_iter().collect())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,31 +108,6 @@ fn buffered<W: std::io::Write + Send + 'static>(writer: W, workers: &mut Vec<Wor
     writer
 }
 
-/// `name.ext` becomes `name.<date>.ext`, and `name.ext` itself a link to today's.
-fn rotated(path: &Path) -> Result<RollingFileAppender, Fault> {
-    let fault = |problem: String| {
-        Fault::new(
-            "LLM_PROXY_API_LOG_FILENAME",
-            format!("`{}`: {problem}", path.display()),
-            "name a file in a folder that can be written, or set it empty for none",
-        )
-    };
-    let name =
-        path.file_name().ok_or_else(|| fault("is no file name".to_owned()))?.to_string_lossy().into_owned();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // In full: the link to today's file would lead astray otherwise.
-    let folder = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
-    let folder = folder.map_err(|error| fault(error.to_string()))?;
-    let builder = RollingFileAppender::builder().rotation(Rotation::DAILY).max_log_files(KEPT_FILES);
-    let builder = match (path.file_stem(), path.extension()) {
-        (Some(stem), Some(ending)) => {
-            builder.filename_prefix(stem.to_string_lossy()).filename_suffix(ending.to_string_lossy())
-        }
-        _ => builder.filename_prefix(name.as_str()),
-    };
-    builder.latest_symlink(name).build(folder).map_err(|error| fault(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,23 +128,5 @@ mod tests {
         }
         let fault = filter("a=b=c=d").unwrap_err().to_string();
         assert!(fault.contains("LLM_PROXY_API_LOG_LEVEL") && fault.contains("a=b=c=d"), "{fault}");
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_written_is_a_fault() {
-        let fault = rotated(Path::new("/proc/nowhere/x.log")).unwrap_err().to_string();
-        assert!(fault.contains("LLM_PROXY_API_LOG_FILENAME"), "{fault}");
-    }
-
-    #[test]
-    fn the_plain_name_leads_to_todays_file() {
-        use std::io::Write;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sub/service.log");
-
-        writeln!(rotated(&path).unwrap(), "line").unwrap();
-
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "line\n");
-        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 }

@@ -36,7 +36,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry", "router"]),
     ("tracing_subscriber", &["telemetry"]),
     ("tracing_appender", &["telemetry"]),
-    ("rustix", &["app"]),
+    ("rustix", &["app", "telemetry"]),
 ];
 
 /// Exceptions, each with its reason.

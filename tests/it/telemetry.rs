@@ -94,6 +94,35 @@ async fn the_log_is_written_to_a_file_too() {
 }
 
 #[tokio::test]
+async fn the_logs_of_others_in_the_same_folder_stay() {
+    let mut setup =
+        Setup::new().env("LOG_FILENAME", "logs/a.log").file("logs/a.log", "of an older program\n");
+    for day in 1..=9 {
+        setup = setup.file(&format!("logs/auth.2020-01-0{day}.log"), "theirs\n");
+    }
+    let checked = setup.run(&["check"]);
+    assert!(checked.stdout.contains("warning: LLM_PROXY_API_LOG_FILENAME"), "{}", checked.stdout);
+    let gateway = setup.start();
+    gateway.logged("logs/a.log` is a file already");
+    let folder = gateway.folder.path().join("logs");
+    assert_eq!(std::fs::read_to_string(folder.join("a.log")).unwrap(), "of an older program\n");
+    let theirs = std::fs::read_dir(&folder)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("auth"));
+    assert_eq!(theirs.count(), 9);
+}
+
+#[test]
+fn a_folder_as_log_file_is_a_fault_for_check_and_start() {
+    let setup = Setup::new().env("LOG_FILENAME", "logs").file("logs/x", "");
+    for command in ["check", "serve"] {
+        let ended = setup.run(&[command]);
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.stderr.contains("LLM_PROXY_API_LOG_FILENAME: `logs`: is a folder"), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
 async fn levels_are_understood_in_any_case_and_filters_too() {
     for (level, info, debug) in [
         ("warn", false, false),
