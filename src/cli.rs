@@ -96,7 +96,7 @@ impl Cli {
             Command::Serve => serve(settings, folder, environment).await,
             Command::Check => check(settings, folder, &environment).await,
             Command::Models => models(settings, folder, &environment).await,
-            Command::Prompts(command) => prompts(&command, &settings),
+            Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Openapi => print(&api::document(&settings.prefix)),
         }
     }
@@ -157,17 +157,8 @@ fn line(route: &Route) -> String {
     format!("{}{aliases}: {}", route.model, deployments.join(", then "))
 }
 
-fn prompts(command: &Prompts, settings: &Settings) -> Result<(), CommandError> {
-    let default = Language::parse(&settings.default_language);
-    let default =
-        default.ok_or_else(|| CommandError::Refused("the default language is no language tag".to_owned()))?;
-    let folder = &settings.prompts_dir;
-    let library = if folder.exists() {
-        PromptLibrary::load(folder, &default)
-    } else {
-        PromptLibrary::shipped(&default)
-    };
-    let library = library.map_err(Faults::from)?;
+fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(), CommandError> {
+    let library = Sources::new(settings, folder, Metrics::default()).prompts()?;
     match command {
         Prompts::List => {
             let line = |prompt: &crate::prompts::PromptSummary| {

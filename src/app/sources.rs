@@ -1,7 +1,7 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,6 @@ pub struct Loaded {
     routes: Arc<RoutingTable>,
     prompts: Arc<PromptLibrary>,
     surroundings: Surroundings,
-    prompts_are_shipped: bool,
 }
 
 /// Everything that is wrong, one fault a line.
@@ -85,7 +84,7 @@ impl Sources {
             let served = self.served(&catalog.providers)?;
             Ok((catalog, served))
         });
-        let ((mut catalog, mut served), (prompts, prompts_are_shipped)) = match (catalog, self.prompts()) {
+        let ((mut catalog, mut served), prompts) = match (catalog, self.prompts()) {
             (Ok(catalog), Ok(prompts)) => (catalog, prompts),
             (Err(Faults(mut faults)), Err(Faults(more))) => {
                 faults.extend(more);
@@ -102,7 +101,7 @@ impl Sources {
         }
         let served = with_discovered(served, &surroundings).await;
         let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
-        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, prompts_are_shipped })
+        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings })
     }
 
     /// Reads the environment anew: `.env` may have changed.
@@ -133,8 +132,11 @@ impl Sources {
         Ok(Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)?)
     }
 
-    /// The library, and whether it is the one that comes with the program.
-    fn prompts(&self) -> Result<(PromptLibrary, bool), Faults> {
+    /// Reads the prompts: those of the folder, and beneath them those that come with the program.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn prompts(&self) -> Result<PromptLibrary, Faults> {
         let default = Language::parse(&self.settings.default_language).ok_or_else(|| {
             let problem = format!("`{}` is no language tag", self.settings.default_language);
             Faults::from(Fault::new(
@@ -144,10 +146,18 @@ impl Sources {
             ))
         })?;
         let folder = &self.settings.prompts_dir;
-        if !folder.exists() && folder == Path::new("resources/prompts") {
-            return Ok((PromptLibrary::shipped(&default)?, true));
+        if !folder.exists() && !self.settings.prompts_dir_is_set {
+            return Ok(PromptLibrary::shipped(&default)?);
         }
-        Ok((PromptLibrary::load(folder, &default)?, false))
+        if !folder.is_dir() {
+            let problem = if folder.exists() { "is no folder" } else { "does not exist" };
+            return Err(Faults::from(Fault::new(
+                "LLM_PROXY_API_PROMPTS_DIR",
+                format!("`{}` {problem}", folder.display()),
+                "name a folder, or unset it for the prompts that come with the program",
+            )));
+        }
+        Ok(PromptLibrary::load(folder, &default)?)
     }
 
     fn served(&self, providers: &[ProviderConfig]) -> Result<Vec<Served>, Faults> {
@@ -204,6 +214,15 @@ impl Loaded {
     /// Things to tell the operator that are no errors.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.catalog.warnings.clone();
+        warnings.extend_from_slice(self.prompts.warnings());
+        let default = self.prompts.default_language();
+        if !self.prompts.speaks(default) {
+            let languages: Vec<String> = self.prompts.languages().iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "LLM_PROXY_API_DEFAULT_EP_LANGUAGE: there is no prompt in `{default}`; those there are, are in {}",
+                languages.join(", ")
+            ));
+        }
         for served in
             self.served.iter().filter(|served| matches!(served.config.models, ModelSource::Discovered))
         {
@@ -225,11 +244,6 @@ impl Loaded {
     /// The prompt library.
     pub fn prompts(&self) -> &PromptLibrary {
         &self.prompts
-    }
-
-    /// Whether the library is the one that comes with the program.
-    pub(super) fn prompts_are_shipped(&self) -> bool {
-        self.prompts_are_shipped
     }
 
     /// The providers, and how many models each was found to have.
@@ -258,7 +272,6 @@ impl Loaded {
             catalog: self.catalog.clone(),
             prompts: self.prompts.clone(),
             surroundings: self.surroundings.clone(),
-            prompts_are_shipped: self.prompts_are_shipped,
             served,
         })
     }

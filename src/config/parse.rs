@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Auth, ConfigError, Fault, ListenAddress, LogFormat};
+use crate::lint::is_language_tag;
 
 /// Values read so far, and the faults among them. A bad value is replaced by a good one, so that all
 /// faults are found in one go; with any fault, [`Parsed::finish`] gives nothing but faults.
@@ -93,9 +94,7 @@ impl Parsed {
     }
 
     pub(super) fn language(&mut self, name: &str, value: &str) -> String {
-        let subtag =
-            |tag: &str| (1..=8).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric());
-        if !value.split(['-', '_']).all(subtag) {
+        if !is_language_tag(value) {
             self.bad(name, value, "a language tag, such as en or pt-BR");
         }
         value.to_owned()

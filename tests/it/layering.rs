@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms and their ranks. Rank 3 is kept for engines and stores.
 const RANKS: &[(&str, u8)] = &[
+    ("lint", 0),
     ("llm", 0),
     ("config", 1),
     ("prompts", 1),
