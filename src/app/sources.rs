@@ -43,6 +43,22 @@ pub struct Loaded {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(Vec<String>);
 
+impl Faults {
+    /// The value, unless there are faults among these, too.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn beside<T>(others: Vec<Self>, value: Result<T, Self>) -> Result<T, Self> {
+        let mut all: Vec<String> = others.into_iter().flat_map(|faults| faults.0).collect();
+        match value {
+            Ok(value) if all.is_empty() => return Ok(value),
+            Ok(_) => {}
+            Err(faults) => all.extend(faults.0),
+        }
+        Err(Self(all))
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))

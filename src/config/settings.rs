@@ -428,6 +428,34 @@ mod tests {
     }
 
     #[test]
+    fn an_address_may_be_named_once_only() {
+        let with =
+            |listen: &str| settings([("LLM_PROXY_API_LISTEN", listen), ("LLM_PROXY_API_AUTH", "none")]);
+        for listen in [
+            "127.0.0.1:80,127.0.0.1:80",
+            "127.0.0.1:80,localhost:80",
+            "Example.org:80,example.org:80",
+            "0.0.0.0:80,127.0.0.1:80",
+            "[::1]:80,[::]:80",
+            "unix:/run/x,unix:/run/x",
+        ] {
+            let error = with(listen).unwrap_err().to_string();
+            assert!(
+                error.contains("LLM_PROXY_API_LISTEN") && error.contains("are the same address"),
+                "{error}"
+            );
+        }
+        for listen in [
+            "127.0.0.1:0,127.0.0.1:0",
+            "127.0.0.1:80,127.0.0.1:81",
+            "0.0.0.0:80,[::]:80",
+            "127.0.0.1:80,unix:/x",
+        ] {
+            assert!(with(listen).is_ok(), "{listen}");
+        }
+    }
+
+    #[test]
     fn a_listener_for_other_machines_needs_a_decision() {
         for address in ["0.0.0.0:80", "[::]:80", "192.168.1.2:80", "example.org:80"] {
             let error = fault("LLM_PROXY_API_LISTEN", address);

@@ -4,7 +4,6 @@
 //! loses lines, never requests.
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -80,25 +79,49 @@ fn layer(
 }
 
 /// A level applies to this program; of the libraries only warnings are of use. Anything longer is a
-/// whole filter expression.
+/// whole filter expression, in which levels may be spelt as freely.
 fn filter(text: &str) -> Result<EnvFilter, Fault> {
-    let level = text.trim().to_lowercase();
-    let expression = match level.as_str() {
-        "trace" | "debug" | "info" => format!("warn,llm_proxy_api={level}"),
-        "warning" => "warn".to_owned(),
-        "" => "warn,llm_proxy_api=info".to_owned(),
-        "warn" | "error" | "off" => level,
-        _ => text.to_owned(),
-    };
     let fault = |why: &str| {
         let problem = format!("`{text}` is not allowed{why}");
-        Fault::new("LLM_PROXY_API_LOG_LEVEL", problem, "give DEBUG, INFO, WARN, ERROR or a filter expression")
+        let cure = "give DEBUG, INFO, WARN, ERROR, OFF or a filter expression such as info,llm_proxy_api::router=debug";
+        Fault::new("LLM_PROXY_API_LOG_LEVEL", problem, cure)
     };
-    // A single word that is no level would be taken for the name of a module, and everything else be silenced.
-    if expression.chars().all(char::is_alphanumeric) && expression.parse::<LevelFilter>().is_err() {
-        return Err(fault(""));
-    }
+    let is_of_spans = text.contains(['[', '{']);
+    let expression = match level(text) {
+        _ if text.trim().is_empty() => "warn,llm_proxy_api=info".to_owned(),
+        Some(level @ ("trace" | "debug" | "info")) => format!("warn,llm_proxy_api={level}"),
+        Some(level) => level.to_owned(),
+        None if is_of_spans => text.to_owned(),
+        None => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let parts: Option<Vec<String>> = parts.map(directive).collect();
+            parts.ok_or_else(|| fault(": it has a word that is no level"))?.join(",")
+        }
+    };
     EnvFilter::try_new(&expression).map_err(|error| fault(&format!(" ({error})")))
+}
+
+/// A part of a filter expression. `None` for a word that would be taken for the name of a module, so that everything
+/// else would be silenced.
+fn directive(part: &str) -> Option<String> {
+    match part.split_once('=') {
+        Some((target, word)) => Some(format!("{target}={}", level(word).unwrap_or(word))),
+        None if part.contains("::") || part.parse::<u8>().is_ok() => Some(part.to_owned()),
+        None => level(part).map(str::to_owned),
+    }
+}
+
+/// A level, by any of its usual names.
+fn level(word: &str) -> Option<&'static str> {
+    Some(match word.trim().to_lowercase().as_str() {
+        "trace" | "verbose" => "trace",
+        "debug" => "debug",
+        "info" | "information" | "notice" => "info",
+        "warn" | "warning" => "warn",
+        "error" | "err" | "critical" | "fatal" => "error",
+        "off" | "none" => "off",
+        _ => return None,
+    })
 }
 
 fn buffered<W: std::io::Write + Send + 'static>(writer: W, workers: &mut Vec<WorkerGuard>) -> NonBlocking {
@@ -123,10 +146,31 @@ mod tests {
             "off",
             "info,hyper=trace",
             "llm_proxy_api::router=debug",
+            "llm_proxy_api::router",
+            "[span{field=1}]=debug",
         ] {
             assert!(filter(text).is_ok(), "{text}");
         }
+        for text in ["loud", "warn,loud", "llm_proxy_api", "info,hyper=loud"] {
+            let fault = filter(text).unwrap_err().to_string();
+            assert!(fault.contains(text) && fault.contains("DEBUG, INFO, WARN, ERROR"), "{fault}");
+        }
         let fault = filter("a=b=c=d").unwrap_err().to_string();
         assert!(fault.contains("LLM_PROXY_API_LOG_LEVEL") && fault.contains("a=b=c=d"), "{fault}");
+    }
+
+    #[test]
+    fn a_level_has_several_names_alone_and_in_expressions() {
+        for (text, expression) in [
+            ("warning", "warn"),
+            (" Warning ", "warn"),
+            ("ERR", "error"),
+            ("critical", "error"),
+            ("Information", "llm_proxy_api=info,warn"),
+            ("trace", "llm_proxy_api=trace,warn"),
+            ("warning,hyper=Warning", "hyper=warn,warn"),
+        ] {
+            assert_eq!(filter(text).unwrap().to_string(), expression, "{text}");
+        }
     }
 }

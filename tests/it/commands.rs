@@ -128,6 +128,25 @@ fn bad_settings_name_variable_value_and_what_is_allowed() {
 }
 
 #[test]
+fn what_cannot_be_served_with_is_found_by_check_and_before_the_banner() {
+    for certificate in ["nowhere.pem", "empty.pem", "text.pem"] {
+        let setup = Setup::new().file("empty.pem", "").file("text.pem", "no PEM\n");
+        let setup = setup.env("TLS_CERT", certificate).env("TLS_KEY", "text.pem");
+        for command in ["check", "serve"] {
+            let ended = setup.run(&[command]);
+            assert_eq!(ended.code, Some(1), "{certificate}: {}", ended.stdout);
+            let told = format!("LLM_PROXY_API_TLS_CERT: `{certificate}` cannot be used");
+            assert!(ended.stderr.contains(&told) && !ended.stderr.contains("Swagger"), "{}", ended.stderr);
+        }
+    }
+    let twice = Setup::new().env("LISTEN", "127.0.0.1:4711,127.0.0.1:4711");
+    for command in ["check", "serve"] {
+        let ended = twice.run(&[command]);
+        assert!(ended.code == Some(1) && ended.stderr.contains("are the same address"), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn an_unknown_variable_draws_a_warning_with_the_nearest_known_one() {
     let ended = Setup::new().env("TIMOUT", "5").run(&["check"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
