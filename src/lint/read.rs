@@ -65,7 +65,7 @@ enum Complaint {
         expected: String,
     },
     Twice(Option<String>),
-    /// A reader of ours has spoken, in words.
+    /// A reader of ours has spoken: the problem, a semicolon, the cure.
     Ours(String),
     /// The text is no text of its form.
     Form(String),
@@ -180,13 +180,9 @@ impl Complaint {
                 let key = key.map_or_else(|| "a key".to_owned(), |key| format!("`{key}`"));
                 (path, format!("{key} stands twice"), "take one of the two out".to_owned())
             }
-            Self::Ours(problem) => {
-                let cure = if problem.ends_with("stands twice") {
-                    "take one of the two out"
-                } else {
-                    "put it right"
-                };
-                (path, problem, cure.to_owned())
+            Self::Ours(words) => {
+                let (problem, cure) = words.split_once("; ").unwrap_or((&words, "put it right"));
+                (path, problem.to_owned(), cure.to_owned())
             }
             Self::Form(problem) => (path, form_in_words(&problem, syntax), form_cure(syntax).to_owned()),
         };

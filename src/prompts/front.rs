@@ -119,7 +119,11 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<O
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text),
         Some(Value::Number(number)) => Some(number.to_string()),
-        Some(_) => return Err(serde::de::Error::custom("the version is neither a text nor a number")),
+        Some(_) => {
+            return Err(serde::de::Error::custom(
+                "the version is neither a text nor a number; give one of the two",
+            ));
+        }
     })
 }
 
