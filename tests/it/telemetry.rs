@@ -181,6 +181,34 @@ async fn figures_count_what_happened() {
 }
 
 #[tokio::test]
+async fn figures_are_in_the_format_that_their_content_type_says() {
+    let gateway = Setup::new().env("LOG_FORMAT", "json").start();
+    for path in ["/api/prompts/translate", "/v1/models/echo", "/api/passthrough/echo/v1/models"] {
+        gateway.get(path).send().await.unwrap();
+    }
+    for (accept, content_type, has_end) in [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8", false),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            true,
+        ),
+    ] {
+        let response = gateway.get("/metrics").header("accept", accept).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], content_type);
+        let text = response.text().await.unwrap();
+        assert_eq!(text.ends_with("# EOF\n"), has_end, "{text}");
+        assert_eq!(text.contains("# TYPE llm_proxy_requests_total counter"), !has_end, "{text}");
+        for endpoint in ["/api/prompts/{name}", "/v1/models/{id}", "/api/passthrough/{provider}/{path}"] {
+            assert!(text.contains(&format!("endpoint=\"{endpoint}\"")), "{endpoint} in {text}");
+        }
+        assert!(!text.contains(":param") && !text.contains('*'), "{text}");
+    }
+    eventually("all are written", async || lines(&gateway.log()).len() >= 3).await;
+    assert_eq!(field(&lines(&gateway.log())[0], "endpoint"), "/api/prompts/{name}");
+}
+
+#[tokio::test]
 async fn codes_of_upstreams_do_not_become_labels() {
     let upstream = Upstream::answering(crate::support::json(
         400,
