@@ -1,5 +1,6 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::surroundings::{self, Surroundings};
 use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, ProviderConfig, Settings};
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
-use crate::providers::{self, ModelCard, Shared};
+use crate::providers::{self, ErrorKind, ModelCard, Shared};
 use crate::router::{RoutingTable, Served};
 use crate::telemetry::Metrics;
 
@@ -37,6 +38,7 @@ pub struct Loaded {
     routes: Arc<RoutingTable>,
     prompts: Arc<PromptLibrary>,
     surroundings: Surroundings,
+    silent: Silent,
 }
 
 /// Everything that is wrong, one fault a line.
@@ -115,9 +117,9 @@ impl Sources {
             served.extend(self.served(&found)?);
             catalog.providers.extend(found);
         }
-        let served = with_discovered(served, &surroundings).await;
+        let (served, silent) = with_discovered(served, &surroundings).await;
         let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
-        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings })
+        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
     }
 
     /// Reads the environment anew: `.env` may have changed.
@@ -191,34 +193,44 @@ impl Sources {
     }
 }
 
+/// Why providers that were asked for their models named none, by their names.
+type Silent = BTreeMap<String, String>;
+
 /// Asks all providers at once whose models are to be discovered, but for those that have just been asked.
-async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> Vec<Served> {
+async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> (Vec<Served>, Silent) {
     let asked = served.iter().map(|served| async {
-        if let Some(models) = surroundings.models_of(&served.config.name) {
-            return models.to_vec();
+        match surroundings.models_of(&served.config.name) {
+            Some(answer) => answer,
+            None => discover(served).await.unwrap_or_else(|| Ok(Vec::new())),
         }
-        discover(served).await.unwrap_or_default()
     });
     let answers = join_all(asked).await;
-    for (served, models) in served.iter_mut().zip(answers) {
-        served.discovered = models;
+    let mut silent = Silent::new();
+    for (served, answer) in served.iter_mut().zip(answers) {
+        match answer {
+            Ok(models) => served.discovered = models,
+            Err(why) => drop(silent.insert(served.config.name.clone(), why)),
+        }
     }
-    served
+    (served, silent)
 }
 
-/// What a provider says it has; `None` when its models are listed, or when it does not answer.
-async fn discover(served: &Served) -> Option<Vec<ModelCard>> {
+/// What a provider says it has, or why it does not say; `None` when its models are listed.
+async fn discover(served: &Served) -> Option<Result<Vec<ModelCard>, String>> {
     if !matches!(served.config.models, ModelSource::Discovered) {
         return None;
     }
-    match timeout(FIRST_ANSWER, served.provider.models()).await {
-        Ok(Ok(models)) => Some(models),
+    Some(match timeout(FIRST_ANSWER, served.provider.models()).await {
+        Ok(Ok(models)) => Ok(models),
         Ok(Err(error)) => {
             tracing::debug!(provider = served.config.name, %error, "The provider does not say what models it has");
-            None
+            Err(match error.kind {
+                ErrorKind::Unreachable => error.kind.to_string(),
+                kind => format!("does not say what models it has: it {kind}"),
+            })
         }
-        Err(_) => None,
-    }
+        Err(_) => Err(format!("cannot be reached within {} s", FIRST_ANSWER.as_secs())),
+    })
 }
 
 impl Loaded {
@@ -244,9 +256,8 @@ impl Loaded {
         {
             if served.discovered.is_empty() {
                 let name = &served.config.name;
-                warnings.push(format!(
-                    "provider `{name}` does not say what models it has; it is asked again from time to time"
-                ));
+                let why = self.silent.get(name).map_or("says that it has no models", String::as_str);
+                warnings.push(format!("provider `{name}` {why}; it is asked again from time to time"));
             }
         }
         warnings
@@ -275,19 +286,25 @@ impl Loaded {
     /// Asks again what models there are. `None` if nothing has changed.
     pub(super) async fn rediscovered(&self, metrics: &Metrics) -> Option<Self> {
         let answers = join_all(self.served.iter().map(discover)).await;
-        let mut served = self.served.clone();
+        let (mut served, mut silent) = (self.served.clone(), Silent::new());
         let mut changed = false;
-        for (served, models) in served.iter_mut().zip(answers) {
-            // Who does not answer now had models a minute ago and will have them again.
-            let Some(models) = models.filter(|models| *models != served.discovered) else { continue };
-            served.discovered = models;
-            changed = true;
+        for (served, answer) in served.iter_mut().zip(answers) {
+            match answer {
+                Some(Ok(models)) if models != served.discovered => {
+                    served.discovered = models;
+                    changed = true;
+                }
+                // Who does not answer now had models a minute ago and will have them again.
+                Some(Err(why)) => drop(silent.insert(served.config.name.clone(), why)),
+                _ => {}
+            }
         }
         changed.then(|| Self {
             routes: Arc::new(RoutingTable::new(&served, &self.catalog, metrics)),
             catalog: self.catalog.clone(),
             prompts: self.prompts.clone(),
             surroundings: self.surroundings.clone(),
+            silent,
             served,
         })
     }
