@@ -145,6 +145,7 @@ fn on_signals(
             name = next() => tracing::warn!(signal = name, "Ending at once"),
             () = tokio::time::sleep(patience) => tracing::warn!("The time to drain is over; what is left is cut off"),
         }
+        health.cut_off();
         kill.cancel();
     })
 }

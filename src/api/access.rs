@@ -1,8 +1,9 @@
 //! The outermost room: every request gets its record, every error its shape, every end its line in the log.
 
 use std::fmt::Write;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use poem::{Endpoint, Request, Response};
 
 use super::context::{Admitted, Context};
+use super::cors;
 use super::error::{ApiError, ErrorLabel};
 use crate::llm::unique_id;
 use crate::telemetry::{EndpointMetrics, Metrics, Outcome, RequestRecord};
@@ -47,11 +49,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
             ended: false,
         };
         request.extensions_mut().insert(Admitted { record: record.clone(), limits: self.context.limits });
-        let turned_away = self.context.health.is_draining() && !is_probe(request.uri().path());
-        let answer = if turned_away {
-            Ok(Err(ApiError::draining().into()))
+        let answer = if let Some(error) = self.turned_away(&request) {
+            Ok(Err(error.into()))
         } else {
-            AssertUnwindSafe(self.inner.call(request)).catch_unwind().await
+            let answering = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+            self.unless_cut_off(answering).await.unwrap_or_else(|| Ok(Err(ApiError::draining().into())))
         };
         let mut response = match answer {
             Ok(Ok(response)) => response,
@@ -72,6 +74,27 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         guard.ended = inner.is_end_stream();
         let body = BoxBody::new(Watched { inner, guard });
         Ok(Response::from_parts(parts, body.into()))
+    }
+}
+
+impl<E> Access<E> {
+    /// Why a request is not even looked at.
+    fn turned_away(&self, request: &Request) -> Option<ApiError> {
+        let Context { health, cors_origins, is_local, .. } = &*self.context;
+        if health.is_draining() && !is_probe(request.uri().path()) {
+            return Some(ApiError::draining());
+        }
+        cors::is_foreign(request, cors_origins, *is_local).then(ApiError::foreign_page)
+    }
+
+    /// `None` if there is no more time for it. Whoever ends the time looks at everything once more.
+    async fn unless_cut_off<T>(&self, answering: impl Future<Output = T>) -> Option<T> {
+        let mut answering = pin!(answering);
+        std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Pending if self.context.health.is_cutting_off() => Poll::Ready(None),
+            answered => answered.map(Some),
+        })
+        .await
     }
 }
 

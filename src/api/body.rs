@@ -12,7 +12,7 @@ use poem::{Request, RequestBody};
 use poem_openapi::registry::{self, MetaMediaType, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::context::{Admitted, Limits};
 use super::error::ApiError;
@@ -21,6 +21,9 @@ use super::error::ApiError;
 const DISCARDED_BYTES: u64 = 512 * 1024 * 1024;
 /// How long that may take.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body that comes slower than this, beyond the time for a silence, holds its connection for nothing.
+const LEAST_BYTES_PER_SECOND: usize = 4096;
 
 /// The bytes of a JSON request, which the document describes as `T`.
 #[derive(Debug)]
@@ -53,8 +56,7 @@ impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         require_json(request.headers())?;
-        let limits = request.data::<Admitted>().map_or_else(Limits::default, |admitted| admitted.limits);
-        let bytes = read(request.headers(), body, limits).await?;
+        let bytes = read(request, body).await?;
         Ok(Self { bytes, described: PhantomData })
     }
 }
@@ -75,12 +77,10 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     unsupported("the body must be JSON; send the header `content-type: application/json`")
 }
 
-/// Reads a whole body within the limits.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    body: &mut RequestBody,
-    limits: Limits,
-) -> Result<Bytes, ApiError> {
+/// Reads the whole body of a request within the limits.
+pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Bytes, ApiError> {
+    let limits = request.data::<Admitted>().map_or_else(Limits::default, |admitted| admitted.limits);
+    let headers = request.headers();
     let Ok(body) = body.take() else { return Ok(Bytes::new()) };
     let mut body: BoxBody<Bytes, std::io::Error> = body.into();
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -93,8 +93,11 @@ pub(super) async fn read(
     }
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
+    let started = Instant::now();
     loop {
-        let frame = timeout(limits.body_timeout, body.frame()).await.map_err(|_| {
+        let received = first.as_ref().map_or(0, Bytes::len) + all.len();
+        let due = Instant::now().min(started + slowest(received)) + limits.body_timeout;
+        let frame = timeout_at(due, body.frame()).await.map_err(|_| {
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")
         })?;
         let Some(frame) = frame else { break };
@@ -102,7 +105,7 @@ pub(super) async fn read(
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off before its end")
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.as_ref().map_or(0, Bytes::len) + all.len() + data.len() > limits.max_body_bytes {
+        if received + data.len() > limits.max_body_bytes {
             drop((first, all));
             discard(&mut body).await;
             return Err(too_large(limits));
@@ -119,6 +122,11 @@ pub(super) async fn read(
     Ok(first.unwrap_or_else(|| all.freeze()))
 }
 
+/// How long so many bytes take at the slowest rate that is waited for.
+fn slowest(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / LEAST_BYTES_PER_SECOND) as u64)
+}
+
 fn too_large(limits: Limits) -> ApiError {
     let message = format!("the body is larger than {} bytes", limits.max_body_bytes);
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
@@ -129,7 +137,7 @@ async fn discard(body: &mut BoxBody<Bytes, std::io::Error>) {
     let until = Instant::now() + DISCARD_TIMEOUT;
     let mut discarded = 0;
     while discarded < DISCARDED_BYTES {
-        match tokio::time::timeout_at(until, body.frame()).await {
+        match timeout_at(until, body.frame()).await {
             Ok(Some(Ok(frame))) => discarded += frame.data_ref().map_or(0, |data| data.len() as u64),
             _ => return,
         }

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use hyper::body::{Body, Frame, SizeHint};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
@@ -35,6 +34,8 @@ pub(super) struct Activity {
     in_head: AtomicBool,
     /// The socket takes no more.
     blocked: AtomicBool,
+    /// Somebody waits for what the caller sends next, and so learns that it has left.
+    listening: AtomicBool,
     /// When what holds now began, in milliseconds since `began`.
     since: AtomicU64,
     /// HTTP/2 has signs of life of its own between requests, which are no heads.
@@ -48,6 +49,7 @@ impl Activity {
             busy: AtomicU32::new(0),
             in_head: AtomicBool::new(has_heads),
             blocked: AtomicBool::new(false),
+            listening: AtomicBool::new(false),
             since: AtomicU64::new(0),
             has_heads,
         }
@@ -60,6 +62,11 @@ impl Activity {
 
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether nobody would notice that the caller has left, because there is something of it left to read.
+    fn is_deaf(&self) -> bool {
+        self.is_busy() && !self.listening.load(Ordering::Relaxed)
     }
 
     fn received(&self) {
@@ -146,37 +153,85 @@ pub(super) async fn sniff<S: AsyncRead + Unpin>(socket: &mut S) -> io::Result<(B
     }
 }
 
+/// What a caller may send ahead of its turn. Beyond it, it is no longer heard that it has left.
+const MOST_AHEAD_BYTES: usize = 64 * 1024;
+
 /// A socket that says what it is doing, and begins with what was read of it already.
 pub(super) struct Watched<S> {
-    socket: S,
-    begun: Bytes,
+    shared: Arc<Mutex<Shared<S>>>,
     activity: Arc<Activity>,
+}
+
+/// Hears that a caller has left while a request of it is under way.
+pub(super) struct Watch<S> {
+    shared: Arc<Mutex<Shared<S>>>,
+    activity: Arc<Activity>,
+}
+
+// A std mutex: held for one call that does not wait. Only the connection's own task ever takes it.
+struct Shared<S> {
+    socket: S,
+    /// Read already, and not handed out.
+    ahead: BytesMut,
+}
+
+fn locked<S>(shared: &Mutex<Shared<S>>) -> MutexGuard<'_, Shared<S>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(socket: S, begun: Bytes, activity: Arc<Activity>) -> Self {
-        Self { socket, begun, activity }
+        let shared = Shared { socket, ahead: begun.into() };
+        Self { shared: Arc::new(Mutex::new(shared)), activity }
+    }
+
+    pub(super) fn watch(&self) -> Watch<S> {
+        Watch { shared: self.shared.clone(), activity: self.activity.clone() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watch<S> {
+    /// Ready when the caller has left. hyper looks for that itself, unless the caller has sent something behind its
+    /// request; then it is read here, and kept for later.
+    pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.activity.is_deaf() {
+            return Poll::Pending;
+        }
+        let mut shared = locked(&self.shared);
+        while shared.ahead.len() < MOST_AHEAD_BYTES {
+            let mut chunk = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut chunk);
+            match ready!(Pin::new(&mut shared.socket).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => shared.ahead.extend_from_slice(buffer.filled()),
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.begun.is_empty() {
-            let length = self.begun.len().min(buffer.remaining());
-            buffer.put_slice(self.begun.get(..length).unwrap_or_default());
-            self.begun.advance(length);
+        let mut shared = locked(&self.shared);
+        if !shared.ahead.is_empty() {
+            let length = shared.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&shared.ahead.split_to(length));
+            self.activity.listening.store(false, Ordering::Relaxed);
             // The rest at once, if it is there: hyper doubles its buffer for a head that comes in two pieces.
-            if let Poll::Ready(Err(error)) = Pin::new(&mut self.socket).poll_read(cx, buffer) {
+            if let Poll::Ready(Err(error)) = Pin::new(&mut shared.socket).poll_read(cx, buffer) {
                 return Poll::Ready(Err(error));
             }
+            self.activity.received();
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        let read = Pin::new(&mut shared.socket).poll_read(cx, buffer);
+        self.activity.listening.store(read.is_pending(), Ordering::Relaxed);
+        ready!(read)?;
         if buffer.filled().len() > before {
             self.activity.received();
         }
@@ -195,56 +250,30 @@ impl<S: AsyncWrite + Unpin> Watched<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut locked(&self.shared).socket).poll_write(cx, bytes);
         self.note(written)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        let written = Pin::new(&mut locked(&self.shared).socket).poll_write_vectored(cx, slices);
         self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        locked(&self.shared).socket.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut locked(&self.shared).socket).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
-/// An answer's body: the request is under way until it is gone.
-pub(super) struct Tracked<B> {
-    pub(super) body: B,
-    pub(super) _busy: Busy,
-}
-
-impl<B: Body + Unpin> Body for Tracked<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut locked(&self.shared).socket).poll_shutdown(cx)
     }
 }
 

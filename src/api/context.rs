@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::{Auth, Settings};
 use crate::gateway::Gateway;
 use crate::telemetry::{Health, Metrics, RequestRecord};
 
@@ -24,6 +24,8 @@ pub struct Context {
     pub limits: Limits,
     /// Who may call from a browser.
     pub cors_origins: Vec<String>,
+    /// Whether only this machine is to reach the service, and nobody is asked who they are.
+    pub is_local: bool,
 }
 
 /// What a request may take.
@@ -62,6 +64,7 @@ impl Context {
                 body_timeout: settings.serving.body_timeout,
             },
             cors_origins: settings.cors_origins.clone(),
+            is_local: settings.auth == Auth::Auto,
         }
     }
 }

@@ -30,7 +30,9 @@ pub fn document(prefix: &str) -> String {
     if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
         let declared = std::mem::take(paths);
         paths.extend(
-            declared.into_iter().map(|(path, item)| (path_of(&path, prefix), with_parameters(&path, item))),
+            declared
+                .into_iter()
+                .map(|(path, item)| (path_of(&path, prefix), narrowed(&path, with_parameters(&path, item)))),
         );
     }
     if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
@@ -92,17 +94,39 @@ fn with_parameters(path: &str, mut item: Value) -> Value {
     item
 }
 
+/// Without the errors that an operation cannot have.
+fn narrowed(path: &str, mut item: Value) -> Value {
+    let asks_a_provider = ["chat", "conversation", "completions", "embeddings", "passthrough"];
+    let asks_a_provider = asks_a_provider.iter().any(|word| path.contains(word));
+    let names_something = path.contains([':', '*', '{']);
+    for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let has_body = operation.get("requestBody").is_some();
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
+        responses.retain(|status, _| match status.as_str() {
+            "403" | "408" | "413" | "415" => has_body,
+            "400" | "404" => has_body || names_something,
+            "429" | "502" | "504" => asks_a_provider,
+            _ => true,
+        });
+    }
+    item
+}
+
 fn add_parameter(operation: &mut Value, name: &str) {
     let Some(operation) = operation.as_object_mut() else { return };
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     let Some(parameters) = parameters.as_array_mut() else { return };
     if !parameters.iter().any(|parameter| parameter.get("name").is_some_and(|known| known == name)) {
-        let description = match name {
-            "provider" => "The provider's name.",
-            "path" => "The path at the provider, without the slash in front; it may hold slashes.",
-            _ => "The name; it may hold slashes.",
+        let (description, example) = match name {
+            "provider" => ("The provider's name.", "echo"),
+            "path" => {
+                ("The path at the provider, without the slash in front; it may hold slashes.", "v1/anything")
+            }
+            "id" => ("The model's name; it may hold slashes.", "echo"),
+            _ => ("The prompt's name; it may hold slashes.", "translate"),
         };
-        parameters.push(json!({"name": name, "in": "path", "required": true, "description": description, "schema": {"type": "string"}}));
+        parameters.push(json!({"name": name, "in": "path", "required": true, "description": description,
+            "example": example, "schema": {"type": "string"}}));
     }
 }
 

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
 use super::error::ApiError;
-use crate::llm::{InvalidObject, RawObject};
+use crate::llm::RawObject;
 use crate::wire::Invalid;
 
 /// Reads a body.
@@ -36,13 +36,7 @@ pub(super) fn object(body: bytes::Bytes) -> Result<RawObject, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Invalid::json("the request has no body; send a JSON object").into());
     }
-    RawObject::parse(body).map_err(|error| {
-        ApiError::from(match error {
-            InvalidObject::Syntax(reason) => Invalid::json(format!("the body is not JSON: {reason}")),
-            InvalidObject::NotAnObject => Invalid::json("the body must be a JSON object"),
-            InvalidObject::Duplicate(name) => Invalid::value(&name, format!("`{name}` stands twice")),
-        })
-    })
+    RawObject::parse(body).map_err(|error| Invalid::from(error).into())
 }
 
 fn broken(error: &serde_json::Error) -> ApiError {

@@ -116,6 +116,13 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after(Some(DEFAULT_RETRY_AFTER))
     }
 
+    /// A page of another site sent this.
+    pub(super) fn foreign_page() -> Self {
+        let message =
+            "pages of this site may not call; the operator can allow it in LLM_PROXY_API_CORS_ORIGINS";
+        Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message)
+    }
+
     /// Something of ours broke. What it was is in the log.
     pub(super) fn internal() -> Self {
         Self::new(
@@ -272,7 +279,9 @@ impl From<&ProviderError> for ApiError {
         let bad_gateway = |code| Self::new(StatusCode::BAD_GATEWAY, code, message.clone());
         let told = match &error.kind {
             ErrorKind::Unreachable => bad_gateway("upstream_unreachable"),
-            ErrorKind::Timeout(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message),
+            ErrorKind::Timeout(_) | ErrorKind::Overdue(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
+            }
             ErrorKind::RateLimited { retry_after, rejection } => {
                 rate_limited(rejection).retry_after(*retry_after)
             }
@@ -280,7 +289,7 @@ impl From<&ProviderError> for ApiError {
                 bad_gateway("upstream_unavailable").retry_after(*retry_after)
             }
             ErrorKind::Unauthorized { .. } => bad_gateway("upstream_credentials"),
-            ErrorKind::Rejected(rejection) => rejected(rejection),
+            ErrorKind::Rejected(rejection) | ErrorKind::Untranslatable(rejection) => rejected(rejection),
             ErrorKind::ContextTooLong { message, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
             }
@@ -341,7 +350,9 @@ const DOCUMENTED: &[(u16, &str)] = &[
         400,
         "The request is not valid, or the prompt does not fit the model's context. `param` names the place.",
     ),
+    (403, "A page of a site that may not call has sent the request."),
     (404, "The model, the prompt, the provider or the path does not exist."),
+    (408, "The body did not arrive in time."),
     (413, "The body is larger than the service takes."),
     (415, "The body is not JSON."),
     (429, "The provider limits the rate. `retry-after` says how long to wait."),
@@ -407,6 +418,7 @@ mod tests {
         for (kind, status, error_type, code) in [
             (ErrorKind::Unreachable, 502, "upstream_error", "upstream_unreachable"),
             (ErrorKind::Timeout(Duration::from_secs(1)), 504, "upstream_error", "upstream_timeout"),
+            (ErrorKind::Overdue(Duration::from_secs(1)), 504, "upstream_error", "upstream_timeout"),
             (
                 ErrorKind::RateLimited { retry_after: wait, rejection: rejection(429, Some("x")) },
                 429,

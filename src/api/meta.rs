@@ -4,14 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use poem::endpoint::{BoxEndpoint, make_sync};
+use poem::http::HeaderMap;
 use poem::http::header::ACCEPT;
-use poem::http::{HeaderMap, HeaderValue, StatusCode};
 use poem::{EndpointExt, Request, Response};
-use serde_json::json;
+use poem_openapi::{ApiResponse, OpenApi};
 
 use super::context::Context;
-use super::docs;
-use super::payload::{json_response, text_response};
+use super::payload::{Json, TextAnswer, json_response, text_response};
+use super::schema::{Alive, Ready, Reload};
+use super::{Tag, docs};
 
 /// The document and its page, made when they are first asked for: few ever are.
 #[derive(Default)]
@@ -20,48 +21,76 @@ struct Pages {
     page: OnceLock<Bytes>,
 }
 
-type Page = fn(&Context, &Pages, &Request) -> Response;
+type Page = fn(&Context, &Pages) -> Response;
 
 /// What is to be read at the paths that are not part of the API's document.
 pub(super) fn pages(context: &Arc<Context>) -> Vec<(&'static str, BoxEndpoint<'static>)> {
     let pages: Arc<Pages> = Arc::default();
-    let all: [(&str, Page); 6] = [
-        ("/livez", |_, _, _| json_response(Bytes::from_static(br#"{"status":"alive"}"#))),
-        ("/readyz", |context, _, _| readyz(context)),
-        ("/metrics", |context, _, request| metrics(context, request.headers())),
-        ("/openapi.json", |context, pages, _| document(context, pages)),
-        ("/docs", |context, pages, _| docs_page(context, pages)),
-        ("/", |context, _, _| home(context)),
+    let all: [(&str, Page); 3] = [
+        ("/openapi.json", |context, pages| document(context, pages)),
+        ("/docs", |context, pages| docs_page(context, pages)),
+        ("/", |context, _| home(context)),
     ];
     all.into_iter()
         .map(|(path, page)| {
             let (context, pages) = (context.clone(), pages.clone());
-            (path, make_sync(move |request| page(&context, &pages, &request)).map_to_response().boxed())
+            (path, make_sync(move |_| page(&context, &pages)).map_to_response().boxed())
         })
         .collect()
 }
 
-fn readyz(context: &Context) -> Response {
-    let draining = context.health.is_draining();
-    let state = context.gateway.state();
-    let mut reasons = Vec::new();
-    if draining {
-        reasons.push("the service is shutting down".to_owned());
+/// Probes and figures.
+pub(super) struct OperatorsApi {
+    pub(super) context: Arc<Context>,
+}
+
+#[OpenApi(tag = "Tag::Operators")]
+impl OperatorsApi {
+    /// Whether the process is alive
+    #[oai(path = "/livez", method = "get", operation_id = "livez")]
+    async fn livez(&self) -> Json<Alive> {
+        Json(Alive { status: "alive".to_owned() })
     }
-    let refused = context.health.refused_reload();
-    let body = json!({
-        "status": if draining { "draining" } else { "ready" },
-        "reasons": reasons,
-        "models": state.routes.routes().len(),
-        "prompts": state.prompts.list().len(),
-        "reload": {"ok": refused.is_none(), "error": refused},
-    });
-    let mut response = json_response(body.to_string().into());
-    if draining {
-        response.set_status(StatusCode::SERVICE_UNAVAILABLE);
-        response.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+
+    /// Whether it should get requests
+    #[oai(path = "/readyz", method = "get", operation_id = "readyz")]
+    async fn readyz(&self) -> Readiness {
+        let Context { health, gateway, .. } = &*self.context;
+        let draining = health.is_draining();
+        let state = gateway.state();
+        let refused = health.refused_reload();
+        let mut reasons = Vec::new();
+        if draining {
+            reasons.push("the service is shutting down".to_owned());
+        }
+        let ready = Ready {
+            status: if draining { "draining" } else { "ready" }.to_owned(),
+            reasons,
+            models: state.routes.routes().len(),
+            prompts: state.prompts.list().len(),
+            reload: Reload { ok: refused.is_none(), error: refused },
+        };
+        if draining { Readiness::Draining(Json(ready), 1) } else { Readiness::Ready(Json(ready)) }
     }
-    response
+
+    /// Figures
+    ///
+    /// For Prometheus: requests, errors, attempts at providers, times, tokens, open streams.
+    #[oai(path = "/metrics", method = "get", operation_id = "metrics")]
+    async fn metrics(&self, request: &Request) -> TextAnswer {
+        metrics(&self.context, request.headers()).into()
+    }
+}
+
+/// Whether the service should get requests.
+#[derive(ApiResponse)]
+enum Readiness {
+    /// It should.
+    #[oai(status = 200)]
+    Ready(Json<Ready>),
+    /// It is about to end.
+    #[oai(status = 503)]
+    Draining(Json<Ready>, #[oai(header = "retry-after")] u32),
 }
 
 fn metrics(context: &Context, headers: &HeaderMap) -> Response {

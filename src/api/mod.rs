@@ -4,6 +4,7 @@
 //! the documented operations, `meta` is for operators. An endpoint is added as a method of one of these.
 
 mod access;
+mod answering;
 mod body;
 mod connection;
 mod context;
@@ -50,9 +51,17 @@ enum Tag {
     OpenAi,
     /// The prompt library.
     Prompts,
+    /// Probes and figures.
+    Operators,
 }
 
-type Documented = (rest::FacadeApi, openai::OpenAiApi, prompts::PromptsApi, passthrough::PassthroughApi);
+type Documented = (
+    rest::FacadeApi,
+    openai::OpenAiApi,
+    prompts::PromptsApi,
+    passthrough::PassthroughApi,
+    meta::OperatorsApi,
+);
 
 /// All documented operations.
 fn operations(context: &Arc<Context>) -> Documented {
@@ -61,6 +70,7 @@ fn operations(context: &Arc<Context>) -> Documented {
         openai::OpenAiApi { context: context.clone() },
         prompts::PromptsApi { context: context.clone() },
         passthrough::PassthroughApi { context: context.clone() },
+        meta::OperatorsApi { context: context.clone() },
     )
 }
 

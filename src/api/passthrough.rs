@@ -3,6 +3,8 @@
 //! The caller says which provider, which path there, and what to send. It must not get to another host, out of
 //! the provider's own paths, or past the headers that matter to an answer.
 
+mod target;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,11 +12,12 @@ use futures_util::TryStreamExt;
 use http_body_util::StreamBody;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Frame;
-use poem::http::header::CONTENT_TYPE;
+use poem::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use poem::{Body, Request, RequestBody, Response};
-use poem_openapi::OpenApi;
-use serde_json::{Map, Value};
+use poem_openapi::registry::{self, MetaMediaType, MetaSchema, MetaSchemaRef};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OpenApi};
+use serde_json::{Map, Value, json};
 
 use super::body::{self, JsonBody};
 use super::context::Context;
@@ -24,6 +27,7 @@ use super::schema::PassthroughBody;
 use super::{Tag, dto, record_of};
 use crate::llm::{Change, RawObject};
 use crate::providers::{RawRequest, RawResponse};
+use target::{query, safe_path};
 
 /// Raw requests.
 pub(super) struct PassthroughApi {
@@ -44,8 +48,8 @@ const TRAVELLING: &[&str] = &[
     "if-none-match",
 ];
 
-/// Headers of an answer that stay: those that concern the upstream's connection, and those by which it would
-/// speak to the caller's browser about this host.
+/// Headers of an answer that stay: those that concern the upstream's connection, those that tell its address, and
+/// those by which it would speak to the caller's browser about this host.
 const STAYING: &[&str] = &[
     "connection",
     "keep-alive",
@@ -57,6 +61,9 @@ const STAYING: &[&str] = &[
     "transfer-encoding",
     "upgrade",
     "set-cookie",
+    "location",
+    "content-location",
+    "refresh",
     "alt-svc",
     "strict-transport-security",
     "access-control-allow-origin",
@@ -102,6 +109,12 @@ impl PassthroughApi {
     /// The same for clients that cannot wrap a body: method, query and body are the request's own.
     #[oai(path = "/passthrough/:provider/*path", method = "get", operation_id = "passthrough_get")]
     async fn get(&self, request: &Request) -> Result<RawAnswer, ApiError> {
+        self.unwrapped(request, None).await
+    }
+
+    /// Raw request, unwrapped
+    #[oai(path = "/passthrough/:provider/*path", method = "head", operation_id = "passthrough_head")]
+    async fn head(&self, request: &Request) -> Result<RawAnswer, ApiError> {
         self.unwrapped(request, None).await
     }
 
@@ -175,19 +188,34 @@ impl PassthroughApi {
         raw: RawRequest,
     ) -> Result<RawAnswer, ApiError> {
         let record = record_of(request);
-        let answer = self.context.gateway.forward(provider, raw, &record).await?;
-        Ok(as_it_came(answer, provider).into())
+        let is_head = raw.method == Method::HEAD;
+        let mut answer = self.context.gateway.forward(provider, raw, &record).await?;
+        if is_head && request.method() != Method::HEAD {
+            // It is the length of what would have come.
+            answer.headers.remove(CONTENT_LENGTH);
+        }
+        let own = format!("{}/passthrough/{provider}", self.context.prefix);
+        Ok(as_it_came(answer, provider, &own).into())
     }
 }
 
-fn as_it_came(answer: RawResponse, provider: &str) -> Response {
+/// The answer for the caller. `own` is the path at which the provider's root is found here.
+fn as_it_came(answer: RawResponse, provider: &str, own: &str) -> Response {
     let mut response = Response::default();
     response.set_status(answer.status);
     let headers = response.headers_mut();
-    for (name, value) in &answer.headers {
-        if !STAYING.contains(&name.as_str()) {
-            headers.append(name, value.clone());
-        }
+    let of_connection = named_by_connection(&answer.headers);
+    let travels = |name: &str| {
+        !STAYING.contains(&name)
+            && !name.starts_with("x-llm-")
+            && !of_connection.iter().any(|other| other.eq_ignore_ascii_case(name))
+    };
+    for (name, value) in answer.headers.iter().filter(|(name, _)| travels(name.as_str())) {
+        headers.append(name, value.clone());
+    }
+    let location = answer.location.and_then(|path| HeaderValue::try_from(format!("{own}{path}")).ok());
+    if let Some(location) = location {
+        headers.insert(LOCATION, location);
     }
     if let Ok(provider) = HeaderValue::from_str(provider) {
         headers.insert("x-llm-provider", provider);
@@ -198,6 +226,12 @@ fn as_it_came(answer: RawResponse, provider: &str) -> Response {
         BoxBody::new(StreamBody::new(sync_wrapper::SyncStream::new(frames)));
     response.set_body(Body::from(body));
     response
+}
+
+/// Headers that the upstream says are for its own connection.
+fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+    let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_owned()).collect()
 }
 
 /// The body with the public model's name replaced, where it has one.
@@ -216,125 +250,6 @@ fn method(name: &str) -> Result<Method, ApiError> {
     method.ok_or_else(|| {
         ApiError::invalid("method", "`method` must be one of GET, POST, PUT, PATCH, DELETE, HEAD")
     })
-}
-
-/// A path that stays below the provider's root, whoever reads it and however often it is decoded.
-fn safe_path(path: &str) -> Result<String, ApiError> {
-    let refused = |why: &str| Err(ApiError::invalid("path", format!("`path` {why}")));
-    let Some(segments) = path.strip_prefix('/') else {
-        return refused("must begin with a slash, such as `/v1/audio/speech`");
-    };
-    let mut segments = segments.split('/').peekable();
-    while let Some(segment) = segments.next() {
-        if segment.is_empty() && segments.peek().is_some() {
-            return refused("must not hold an empty segment");
-        }
-        if !is_safe_segment(segment) {
-            return refused("holds a segment that is not allowed");
-        }
-    }
-    Ok(path.to_owned())
-}
-
-fn is_safe_segment(segment: &str) -> bool {
-    let plain = |b: u8| {
-        b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'-' | b'.'
-                    | b'_'
-                    | b'~'
-                    | b'!'
-                    | b'$'
-                    | b'&'
-                    | b'\''
-                    | b'('
-                    | b')'
-                    | b'*'
-                    | b'+'
-                    | b','
-                    | b';'
-                    | b'='
-                    | b':'
-                    | b'@'
-                    | b'%'
-            )
-    };
-    if !segment.bytes().all(plain) {
-        return false;
-    }
-    // What it may become when somebody decodes it, and when somebody decodes that.
-    let mut decoded = segment.as_bytes().to_vec();
-    for _ in 0..4 {
-        let visible: Vec<u8> = decoded.iter().copied().filter(|b| *b != b' ').collect();
-        let leads_up = matches!(visible.as_slice(), b"." | b"..");
-        let forbidden =
-            decoded.iter().any(|b| matches!(b, b'/' | b'\\' | b'?' | b'#') || b.is_ascii_control());
-        if forbidden || leads_up {
-            return false;
-        }
-        let Some(next) = percent_decoded(&decoded) else { return false };
-        if next == decoded {
-            return true;
-        }
-        decoded = next;
-    }
-    // Encoded so often for no good reason.
-    false
-}
-
-/// `None` where a percent sign is not followed by two digits.
-fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.iter();
-    while let Some(byte) = rest.next() {
-        if *byte != b'%' {
-            out.push(*byte);
-            continue;
-        }
-        let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
-        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
-        out.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    Some(out)
-}
-
-fn query(query: &Map<String, Value>) -> Result<Option<String>, ApiError> {
-    let mut pairs = Vec::new();
-    for (name, value) in query {
-        let values = match value {
-            Value::Array(values) => values.iter().collect(),
-            value => vec![value],
-        };
-        for value in values {
-            let value = match value {
-                Value::String(text) => text.clone(),
-                Value::Number(_) | Value::Bool(_) => value.to_string(),
-                _ => {
-                    return Err(ApiError::invalid(
-                        &format!("query.{name}"),
-                        format!("`query.{name}` must be a text or a number"),
-                    ));
-                }
-            };
-            pairs.push(format!("{}={}", percent_encoded(name), percent_encoded(&value)));
-        }
-    }
-    Ok((!pairs.is_empty()).then(|| pairs.join("&")))
-}
-
-fn percent_encoded(text: &str) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
 
 fn travelling(headers: &Map<String, Value>) -> Result<HeaderMap, ApiError> {
@@ -359,71 +274,42 @@ fn travelling(headers: &Map<String, Value>) -> Result<HeaderMap, ApiError> {
 /// A body of any kind, within the limits.
 pub(super) struct RawBody(Bytes);
 
-impl<'a> poem::FromRequest<'a> for RawBody {
-    async fn from_request(request: &'a Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let limits = request.data().copied().unwrap_or_default();
-        Ok(Self(body::read(request.headers(), body, limits).await?))
+impl<'a> ApiExtractor<'a> for RawBody {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn request_meta() -> Option<registry::MetaRequest> {
+        let any = |content_type, schema: MetaSchema| MetaMediaType {
+            content_type,
+            schema: MetaSchemaRef::Inline(Box::new(schema)),
+        };
+        Some(registry::MetaRequest {
+            description: Some("Whatever the provider takes there."),
+            content: vec![
+                any(
+                    "application/json",
+                    MetaSchema { example: Some(json!({"input": "Hello!"})), ..MetaSchema::ANY },
+                ),
+                any("application/octet-stream", MetaSchema::new_with_format("string", "binary")),
+            ],
+            required: false,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        Ok(Self(body::read(request, body).await?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    #[test]
-    fn ordinary_paths_pass() {
-        for path in [
-            "/v1/audio/speech",
-            "/",
-            "/v1/files/file-abc123/content",
-            "/api/show",
-            "/a%20b",
-            "/v1/",
-            "/models/gpt-4o:latest",
-            "/x/.../y",
-        ] {
-            assert_eq!(safe_path(path).unwrap(), path);
-        }
-    }
-
-    #[test]
-    fn paths_that_lead_elsewhere_are_refused() {
-        for path in [
-            "",
-            "v1/models",
-            "//evil.example/x",
-            "/v1//x",
-            "/../x",
-            "/v1/..",
-            "/v1/.",
-            "/./x",
-            "/%2e%2e/x",
-            "/%2E./x",
-            "/.%2e",
-            "/%252e%252e/x",
-            "/%25252e%25252e",
-            "/a%2fb",
-            "/a%5cb",
-            "/a\\b",
-            "http://evil/x",
-            "https://evil",
-            "/x?y=1",
-            "/x#y",
-            "/x\r\nHost: evil",
-            "/x%0d%0aHost:evil",
-            "/x%00",
-            "/%",
-            "/%zz",
-            "/ż",
-            "/a b",
-            "/%2",
-            "/..%20",
-        ] {
-            assert!(safe_path(path).is_err(), "{path:?}");
-        }
-    }
 
     #[test]
     fn only_headers_that_matter_travel() {
@@ -447,14 +333,6 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_encoded() {
-        let encoded = query(json!({"a b": "c&d=ż", "n": 3, "l": ["x", true]}).as_object().unwrap()).unwrap();
-        assert_eq!(encoded.as_deref(), Some("a%20b=c%26d%3D%C5%BC&n=3&l=x&l=true"));
-        assert_eq!(query(&Map::new()).unwrap(), None);
-        assert!(query(json!({"a": {}}).as_object().unwrap()).is_err());
-    }
-
-    #[test]
     fn the_model_of_a_body_is_replaced_where_it_is_the_public_one() {
         let replaced = |body: &'static str| with_model(body.into(), "fast", "gpt-4o-mini");
         assert_eq!(
@@ -463,30 +341,5 @@ mod tests {
         );
         assert_eq!(replaced(r#"{"model":"tts-1"}"#), r#"{"model":"tts-1"}"#);
         assert_eq!(replaced("no json"), "no json");
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_passes_stays_below_the_root(path in "/[a./%2ef5cC\\\\?#:@ \r\n-]{0,16}") {
-            if let Ok(path) = safe_path(&path) {
-                let url = reqwest_like(&path);
-                prop_assert!(url.starts_with("/base/"), "{path:?} became {url:?}");
-            }
-        }
-    }
-
-    /// The path as a URL parser sees it, dots resolved.
-    fn reqwest_like(path: &str) -> String {
-        let uri: poem::http::Uri = format!("http://host/base{path}").parse().unwrap();
-        let mut kept: Vec<String> = Vec::new();
-        for segment in uri.path().split('/').skip(1) {
-            let decoded = percent_decoded(segment.as_bytes()).unwrap_or_default();
-            match decoded.as_slice() {
-                b".." => drop(kept.pop()),
-                b"." => {}
-                _ => kept.push(segment.to_owned()),
-            }
-        }
-        format!("/{}", kept.join("/")) + if kept.len() == 1 { "/" } else { "" }
     }
 }

@@ -141,34 +141,52 @@ impl<T: Type> ApiResponse for EmbeddingsResponse<T> {
     }
 }
 
-/// An answer of any kind, as it came from a provider.
-pub(super) struct RawAnswer(Response);
+/// An answer that is what it is, and what the document says of its kind.
+macro_rules! answer_of_kind {
+    ($(#[$doc:meta])* $name:ident, $content_type:literal, $schema:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name(Response);
 
-impl From<Response> for RawAnswer {
-    fn from(response: Response) -> Self {
-        Self(response)
-    }
+        impl From<Response> for $name {
+            fn from(response: Response) -> Self {
+                Self(response)
+            }
+        }
+
+        impl IntoResponse for $name {
+            fn into_response(self) -> Response {
+                self.0
+            }
+        }
+
+        impl ApiResponse for $name {
+            fn meta() -> registry::MetaResponses {
+                let schema = MetaSchemaRef::Inline(Box::new($schema));
+                answered(vec![MetaMediaType { content_type: $content_type, schema }])
+            }
+
+            fn register(_: &mut Registry) {}
+        }
+    };
 }
 
-impl IntoResponse for RawAnswer {
-    fn into_response(self) -> Response {
-        self.0
-    }
-}
-
-impl ApiResponse for RawAnswer {
-    fn meta() -> registry::MetaResponses {
-        let anything = MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "binary")));
-        answered(vec![MetaMediaType { content_type: "*/*", schema: anything }])
-    }
-
-    fn register(_: &mut Registry) {}
-}
+answer_of_kind!(
+    /// An answer of any kind, as it came from a provider.
+    RawAnswer,
+    "*/*",
+    MetaSchema::new_with_format("string", "binary")
+);
+answer_of_kind!(
+    /// A text.
+    TextAnswer,
+    "text/plain",
+    MetaSchema::new("string")
+);
 
 fn answered(content: Vec<MetaMediaType>) -> registry::MetaResponses {
     registry::MetaResponses {
         responses: vec![registry::MetaResponse {
-            description: "The provider's answer.",
+            description: "The answer.",
             status: Some(200),
             status_range: None,
             content,

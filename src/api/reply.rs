@@ -259,6 +259,7 @@ struct EventBody {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for each answer, which streams nearly all of the time")]
 enum Phase {
     /// Nobody has answered yet.
     Waiting(SyncWrapper<Waiting>),
@@ -347,8 +348,10 @@ impl Body for EventBody {
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        let Poll::Ready(first) = self.poll_run(cx) else {
-            return self.poll_keep_alive(cx).map(|comment| Some(Ok(Frame::data(comment))));
+        let first = match self.poll_run(cx) {
+            Poll::Ready(first) => first,
+            Poll::Pending if self.context.health.is_cutting_off() => Some(self.fail(&ApiError::draining())),
+            Poll::Pending => return self.poll_keep_alive(cx).map(|comment| Some(Ok(Frame::data(comment)))),
         };
         let Some(first) = first else { return Poll::Ready(None) };
         self.heard = Instant::now();

@@ -22,7 +22,7 @@ use crate::llm::{Change, ChatRequest, Completion, Options};
 use crate::prompts::Rendered;
 use crate::router::Route;
 use crate::telemetry::RequestRecord;
-use crate::wire::openai;
+use crate::wire::{Invalid, openai};
 
 /// The facade.
 pub(super) struct FacadeApi {
@@ -170,7 +170,7 @@ fn facade_chat(mut chat: ChatRequest) -> Result<ChatRequest, ApiError> {
         .map(Change::Remove)
         .collect();
     if !own.is_empty() {
-        let body = chat.body.edited(&own);
+        let body = chat.body.edited(&own).map_err(Invalid::from)?;
         chat.replace_body(body);
     }
     chat.options = options;

@@ -12,9 +12,9 @@ pub(super) use chat::{
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
 pub(super) use facade::{
-    Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions, PassthroughBody,
-    Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, RenderBody, RenderedBody, Tag,
-    TagDetails, TagList, TranslationBody, UsageBody,
+    Alive, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions,
+    PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, Reload,
+    RenderBody, RenderedBody, Tag, TagDetails, TagList, TranslationBody, UsageBody,
 };
 pub(super) use object::AnyObject;
 

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::listen::{Accepted, Listener};
-use super::connection::{Activity, Patience, Tracked, Watched, sniff};
+use super::answering::{Streams, Tracked, Turn};
+use super::connection::{Activity, Patience, Watched, sniff};
 use crate::config::Serving;
 use crate::telemetry::Metrics;
 
@@ -43,10 +45,13 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 256;
 /// How often an HTTP/2 caller is asked whether it is still there.
 const HTTP2_PING: Duration = Duration::from_secs(20);
+/// How long answers have to say that they are cut off.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long to wait for files or sockets when there are none.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`, then lets answers end until `kill`. Comes back when the last connection is gone.
+/// Serves until `stop`, then lets answers end until `kill`, when they have to say that they cannot. Comes back when the
+/// last connection is gone.
 ///
 /// # Errors
 /// The certificate or its key cannot be used.
@@ -66,13 +71,21 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
         tasks: TaskTracker::new(),
         stop,
         kill,
+        gone: CancellationToken::new(),
     });
     for listener in listeners.into_inner() {
         server.tasks.spawn(server.clone().accept(listener));
     }
     server.stop.cancelled().await;
     server.tasks.close();
-    server.tasks.wait().await;
+    tokio::select! {
+        () = server.tasks.wait() => return Ok(()),
+        () = server.kill.cancelled() => {}
+    }
+    if timeout(LAST_WORDS, server.tasks.wait()).await.is_err() {
+        server.gone.cancel();
+        server.tasks.wait().await;
+    }
     Ok(())
 }
 
@@ -94,6 +107,8 @@ struct Server<E> {
     tasks: TaskTracker,
     stop: CancellationToken,
     kill: CancellationToken,
+    /// Nobody is listened to any more.
+    gone: CancellationToken,
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
@@ -132,7 +147,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     async fn connection(self: &Arc<Self>, accepted: Accepted) {
         let ended = tokio::select! {
             biased;
-            () = self.kill.cancelled() => return,
+            () = self.gone.cancelled() => return,
             ended = async {
                 match accepted {
                     Accepted::Unix(socket, names) => self.converse(socket, names, Scheme::HTTP).await,
@@ -179,29 +194,36 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let Ok(begun) = begun else { return Ok(()) };
         let (begun, is_http2) = begun?;
         let activity = Arc::new(Activity::new(!is_http2));
-        let io = TokioIo::new(Watched::new(socket, begun, activity.clone()));
+        let socket = Watched::new(socket, begun, activity.clone());
         let peers = Arc::new(Peers { local: LocalAddr(names.0), remote: RemoteAddr(names.1), scheme });
         if is_http2 {
-            Box::pin(self.http2(io, peers, activity)).await
+            Box::pin(self.http2(TokioIo::new(socket), peers, activity)).await
         } else {
-            Box::pin(self.http1(io, peers, activity)).await
+            Box::pin(self.http1(socket, peers, activity)).await
         }
     }
 
-    async fn http1<I>(
+    async fn http1<S>(
         self: &Arc<Self>,
-        io: I,
+        socket: Watched<S>,
         peers: Arc<Peers>,
         activity: Arc<Activity>,
     ) -> Result<(), BoxError>
     where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let watch = socket.watch();
         let service = service_fn(|request| self.answer(request, &peers, &activity));
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD_BYTES);
-        let connection = pin!(builder.serve_connection(io, service));
-        self.drive(connection, &activity, http1::Connection::graceful_shutdown).await
+        let connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let serving = self.drive(connection, &activity, http1::Connection::graceful_shutdown);
+        let mut serving = pin!(serving);
+        std::future::poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Pending => watch.poll_left(cx).map(Ok),
+            served @ Poll::Ready(_) => served,
+        })
+        .await
     }
 
     async fn http2<I>(
@@ -217,7 +239,12 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let of_service = activity.clone();
         let service = service_fn(move |request| server.answer(request, &peers, &of_service));
         // The streams of a connection are tasks of their own, and must not outlive it.
-        let streams = Streams { tasks: self.tasks.clone(), end: CancellationToken::new() };
+        let streams = Streams {
+            tasks: self.tasks.clone(),
+            patience: self.patience.idle,
+            kill: self.kill.clone(),
+            end: CancellationToken::new(),
+        };
         let _end = streams.end.clone().drop_guard();
         let mut builder = http2::Builder::new(streams);
         builder
@@ -236,7 +263,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         activity: &Activity,
         end_gracefully: impl Fn(Pin<&mut C>),
     ) -> Result<(), BoxError> {
-        let mut stopping = false;
+        let (mut stopping, mut killed) = (false, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => return Ok(ended?),
@@ -245,6 +272,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                     stopping = true;
                     end_gracefully(connection.as_mut());
                 }
+                // Looked at once more, the answers say that they must end.
+                () = self.kill.cancelled(), if !killed => killed = true,
             }
         }
     }
@@ -261,7 +290,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             let request = (request, peers.local.clone(), peers.remote.clone(), peers.scheme.clone()).into();
             let response: hyper::Response<BoxBody<Bytes, std::io::Error>> =
                 server.endpoint.get_response(request).await.into();
-            Ok(response.map(|body| Tracked { body, _busy: busy }))
+            Ok(response.map(|body| Tracked::new(body, Turn::of_stream(), busy)))
         })
     }
 }
@@ -279,25 +308,6 @@ struct Peers {
     local: LocalAddr,
     remote: RemoteAddr,
     scheme: Scheme,
-}
-
-/// Runs the streams of one HTTP/2 connection, until it ends.
-#[derive(Clone)]
-struct Streams {
-    tasks: TaskTracker,
-    end: CancellationToken,
-}
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let end = self.end.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                _ = stream => {}
-                () = end.cancelled() => {}
-            }
-        });
-    }
 }
 
 struct Open<'a>(&'a Metrics);

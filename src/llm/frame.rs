@@ -7,9 +7,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -32,10 +33,60 @@ pub struct Reading {
     pub usage: Option<Usage>,
     /// Where the event stands that tells usage and nothing else.
     pub usage_only: Option<Range<usize>>,
-    /// Whether a choice has said why it ended.
-    pub finished: bool,
-    /// The JSON text of an `error` in place of a chunk.
-    pub error: Option<String>,
+    /// Which choices it speaks of, and which have ended.
+    pub ends: Ends,
+    /// The event that ends the stream badly. Nothing behind it has been read.
+    pub trouble: Option<Box<Trouble>>,
+}
+
+/// Which choices of an answer there are, and which of them have said why they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    // A bit for each index; those beyond share the last one.
+    seen: u64,
+    ended: u64,
+}
+
+/// An event that is no chunk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trouble {
+    /// Where in the run it begins.
+    pub at: usize,
+    /// What it is instead.
+    pub kind: TroubleKind,
+}
+
+/// What stands in the place of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// An `error`, as JSON.
+    Reported(String),
+    /// Nothing that can be read; the text says why.
+    Unreadable(String),
+}
+
+impl Ends {
+    /// Those of a run without anything to read: it is the first choice's text.
+    const FIRST: Self = Self { seen: 1, ended: 0 };
+
+    /// Adds what another run says.
+    pub fn add(&mut self, other: Self) {
+        self.seen |= other.seen;
+        self.ended |= other.ended;
+    }
+
+    /// Whether every choice that there is has said why it ended.
+    pub fn are_all(self) -> bool {
+        self.ended != 0 && self.seen & !self.ended == 0
+    }
+
+    fn note(&mut self, index: u32, has_ended: bool) {
+        let bit = 1 << index.min(63);
+        self.seen |= bit;
+        if has_ended {
+            self.ended |= bit;
+        }
+    }
 }
 
 impl Frames {
@@ -51,6 +102,22 @@ impl Frames {
         Self { bytes }
     }
 
+    /// A sign of life without any event.
+    pub fn none() -> Self {
+        Self { bytes: Bytes::new() }
+    }
+
+    /// Whether there is no event in it.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The run up to the event that begins at `end`.
+    #[must_use]
+    pub fn up_to(&self, end: usize) -> Self {
+        Self { bytes: self.bytes.slice(..end.min(self.bytes.len())) }
+    }
+
     /// The events as they stand.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -62,27 +129,23 @@ impl Frames {
     }
 
     /// Looks for what the gateway must know.
-    ///
-    /// # Errors
-    /// An event that must be read is not a chunk; the text says why.
-    pub fn read(&self) -> Result<Reading, String> {
+    pub fn read(&self) -> Reading {
         let mut reading = Reading::default();
         if !self.may_tell() {
-            return Ok(reading);
+            reading.ends = Ends::FIRST;
+            return reading;
         }
         for (range, json) in self.jsons().ranges() {
-            let chunk: Chunk<'_> = serde_json::from_slice(json).map_err(|error| json_fault(&error))?;
-            if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
-                reading.error = Some(error.get().to_owned());
+            let trouble = match serde_json::from_slice::<Chunk<'_>>(json) {
+                Ok(chunk) => reading.add(&chunk, range.clone()),
+                Err(error) => Some(TroubleKind::Unreadable(json_fault(&error))),
+            };
+            if let Some(kind) = trouble {
+                reading.trouble = Some(Box::new(Trouble { at: range.start, kind }));
+                break;
             }
-            reading.finished |= chunk.choices.iter().any(|choice| choice.finish_reason.is_some());
-            let usage = chunk.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
-            if usage.is_some() && chunk.choices.is_empty() {
-                reading.usage_only = Some(range);
-            }
-            reading.usage = usage.or(reading.usage);
         }
-        Ok(reading)
+        reading
     }
 
     /// Whether a choice says anything of its answer: text, reasoning, a tool call, or its end.
@@ -109,15 +172,46 @@ impl Frames {
 
     /// A cheap look that may say yes in vain, and never no in vain.
     fn may_tell(&self) -> bool {
-        // Reasons are null in nearly every chunk: each must be looked at, but not decoded.
-        let ends = memmem::find_iter(&self.bytes, b"\"finish_reason\"").any(|at| {
-            let rest = self.bytes.get(at + 15..).unwrap_or_default();
-            let mut value = rest.iter().filter(|b| !matches!(b, b' ' | b':'));
-            value.next() != Some(&b'n')
-        });
-        ends || memmem::find(&self.bytes, b"\"usage\"").is_some()
-            || memmem::find(&self.bytes, b"\"error\"").is_some()
+        let values_of = |word: &'static LazyLock<Finder<'static>>| {
+            word.find_iter(&self.bytes).map(|at| {
+                let rest = self.bytes.get(at + word.needle().len()..).unwrap_or_default();
+                rest.iter().find(|byte| !matches!(byte, b' ' | b':')).copied()
+            })
+        };
+        // Reasons are null and choices are the first in nearly every chunk: each must be looked at, but not decoded.
+        values_of(&FINISH_REASON).any(|value| value != Some(b'n'))
+            || values_of(&INDEX).any(|value| value != Some(b'0'))
+            || USAGE.find(&self.bytes).is_some()
+            || ERROR.find(&self.bytes).is_some()
     }
+}
+
+static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
+static INDEX: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"index\""));
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+
+impl Reading {
+    /// Takes what must be known out of a chunk; an `error` is none.
+    fn add(&mut self, chunk: &Chunk<'_>, range: Range<usize>) -> Option<TroubleKind> {
+        if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
+            return Some(TroubleKind::Reported(error.get().to_owned()));
+        }
+        for choice in &chunk.choices {
+            self.ends.note(choice.index.unwrap_or(0), is_reason(choice.finish_reason.as_deref()));
+        }
+        let usage = chunk.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
+        if usage.is_some() && chunk.choices.is_empty() {
+            self.usage_only = Some(range);
+        }
+        self.usage = usage.or(self.usage);
+        None
+    }
+}
+
+/// Some servers write an empty reason as long as there is none.
+fn is_reason(reason: Option<&str>) -> bool {
+    reason.is_some_and(|reason| !reason.is_empty())
 }
 
 /// The JSON texts of a run, one after the other.
@@ -162,6 +256,8 @@ struct Chunk<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(default)]
+    index: Option<u32>,
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
 }
@@ -186,7 +282,7 @@ impl ContentChoice<'_> {
     fn says_something(&self) -> bool {
         let filled = |value: &RawValue| !matches!(value.get(), "null" | "\"\"" | "[]" | "{}");
         let delta = self.delta.as_ref();
-        self.finish_reason.is_some()
+        is_reason(self.finish_reason.as_deref())
             || self.text.is_some_and(filled)
             || delta.is_some_and(|delta| delta.iter().any(|(name, value)| name != "role" && filled(value)))
     }
@@ -222,16 +318,16 @@ mod tests {
 
     #[test]
     fn text_tells_nothing() {
-        assert_eq!(frames(&[TEXT, TEXT]).read(), Ok(Reading::default()));
+        assert_eq!(frames(&[TEXT, TEXT]).read(), Reading { ends: Ends::FIRST, ..Reading::default() });
     }
 
     #[test]
     fn the_end_and_the_usage_are_seen_in_one_run() {
         let run = frames(&[TEXT, STOP, USAGE]);
 
-        let reading = run.read().unwrap();
+        let reading = run.read();
 
-        assert!(reading.finished);
+        assert!(reading.ends.are_all());
         assert_eq!(reading.usage.map(|u| u.output_tokens), Some(2));
         let rest = run.without(&reading.usage_only.unwrap()).unwrap();
         assert_eq!(rest, frames(&[TEXT, STOP]));
@@ -240,34 +336,59 @@ mod tests {
     #[test]
     fn usage_beside_a_choice_is_no_frame_of_its_own() {
         let both = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}"#;
-        let reading = frames(&[both]).read().unwrap();
+        let reading = frames(&[both]).read();
         assert!(reading.usage.is_some() && reading.usage_only.is_none());
     }
 
     #[test]
     fn an_error_is_seen_and_a_null_error_is_not() {
-        let error = frames(&[r#"{"error":{"message":"m"}}"#]).read().unwrap();
-        assert_eq!(error.error.as_deref(), Some(r#"{"message":"m"}"#));
-        assert_eq!(frames(&[r#"{"error":null,"choices":[]}"#]).read().unwrap().error, None);
+        let error = frames(&[r#"{"error":{"message":"m"}}"#]).read();
+        assert_eq!(error.trouble.unwrap().kind, TroubleKind::Reported(r#"{"message":"m"}"#.to_owned()));
+        assert_eq!(frames(&[r#"{"error":null,"choices":[]}"#]).read().trouble, None);
     }
 
     #[test]
     fn a_broken_chunk_is_an_error_where_it_must_be_read() {
-        assert!(frames(&[r#"{"usage":"#]).read().is_err());
+        let trouble = frames(&[r#"{"usage":"#]).read().trouble.unwrap();
+        assert!(matches!(trouble.kind, TroubleKind::Unreadable(_)));
+    }
+
+    #[test]
+    fn what_stands_before_an_error_is_kept_apart_from_it() {
+        let run = frames(&[TEXT, STOP, r#"{"error":{}}"#, USAGE]);
+        let reading = run.read();
+        assert!(reading.ends.are_all() && reading.usage.is_none());
+        assert_eq!(run.up_to(reading.trouble.unwrap().at), frames(&[TEXT, STOP]));
+    }
+
+    #[test]
+    fn an_answer_has_ended_when_each_of_its_choices_has() {
+        let second = r#"{"choices":[{"index": 1,"delta":{"content":"x"},"finish_reason":null}]}"#;
+        let second_stop = r#"{"choices":[{"index":1,"delta":{},"finish_reason":"length"}]}"#;
+        let ended = |runs: &[&str]| {
+            let mut ends = Ends::default();
+            runs.iter().for_each(|run| ends.add(frames(&[run]).read().ends));
+            ends.are_all()
+        };
+        assert!(ended(&[TEXT, STOP]) && ended(&[STOP]) && ended(&[second, second_stop]));
+        assert!(ended(&[TEXT, second, STOP, USAGE, second_stop]));
+        assert!(!ended(&[TEXT]) && !ended(&[TEXT, second, STOP]) && !ended(&[TEXT, second, second_stop]));
+        let unsaid = r#"{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":""}]}"#;
+        assert!(!ended(&[unsaid]) && ended(&[unsaid, STOP]));
     }
 
     #[test]
     fn removing_an_event_keeps_the_others() {
         let run = frames(&[USAGE, TEXT]);
-        let range = run.read().unwrap().usage_only.unwrap();
+        let range = run.read().usage_only.unwrap();
         assert_eq!(run.without(&range), Some(frames(&[TEXT])));
 
         let run = frames(&[TEXT, USAGE, STOP]);
-        let range = run.read().unwrap().usage_only.unwrap();
+        let range = run.read().usage_only.unwrap();
         assert_eq!(run.without(&range), Some(frames(&[TEXT, STOP])));
 
         let run = frames(&[USAGE]);
-        let range = run.read().unwrap().usage_only.unwrap();
+        let range = run.read().usage_only.unwrap();
         assert_eq!(run.without(&range), None);
     }
 
@@ -278,6 +399,7 @@ mod tests {
             (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, false),
             (r#"{"choices":[]}"#, false),
             (r#"{"choices":null}"#, false),
+            (r#"{"choices":[{"delta":{"role":"assistant"},"finish_reason":""}]}"#, false),
             (r#"{"choices":[{"text":""}]}"#, false),
             (r#"{"choices":[{"delta":{"role":"assistant","content":"x"}}]}"#, true),
             (r#"{"choices":[{"delta":{"reasoning_content":"x"}}]}"#, true),

@@ -12,12 +12,13 @@ mod id;
 mod object;
 mod options;
 mod request;
+mod settings;
 mod usage;
 
 pub use completion::{Completion, Fold};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use fault::json_fault;
-pub use frame::{FrameIter, Frames, Reading};
+pub use frame::{Ends, FrameIter, Frames, Reading, Trouble, TroubleKind};
 pub use id::unique_id;
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options};

@@ -79,8 +79,8 @@ impl RawObject {
         }
     }
 
-    /// Takes a text that is known to be a JSON object without a member twice. Its members are found when they are
-    /// first asked for.
+    /// Takes a text that is known to be a JSON object, in which every member that somebody asks for stands once. Its
+    /// members are found when they are first asked for.
     pub fn known(text: Bytes) -> Self {
         Self { text, members: OnceLock::new() }
     }
@@ -144,10 +144,13 @@ impl RawObject {
     }
 
     /// As [`RawObject::edit`], read again.
-    #[must_use]
-    pub fn edited(&self, changes: &[Change<'_>]) -> Self {
-        // An edit puts JSON in the place of JSON, so what comes out parses.
-        Self::parse(self.edit(changes)).unwrap_or_else(|_| self.clone())
+    ///
+    /// # Errors
+    /// The text was taken as known, and is not what was said of it: a member stands twice, or one cannot be read.
+    pub fn edited(&self, changes: &[Change<'_>]) -> Result<Self, InvalidObject> {
+        // First, because an edit of a text whose members cannot be found would come to nothing.
+        let checked = Self::parse(self.text.clone())?;
+        Self::parse(checked.edit(changes))
     }
 
     fn name<'a>(&'a self, member: &'a Member) -> &'a str {

@@ -25,6 +25,7 @@ pub struct Mapped {
 const ALIASES: &[(&str, &str)] = &[
     ("num_predict", "max_tokens"),
     ("max_new_tokens", "max_tokens"),
+    ("max_completion_tokens", "max_tokens"),
     ("repeat_penalty", "repetition_penalty"),
     // Dotprompt's names.
     ("maxOutputTokens", "max_tokens"),
@@ -52,6 +53,11 @@ impl Options {
     /// The value given for a canonical name.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
+    }
+
+    /// Takes an option away, by its canonical name.
+    pub fn remove(&mut self, name: &str) {
+        self.0.shift_remove(name);
     }
 
     /// Whether no option was given.
@@ -85,7 +91,8 @@ fn states(body: &RawObject, name: &str) -> bool {
     given(name) || (name == "max_tokens" && given("max_completion_tokens"))
 }
 
-fn canonical(name: &str) -> &str {
+/// The gateway's own name for an option, whichever system's name it is given by.
+pub(super) fn canonical(name: &str) -> &str {
     ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, canonical)| canonical)
 }
 

@@ -150,6 +150,8 @@ impl<D: Decode> Reading<D> {
             match decoded {
                 Err(fault) => self.end = Some(Err(fault.into_error(&self.upstream))),
                 Ok(()) if self.decoder.is_done() => self.end = Some(Ok(())),
+                // Something came, if only a comment or the beginning of an event.
+                Ok(()) if self.ready.is_empty() && self.end.is_none() => return Some(Ok(Frames::none())),
                 Ok(()) => {}
             }
         }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire::Invalid;
+
 /// A failure of one provider.
 #[derive(Debug, thiserror::Error)]
 #[error("provider `{provider}` {kind}")]
@@ -27,6 +29,8 @@ pub enum ErrorKind {
     Unreachable,
     /// Nothing came for so long.
     Timeout(Duration),
+    /// The whole took longer than this.
+    Overdue(Duration),
     /// 429.
     RateLimited {
         /// How long the upstream wants to be left alone.
@@ -41,13 +45,15 @@ pub enum ErrorKind {
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
     },
-    /// The upstream does not accept the gateway's key, which is no caller's fault.
+    /// The upstream does not accept the gateway's key or account, which is no caller's fault.
     Unauthorized {
-        /// 401 or 403.
+        /// 401, 402 or 403.
         status: u16,
     },
     /// Any other 4xx: the request is at fault.
     Rejected(Box<Rejection>),
+    /// A right request, in which something is that the provider's API has no words for.
+    Untranslatable(Box<Rejection>),
     /// The prompt does not fit, whoever says so in whatever words.
     ContextTooLong {
         /// What the prompt needs, if the upstream said so.
@@ -74,6 +80,13 @@ pub struct Rejection {
     pub code: Option<String>,
     /// Where in the request.
     pub param: Option<String>,
+}
+
+impl From<Invalid> for Box<Rejection> {
+    fn from(invalid: Invalid) -> Self {
+        let Invalid { param, code, message } = invalid;
+        Self::new(Rejection { status: 400, message, code: Some(code.to_owned()), param })
+    }
 }
 
 /// What a router may do after a failure.
@@ -111,10 +124,12 @@ impl ProviderError {
             ErrorKind::Rejected(_) | ErrorKind::ContextTooLong { .. } => Failover::Stop,
             ErrorKind::Unreachable
             | ErrorKind::Timeout(_)
+            | ErrorKind::Overdue(_)
             | ErrorKind::RateLimited { .. }
             | ErrorKind::Unavailable { .. }
             | ErrorKind::Unauthorized { .. }
             | ErrorKind::Protocol(_)
+            | ErrorKind::Untranslatable(_)
             | ErrorKind::Unsupported(_) => Failover::Next,
         }
     }
@@ -125,12 +140,14 @@ impl fmt::Display for ErrorKind {
         match self {
             Self::Unreachable => f.write_str("cannot be reached"),
             Self::Timeout(limit) => write!(f, "sent nothing for {} s", limit.as_secs_f64()),
+            Self::Overdue(limit) => write!(f, "took longer than {} s", limit.as_secs_f64()),
             Self::RateLimited { .. } => f.write_str("is rate limited"),
             Self::Unavailable { status, .. } => write!(f, "failed with status {status}"),
             Self::Unauthorized { status } => {
                 write!(f, "rejected the gateway's credentials with status {status}")
             }
             Self::Rejected(rejection) => write!(f, "rejected the request with status {}", rejection.status),
+            Self::Untranslatable(_) => f.write_str("has no words for something in the request"),
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
             Self::Protocol(reason) => write!(f, "gave no valid answer: {reason}"),
             Self::Unsupported(what) => write!(f, "cannot serve {what}"),

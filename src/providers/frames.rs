@@ -148,13 +148,14 @@ impl SseSplitter {
                 run = if run.is_empty() { start..end } else { run.start..end };
             } else {
                 flush(text, std::mem::take(&mut run), out);
-                match data_of(event) {
-                    None => {}
-                    Some(data) if data == b"[DONE]" => {
+                match data_of(event).as_deref().map(<[u8]>::trim_ascii) {
+                    // An event without data is a sign of life.
+                    None | Some(b"") => {}
+                    Some(b"[DONE]") => {
                         self.done = true;
                         return Ok(());
                     }
-                    Some(data) => out.push_back(one_line(&data)?),
+                    Some(data) => out.push_back(one_line(data)?),
                 }
             }
             start = end;
@@ -301,6 +302,7 @@ mod tests {
             &["{\"a\":1}", "{\"b\":2}"],
             true,
         );
+        every_size("data:\n\ndata: {\"a\":1}\n\ndata\n\ndata:  \n\ndata: [DONE] \n\n", &["{\"a\":1}"], true);
         every_size("event: x\nid: 7\ndata: {\"a\":\ndata: 1}\n\n", &["{\"a\": 1}"], false);
         every_size(
             ": ping\n\n\n\ndata: {\"a\":1}\n\n: pong\n\nretry: 3\n\ndata: {\"b\":1}\n\n",
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_refused() {
-        for text in ["data: hello\n\n", "data: [1]\n\n", "data: {\"a\":1\n\n", "data: \n\n"] {
+        for text in ["data: hello\n\n", "data: [1]\n\n", "data: {\"a\":1\n\n"] {
             let mut out = VecDeque::new();
             let pushed = SseSplitter::default().push(Bytes::copy_from_slice(text.as_bytes()), &mut out);
             assert_eq!(pushed, Err(Unframed::NotAnObject), "{text}");

@@ -122,6 +122,8 @@ pub struct RawResponse {
     pub status: StatusCode,
     /// Its headers, all of them.
     pub headers: HeaderMap,
+    /// The path at the provider, with its query, to which it sends the caller on, if it is one of the provider's.
+    pub location: Option<String>,
     /// Its body as it comes. Dropping it aborts the upstream request.
     pub body: BoxStream<'static, Result<Bytes, ProviderError>>,
 }

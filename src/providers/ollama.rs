@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::decode::{self, Lines};
-use super::error::{ErrorKind, ProviderError, Rejection};
+use super::error::{ErrorKind, ProviderError};
 use super::stream::FrameStream;
 use super::transport::Target;
 use super::upstream::Upstream;
@@ -54,13 +54,8 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
 }
 
 impl Ollama {
-    fn rejected(&self, invalid: Invalid) -> ProviderError {
-        self.upstream.failed(ErrorKind::Rejected(Box::new(Rejection {
-            status: 400,
-            message: invalid.message,
-            code: Some(invalid.code.to_owned()),
-            param: invalid.param,
-        })))
+    fn untranslatable(&self, invalid: Invalid) -> ProviderError {
+        self.upstream.failed(ErrorKind::Untranslatable(invalid.into()))
     }
 
     fn protocol(&self, reason: impl Into<String>) -> ProviderError {
@@ -106,7 +101,7 @@ impl Provider for Ollama {
 
     async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
         let translated =
-            wire::generation_request(model, request).map_err(|invalid| self.rejected(invalid))?;
+            wire::generation_request(model, request).map_err(|invalid| self.untranslatable(invalid))?;
         if !translated.dropped.is_empty() {
             tracing::debug!(provider = %self.upstream.provider, fields = ?translated.dropped, "Fields that Ollama does not know are left out");
         }
@@ -129,7 +124,7 @@ impl Provider for Ollama {
     }
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
-        let body = wire::embed_request(model, request).map_err(|invalid| self.rejected(invalid))?;
+        let body = wire::embed_request(model, request).map_err(|invalid| self.untranslatable(invalid))?;
         let answer = self.upstream.ask(&self.embed, body).await?;
         wire::embed_answer(model, request, &answer).map_err(|reason| self.protocol(reason))
     }

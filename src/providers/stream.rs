@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::error::{ErrorKind, ProviderError};
 use super::redact::Redactor;
 use crate::config::Timeouts;
-use crate::llm::{Frames, Reading, Usage};
+use crate::llm::{Ends, Frames, Reading, TroubleKind, Usage};
 
 /// Runs of frames as a provider makes them, before the checks.
 pub type RawFrames = BoxStream<'static, Result<Frames, ProviderError>>;
@@ -32,7 +32,11 @@ pub struct FrameStream {
     provider: Arc<str>,
     redactor: Arc<Redactor>,
     patience: Patience,
-    finished: bool,
+    /// Whether the first content has come. Before it, silence is measured by whoever waits for that.
+    begun: bool,
+    ends: Ends,
+    /// What ends the stream once all before it has been handed out.
+    failure: Option<Box<ProviderError>>,
     over: bool,
 }
 
@@ -49,7 +53,7 @@ impl fmt::Debug for FrameStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrameStream")
             .field("provider", &self.provider)
-            .field("finished", &self.finished)
+            .field("ends", &self.ends)
             .finish_non_exhaustive()
     }
 }
@@ -68,8 +72,10 @@ impl FrameStream {
             ahead: VecDeque::new(),
             provider,
             redactor,
-            patience: Patience::new(timeouts.stall, started + timeouts.request),
-            finished: false,
+            patience: Patience::new(timeouts, started),
+            begun: false,
+            ends: Ends::default(),
+            failure: None,
             over: false,
         }
     }
@@ -91,9 +97,8 @@ impl FrameStream {
             let Some(item) = next.transpose()? else {
                 return Err(self.failed(ErrorKind::Protocol("its answer is empty".to_owned())));
             };
-            let has_content = item.frames.has_content();
             read.push_back(item);
-            if has_content {
+            if self.begun {
                 self.ahead = read;
                 return Ok(());
             }
@@ -104,18 +109,47 @@ impl FrameStream {
         ProviderError::new(&self.provider, kind)
     }
 
-    /// Takes what must be known out of a run.
+    /// Takes what must be known out of a run. What stands before an event that is no chunk is handed out first.
     fn read(&mut self, frames: Frames) -> Result<Item, ProviderError> {
-        let reading = frames.read().map_err(|_| {
-            self.failed(ErrorKind::Protocol("a chunk of its stream cannot be read".to_owned()))
-        })?;
-        if let Some(error) = &reading.error {
-            let words = self.redactor.clean(&message_of(error));
-            let failed = self.failed(ErrorKind::Protocol("it reported an error in its stream".to_owned()));
-            return Err(failed.with_detail(words));
+        let mut reading = frames.read();
+        self.ends.add(reading.ends);
+        let Some(trouble) = reading.trouble.take() else { return Ok(Item { frames, reading }) };
+        let failure = self.troubled(trouble.kind);
+        if trouble.at == 0 {
+            return Err(failure);
         }
-        self.finished |= reading.finished;
-        Ok(Item { frames, reading })
+        self.failure = Some(failure.into());
+        Ok(Item { frames: frames.up_to(trouble.at), reading })
+    }
+
+    fn troubled(&self, kind: TroubleKind) -> ProviderError {
+        let failed = |reason: &str| self.failed(ErrorKind::Protocol(reason.to_owned()));
+        match kind {
+            TroubleKind::Unreadable(_) => failed("a chunk of its stream cannot be read"),
+            TroubleKind::Reported(error) => failed("it reported an error in its stream")
+                .with_detail(self.redactor.clean(&message_of(&error))),
+        }
+    }
+
+    /// Looks for whatever comes next, without any events too.
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frames, ProviderError>>> {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(*failure)));
+        }
+        match self.inner.get_mut().as_mut().poll_next(cx) {
+            Poll::Ready(Some(Ok(frames))) => {
+                self.begun = self.begun || frames.has_content();
+                if self.begun {
+                    self.patience.progress();
+                }
+                Poll::Ready(Some(Ok(frames)))
+            }
+            Poll::Ready(next) => Poll::Ready(next),
+            Poll::Pending => {
+                let exhausted = ready!(self.patience.poll_exhausted(cx));
+                Poll::Ready(Some(Err(self.failed(exhausted))))
+            }
+        }
     }
 }
 
@@ -136,22 +170,16 @@ impl Stream for FrameStream {
         if self.over {
             return Poll::Ready(None);
         }
-        let next = match self.inner.get_mut().as_mut().poll_next(cx) {
-            Poll::Ready(next) => {
-                self.patience.progress();
-                next
+        let next = loop {
+            match ready!(self.poll_frames(cx)) {
+                Some(Ok(frames)) if frames.is_empty() => {}
+                Some(frames) => break Some(frames.and_then(|frames| self.read(frames))),
+                None if self.ends.are_all() => break None,
+                None => {
+                    let reason = "its stream ended without a finish reason".to_owned();
+                    break Some(Err(self.failed(ErrorKind::Protocol(reason))));
+                }
             }
-            Poll::Pending => {
-                let limit = ready!(self.patience.poll_exhausted(cx));
-                Some(Err(self.failed(ErrorKind::Timeout(limit))))
-            }
-        };
-        let next = match next {
-            Some(frames) => Some(frames.and_then(|frames| self.read(frames))),
-            None if self.finished => None,
-            None => Some(Err(
-                self.failed(ErrorKind::Protocol("its stream ended without a finish reason".to_owned()))
-            )),
         };
         if !matches!(next, Some(Ok(_))) {
             self.over = true;
@@ -167,32 +195,42 @@ impl Item {
     }
 }
 
-/// How long silence, and the whole, may last. One timer does for both: it is set anew only when it goes
-/// off, not with each sign of life.
+/// How long silence, and the whole, may last. Silence is measured from the first sign of life on. One timer does for
+/// both: it is set anew only when it goes off, not with each sign of life.
 pub(super) struct Patience {
     silence: Duration,
-    deadline: Instant,
-    heard: Instant,
+    whole: Duration,
+    started: Instant,
+    heard: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
-    pub(super) fn new(silence: Duration, deadline: Instant) -> Self {
-        Self { silence, deadline, heard: Instant::now(), timer: None }
+    pub(super) fn new(timeouts: &Timeouts, started: Instant) -> Self {
+        Self { silence: timeouts.stall, whole: timeouts.request, started, heard: None, timer: None }
     }
 
     pub(super) fn progress(&mut self) {
-        self.heard = Instant::now();
+        self.heard = Some(Instant::now());
     }
 
     /// Ready with the limit that was passed.
-    pub(super) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+    pub(super) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<ErrorKind> {
         loop {
-            let due = self.deadline.min(self.heard + self.silence);
+            let deadline = self.started + self.whole;
+            let fell_silent = self.heard.map(|heard| heard + self.silence);
+            let due = fell_silent.map_or(deadline, |due| due.min(deadline));
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            // Once, when the first sign of life has come.
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
             ready!(timer.as_mut().poll(cx));
             if Instant::now() >= due {
-                return Poll::Ready(self.silence.min(self.deadline.saturating_duration_since(self.heard)));
+                return Poll::Ready(match fell_silent {
+                    Some(silent) if silent <= deadline => ErrorKind::Timeout(self.silence),
+                    _ => ErrorKind::Overdue(self.whole),
+                });
             }
             timer.as_mut().reset(due);
         }
@@ -281,6 +319,37 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 200 + 10);
     }
 
+    #[tokio::test]
+    async fn what_came_with_an_error_is_handed_out_before_it() {
+        let run = [TEXT, STOP, b"{\"error\":{\"message\":\"lost\"}}".as_slice()];
+        let events: Vec<u8> = run.iter().flat_map(|json| Frames::of_json(json).bytes().to_vec()).collect();
+        let run = Frames::of_events(events.into());
+        let all = collected(of(stream::iter([Ok(run.clone())]).boxed())).await;
+        assert_eq!(all[0].as_ref().unwrap().jsons().collect::<Vec<_>>(), [TEXT, STOP]);
+        assert!(matches!(all[1], Err(ErrorKind::Protocol(_))) && all.len() == 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_the_first_content_only_the_whole_has_a_limit() {
+        let silent = stream::iter([Ok(Frames::of_json(ROLE))]).chain(stream::pending()).boxed();
+        let started = Instant::now();
+
+        let all = collected(of(silent)).await;
+
+        assert_eq!(all[1], Err(ErrorKind::Overdue(Duration::from_secs(300))));
+        assert_eq!(started.elapsed().as_secs(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signs_of_life_without_an_event_count() {
+        let alive = stream::unfold(0, |count| async move {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            Some((Ok(if count == 0 { Frames::of_json(TEXT) } else { Frames::none() }), count + 1))
+        });
+        let alive = alive.take(4).chain(stream::iter([Ok(Frames::of_json(STOP))])).boxed();
+        assert_eq!(collected(of(alive)).await, [Ok(Frames::of_json(TEXT)), Ok(Frames::of_json(STOP))]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_whole_has_a_limit_too() {
         let endless = stream::unfold((), |()| async {
@@ -291,7 +360,7 @@ mod tests {
 
         let all = collected(of(endless.boxed())).await;
 
-        assert!(matches!(all.last(), Some(Err(ErrorKind::Timeout(_)))));
+        assert_eq!(all.last(), Some(&Err(ErrorKind::Overdue(Duration::from_secs(300)))));
         assert_eq!(started.elapsed().as_secs(), 300);
     }
 }

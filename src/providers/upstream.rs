@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use secrecy::ExposeSecret;
@@ -92,6 +92,18 @@ impl Upstream {
         Target::new(url).filter(|target| same_host && below_root && target.url.username().is_empty())
     }
 
+    /// The path below the server's root that an answer from `asked` points to; `None` if it points elsewhere.
+    fn own_path(&self, asked: &Target, location: &str) -> Option<String> {
+        let url = asked.url.join(location).ok()?;
+        let base = self.base.path().trim_end_matches('/');
+        let root = base.strip_suffix("/v1").unwrap_or(base);
+        let path = url.path().strip_prefix(root).filter(|path| path.starts_with('/'))?;
+        let is_same_host = (url.scheme(), url.host_str(), url.port())
+            == (self.base.scheme(), self.base.host_str(), self.base.port());
+        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        is_same_host.then(|| format!("{path}{query}"))
+    }
+
     /// Asks, and returns the answer once its status is a good one.
     ///
     /// # Errors
@@ -118,7 +130,7 @@ impl Upstream {
             let sent = self.transport.send(Method::GET, target, &self.headers, None).await;
             self.read(self.good(sent).await?, MAX_ANSWER_BYTES).await
         };
-        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Timeout(limit))))
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Overdue(limit))))
     }
 
     async fn good(&self, sent: Result<Response, Failure>) -> Result<Response, ProviderError> {
@@ -155,17 +167,18 @@ impl Upstream {
         let started = Instant::now();
         let limit = self.timeouts.request;
         let sent = timeout(limit, self.transport.send(request.method, &target, &headers, request.body)).await;
-        let sent = sent.map_err(|_| self.failed(ErrorKind::Timeout(limit)))?;
+        let sent = sent.map_err(|_| self.failed(ErrorKind::Overdue(limit)))?;
         let mut response = sent.map_err(|failure| self.unreachable(failure))?;
         let status = response.status;
         if matches!(status.as_u16(), 401 | 403) {
             return Err(self.failed(ErrorKind::Unauthorized { status: status.as_u16() }));
         }
         let headers = std::mem::take(&mut response.headers);
-        Ok(RawResponse { status, headers, body: self.timed(response, started).boxed() })
+        let location = headers.get(LOCATION).and_then(|value| self.own_path(&target, value.to_str().ok()?));
+        Ok(RawResponse { status, headers, location, body: self.timed(response, started).boxed() })
     }
 
-    /// The bytes of an answer, until it falls silent.
+    /// The bytes of an answer, until it falls silent after it has begun.
     fn timed(
         self: &Arc<Self>,
         response: Response,
@@ -173,7 +186,7 @@ impl Upstream {
     ) -> impl Stream<Item = Result<Bytes, ProviderError>> + Send + use<> {
         let upstream = self.clone();
         let mut inner = self.bytes(response).boxed();
-        let mut patience = Patience::new(self.timeouts.stall, started + self.timeouts.request);
+        let mut patience = Patience::new(&self.timeouts, started);
         let mut over = false;
         futures_util::stream::poll_fn(move |cx| {
             if over {
@@ -183,9 +196,9 @@ impl Upstream {
                 patience.progress();
                 return Poll::Ready(next);
             }
-            let limit = ready!(patience.poll_exhausted(cx));
+            let exhausted = ready!(patience.poll_exhausted(cx));
             over = true;
-            Poll::Ready(Some(Err(upstream.failed(ErrorKind::Timeout(limit)))))
+            Poll::Ready(Some(Err(upstream.failed(exhausted))))
         })
     }
 

@@ -6,13 +6,13 @@
 mod table;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::llm::{ChatRequest, EmbedRequest, Embeddings};
+use crate::llm::{ChatRequest, EmbedRequest, Embeddings, InvalidObject};
 use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError};
 use crate::telemetry::AttemptOutcome;
+use crate::wire::Invalid;
 
 pub use table::{Deployment, Route, RoutingTable, Served};
 
@@ -57,9 +57,9 @@ impl Ask for ChatRequest {
 
     /// A stream is held until its first content, within the time for that.
     async fn ask(&self, deployment: &Deployment) -> Result<Answer, ProviderError> {
-        let request = self.with_settings(&deployment.defaults, &deployment.overrides);
+        let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
+        let request = settled.map_err(|invalid| deployment.refused(invalid))?;
         let timeouts = &deployment.timeouts;
-        let limit = if request.stream { timeouts.first_token } else { timeouts.request };
         let attempt = async {
             let mut answer = deployment.provider.chat(&deployment.upstream_model, &request).await?;
             if let Content::Stream(frames) = &mut answer.content {
@@ -67,7 +67,12 @@ impl Ask for ChatRequest {
             }
             Ok(answer)
         };
-        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.timed_out(limit)))
+        let (limit, late) = if request.stream {
+            (timeouts.first_token, ErrorKind::Timeout(timeouts.first_token))
+        } else {
+            (timeouts.request, ErrorKind::Overdue(timeouts.request))
+        };
+        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(late)))
     }
 }
 
@@ -76,8 +81,10 @@ impl Ask for EmbedRequest {
 
     async fn ask(&self, deployment: &Deployment) -> Result<Embeddings, ProviderError> {
         let limit = deployment.timeouts.request;
-        let attempt = deployment.provider.embed(&deployment.upstream_model, self);
-        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.timed_out(limit)))
+        let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
+        let request = settled.map_err(|invalid| deployment.refused(invalid))?;
+        let attempt = deployment.provider.embed(&deployment.upstream_model, &request);
+        timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(ErrorKind::Overdue(limit))))
     }
 }
 
@@ -119,8 +126,12 @@ impl Route {
 }
 
 impl Deployment {
-    fn timed_out(&self, limit: Duration) -> ProviderError {
-        ProviderError::new(&self.provider_name, ErrorKind::Timeout(limit))
+    fn failed(&self, kind: ErrorKind) -> ProviderError {
+        ProviderError::new(&self.provider_name, kind)
+    }
+
+    fn refused(&self, invalid: InvalidObject) -> ProviderError {
+        self.failed(ErrorKind::Rejected(Invalid::from(invalid).into()))
     }
 }
 

@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 pub struct Health {
     started: SystemTime,
     draining: AtomicBool,
+    cutting_off: AtomicBool,
     refused_reload: ArcSwapOption<String>,
 }
 
@@ -18,6 +19,7 @@ impl Default for Health {
         Self {
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
+            cutting_off: AtomicBool::new(false),
             refused_reload: ArcSwapOption::empty(),
         }
     }
@@ -42,6 +44,16 @@ impl Health {
     /// Whether the process is about to end.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on answers must end, whether or not they are whole.
+    pub fn cut_off(&self) {
+        self.cutting_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether answers must end.
+    pub fn is_cutting_off(&self) -> bool {
+        self.cutting_off.load(Ordering::Relaxed)
     }
 
     /// A changed configuration was refused, for this reason; the one before it goes on serving.

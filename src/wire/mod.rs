@@ -5,6 +5,8 @@
 pub mod ollama;
 pub mod openai;
 
+use crate::llm::InvalidObject;
+
 /// A request that cannot be accepted, in the caller's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -37,5 +39,18 @@ impl Invalid {
     /// Something right in itself that the provider behind the model has no way to do.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { param: Some(param.into()), code: "unsupported_value", message: message.into() }
+    }
+}
+
+impl From<InvalidObject> for Invalid {
+    fn from(error: InvalidObject) -> Self {
+        match error {
+            InvalidObject::Syntax(reason) => Self::json(format!("the body is not JSON: {reason}")),
+            InvalidObject::NotAnObject => Self::json("the body must be a JSON object"),
+            InvalidObject::Duplicate(name) => {
+                let message = format!("`{name}` stands twice");
+                Self::value(name, message)
+            }
+        }
     }
 }

@@ -149,3 +149,28 @@ async fn a_caller_who_stops_listening_is_given_up_in_time() {
     upstream.left().await;
     drop(caller);
 }
+
+#[tokio::test]
+async fn with_something_sent_behind_the_request() {
+    let mut upstream = Upstream::answering(Step::Hold).await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let request = post("/api/chat", &asked(false));
+    for behind in ["\r\n", "GET /api/ping HTTP/1.1\r\nhost: t\r\n\r\n", &request.repeat(20)] {
+        let time = lived_on(&mut upstream, &gateway, &format!("{request}{behind}"), None).await;
+        assert!(time < LIMIT, "{time:?} with {} bytes behind", behind.len());
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_takes_nothing_over_http2_is_given_up_in_time() {
+    let mut upstream = Upstream::start(|_| vec![sse(&[WORD]), Step::Hold]).await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).env("IDLE_TIMEOUT", "1").start();
+    // With a window of nothing, the answer can never be sent.
+    let mut client = Http2::with_window(gateway.address(), 0).await;
+    let began = Instant::now();
+    let answer = client.send("POST", "/api/chat", &asked(true).to_string()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let left = upstream.left().await.duration_since(began);
+    assert!(left > Duration::from_millis(900) && left < Duration::from_secs(4), "{left:?}");
+    drop(answer);
+}

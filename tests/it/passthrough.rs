@@ -292,3 +292,71 @@ async fn echo_shows_what_would_have_travelled() {
     );
     assert_eq!((&answer["body"], &answer["headers"]["openai-beta"]), (&json!({"n": 1}), &json!("y")));
 }
+
+#[tokio::test]
+async fn a_head_is_asked_for_as_one_in_both_forms() {
+    let upstream = Upstream::start(|_| {
+        vec![Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\nx-own: kept\r\n\r\n".to_vec())]
+    })
+    .await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+
+    let url = format!("{}/api/passthrough/up/v1/files/x", gateway.base());
+    let response = gateway.http().head(url).send().await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-length"]),
+        (200, &"1234".parse().unwrap())
+    );
+
+    let wrapped = json!({"provider": "up", "method": "HEAD", "path": "/v1/files/x"});
+    let response = gateway.post("/api/passthrough", &wrapped).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["x-own"]), (200, &"kept".parse().unwrap()));
+    assert_eq!(response.bytes().await.unwrap(), "");
+
+    assert!(upstream.seen().iter().all(|seen| seen.method == "HEAD") && upstream.seen().len() == 2);
+}
+
+#[tokio::test]
+async fn both_forms_keep_to_the_limit_of_bodies() {
+    let (upstream, gateway) = {
+        let upstream = Upstream::answering(json(200, "", &json!({}))).await;
+        let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).env("MAX_BODY_BYTES", "2000").start();
+        (upstream, gateway)
+    };
+    let long = "x".repeat(5000);
+    let url = format!("{}/api/passthrough/up/v1/x", gateway.base());
+    let (status, error) = answer(gateway.http().post(url).body(long.clone())).await;
+    assert_eq!((status, &error["error"]["code"]), (413, &json!("request_too_large")));
+    let wrapped = json!({"provider": "up", "path": "/v1/x", "body": long});
+    assert_eq!(gateway.ask("/api/passthrough", &wrapped).await.0, 413);
+    assert!(upstream.seen().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_tells_no_address_and_nothing_of_its_connection() {
+    let upstream = Upstream::start(|seen| {
+        let location = match seen.path.as_str() {
+            "/own" => "/v1/elsewhere?x=1".to_owned(),
+            "/whole" => format!("http://{}/v1/elsewhere", seen.header("host").unwrap()),
+            _ => "http://10.0.0.7:9/secret".to_owned(),
+        };
+        let headers = format!(
+            "location: {location}\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\nx-llm-attempts: 99\r\nx-own: kept\r\n"
+        );
+        vec![json(302, &headers, &json!({}))]
+    })
+    .await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    for (path, location) in [
+        ("own", Some("/api/passthrough/up/v1/elsewhere?x=1")),
+        ("whole", Some("/api/passthrough/up/v1/elsewhere")),
+        ("other", None),
+    ] {
+        let url = format!("{}/api/passthrough/up/{path}", gateway.base());
+        let headers = http.get(url).send().await.unwrap().headers().clone();
+        assert_eq!(headers.get("location").map(|value| value.to_str().unwrap()), location, "{path}");
+        assert!(headers.get("x-hop").is_none() && headers.get("x-llm-attempts").is_none());
+        assert_eq!(headers["x-own"], "kept");
+    }
+}

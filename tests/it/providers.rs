@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Events, Gateway, Setup, Step, Upstream, fixture};
+use crate::support::{Events, Gateway, Setup, Step, Upstream, fixture, json};
 
 /// Both ways in which a recorded answer may arrive.
 fn ways(name: &str) -> [Step; 2] {
@@ -384,4 +384,33 @@ async fn the_key_goes_to_its_provider_only() {
     let seen = &upstream.seen()[0];
     assert_eq!(seen.header("authorization"), Some("Bearer provider-key-1"));
     assert_eq!((seen.header("x-api-key"), seen.header("cookie")), (None, None));
+}
+
+#[tokio::test]
+async fn what_one_provider_cannot_serve_another_does() {
+    let image = json!({"model": "m", "stream": false, "messages": [{"role": "user", "content": [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": "https://images.example/cat.png"}}]}]});
+    let whole = json!({"choices": [{"index": 0, "message": {"role": "assistant", "content": "A cat"}, "finish_reason": "stop"}]});
+    let good = Upstream::answering(json(200, "", &whole)).await;
+    let broke =
+        Upstream::answering(json(402, "", &json!({"error": {"message": "Insufficient Balance"}}))).await;
+    for (kind, base_url, alone) in [
+        // It takes no addresses of images.
+        ("ollama", broke.url(), (400, "unsupported_value")),
+        // Its account has run dry, which is no caller's business.
+        ("openai", broke.v1(), (502, "upstream_credentials")),
+    ] {
+        let first = json!({"type": kind, "base_url": base_url, "models": {"m": {}}});
+        let gateway = Setup::new().models(&json!({"providers": {"first": first}})).start();
+        let (status, error) = gateway.ask("/api/chat", &image).await;
+        assert_eq!((status, error["error"]["code"].as_str().unwrap()), alone);
+        assert!(!error.to_string().contains("Balance"));
+
+        let second = json!({"type": "openai", "base_url": good.v1(), "models": {"m": {}}});
+        let both = json!({"providers": {"first": first, "second": second}});
+        let gateway = Setup::new().models(&both).start();
+        let (status, answer) = gateway.ask("/api/chat", &image).await;
+        assert_eq!((status, answer), (200, whole.clone()), "{kind}");
+    }
 }

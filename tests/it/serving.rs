@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::client::{Http2, post};
-use crate::support::{Connection, Events, Gateway, PATIENCE, Setup, answer, eventually};
+use crate::support::{Connection, Events, Gateway, PATIENCE, Setup, Upstream, answer, eventually, sse};
 
 const PING: &str = "GET /api/ping HTTP/1.1\r\nhost: t\r\n\r\n";
 
@@ -272,6 +273,57 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
+async fn answers_that_are_cut_off_say_so() {
+    for second_signal in [false, true] {
+        let patience = if second_signal { "30" } else { "1" };
+        let mut gateway = Setup::new().env("DRAIN_TIMEOUT", patience).start();
+        let mut hanging = slow_stream(0);
+        hanging["stream"] = json!(false);
+        hanging["echo"] = json!({"hang": true});
+        let mut events = Events::of(gateway.post("/api/chat", &slow_stream(10_000)).send().await.unwrap());
+        events.next().await.unwrap();
+        let mut client = Http2::open(gateway.address()).await;
+        let over_http2 = client.send("POST", "/api/chat", &slow_stream(10_000).to_string()).await.unwrap();
+        let whole = tokio::spawn(answer(gateway.post("/api/chat", &hanging)));
+        let whole_over_http2 = tokio::spawn(client.send("POST", "/api/chat", &hanging.to_string()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+
+        gateway.signal("TERM");
+        gateway.logged("Draining");
+        if second_signal {
+            gateway.signal("TERM");
+        }
+
+        let last: Value = serde_json::from_str(events.rest().await.last().unwrap()).unwrap();
+        assert_eq!(last["error"]["code"], "draining");
+        let text = over_http2.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains("draining"));
+        let (status, error) = whole.await.unwrap();
+        assert_eq!((status, &error["error"]["code"]), (503, &json!("draining")));
+        assert_eq!(whole_over_http2.await.unwrap().unwrap().status(), 503);
+        gateway.ended().await;
+        assert!(!gateway.log().contains("cancelled"), "{}", gateway.log());
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_do_not_get_to_ask() {
+    let upstream = Upstream::answering(sse(&["{}"])).await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let text = slow_stream(0).to_string().replace("echo", "m");
+    for path in ["/api/chat", "/v1/chat/completions", "/api/passthrough/up/v1/chat/completions"] {
+        let request = gateway.http().post(format!("{}{path}", gateway.base()));
+        // A page may send this without asking first.
+        let request = request.header("origin", "https://evil.example").header("content-type", "text/plain");
+        let (status, error) = answer(request.body(text.clone())).await;
+        assert_eq!((status, &error["error"]["code"]), (403, &json!("origin_not_allowed")));
+    }
+    assert!(upstream.seen().is_empty());
+    let own = gateway.post("/api/chat", &json!({})).header("origin", gateway.base());
+    assert_eq!(answer(own).await.0, 400);
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_told() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -328,4 +380,19 @@ async fn browsers_of_allowed_sites_may_call() {
     let silent = Setup::new().start();
     let answer = silent.get("/api/ping").header("origin", "https://app.example").send().await.unwrap();
     assert!(answer.headers().get("access-control-allow-origin").is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_ended() {
+    let gateway = Setup::new().env("BODY_TIMEOUT", "1").start();
+    let mut slow = Connection::open(gateway.address()).await;
+    slow.send("POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9000\r\n\r\n").await;
+    let started = Instant::now();
+    // Never silent for so long as the limit.
+    while started.elapsed() < Duration::from_secs(3) && slow.socket.write_all(b" ").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let answer = slow.read_to_end(PATIENCE).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_timeout"), "{answer}");
 }

@@ -291,3 +291,38 @@ async fn a_stream_leaves_its_connection_to_the_next() {
         assert_eq!(connections, [0, 0, 0]);
     }
 }
+
+#[tokio::test]
+async fn silence_before_the_first_content_is_no_stall() {
+    let slow = |beginning: Step| {
+        vec![
+            beginning,
+            Step::Pause(Duration::from_millis(1500)),
+            data(WORD),
+            data(END),
+            data("[DONE]"),
+            Step::Close,
+        ]
+    };
+    let comment = Step::Send(b": processing\n\n".to_vec());
+    let mut lively = vec![sse(&[ROLE, WORD])];
+    for _ in 0..5 {
+        lively.extend([Step::Pause(Duration::from_millis(400)), comment.clone()]);
+    }
+    lively.extend([data(END), data("[DONE]"), Step::Close]);
+    for steps in [slow(sse(&[ROLE])), slow(sse(&[])), lively] {
+        let upstream = Upstream::start(move |_| steps.clone()).await;
+        // A llama-server is asked for a stream in any case.
+        for kind in ["openai", "llamacpp"] {
+            let gateway = Setup::upstream(kind, &upstream.v1(), &["m"]).env("STALL_TIMEOUT", "1").start();
+            let events = events_of(gateway.post("/api/chat", &asked())).await;
+            assert_eq!(events.last().unwrap(), "[DONE]", "{events:?}");
+            if kind == "llamacpp" {
+                let mut whole = asked();
+                whole["stream"] = json!(false);
+                let (status, answer) = gateway.ask("/api/chat", &whole).await;
+                assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &json!("word ")));
+            }
+        }
+    }
+}

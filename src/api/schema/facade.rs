@@ -288,6 +288,37 @@ pub(in crate::api) struct Pong {
     pub(in crate::api) response_time: f64,
 }
 
+/// A sign of life of the process.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct Alive {
+    /// `alive`
+    pub(in crate::api) status: String,
+}
+
+/// What the service has to serve with.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct Ready {
+    /// `ready`, or `draining`
+    pub(in crate::api) status: String,
+    /// Why it is not ready.
+    pub(in crate::api) reasons: Vec<String>,
+    /// How many models are served.
+    pub(in crate::api) models: usize,
+    /// How many prompts there are.
+    pub(in crate::api) prompts: usize,
+    /// How the last change of the configuration went.
+    pub(in crate::api) reload: Reload,
+}
+
+/// How the last change of the configuration went.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct Reload {
+    /// Whether it was accepted. If not, the one before it goes on serving.
+    pub(in crate::api) ok: bool,
+    /// Why it was refused.
+    pub(in crate::api) error: Option<String>,
+}
+
 /// The prompts of the library.
 #[derive(Serialize, Object)]
 pub(in crate::api) struct PromptList {

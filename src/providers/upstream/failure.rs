@@ -78,7 +78,8 @@ impl Told {
             words.to_owned()
         };
         match status {
-            401 | 403 => ErrorKind::Unauthorized { status },
+            // 402: the account has run dry.
+            401..=403 => ErrorKind::Unauthorized { status },
             429 => {
                 let code = self.code.or(self.kind).map(|code| clean(&code));
                 let rejection = Box::new(Rejection { status, message, code, param: None });
@@ -89,7 +90,7 @@ impl Told {
                 context_tokens: self.context_tokens,
                 message,
             },
-            400..=407 | 409..=499 => ErrorKind::Rejected(Box::new(Rejection {
+            400 | 404..=407 | 409..=499 => ErrorKind::Rejected(Box::new(Rejection {
                 status,
                 message,
                 code: self.code.map(|code| clean(&code)),

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::fields::{self, FieldRule};
 use super::{messages, quick};
-use crate::llm::{ChatRequest, EmbedRequest, InvalidObject, Options, Places, RawObject, RequestKind};
+use crate::llm::{ChatRequest, EmbedRequest, Options, Places, RawObject, RequestKind};
 use crate::wire::Invalid;
 
 /// Reads a chat request. `streams_by_default` says what a caller means who does not say.
@@ -108,11 +108,7 @@ fn object(body: Bytes) -> Result<RawObject, Invalid> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Invalid::json("the request has no body; send a JSON object"));
     }
-    RawObject::parse(body).map_err(|error| match error {
-        InvalidObject::Syntax(reason) => Invalid::json(format!("the body is not JSON: {reason}")),
-        InvalidObject::NotAnObject => Invalid::json("the body must be a JSON object"),
-        InvalidObject::Duplicate(name) => Invalid::value(&name, format!("`{name}` stands twice")),
-    })
+    Ok(RawObject::parse(body)?)
 }
 
 fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Result<ChatRequest, Invalid> {

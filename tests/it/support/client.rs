@@ -135,9 +135,15 @@ pub(crate) struct Http2 {
 
 impl Http2 {
     pub(crate) async fn open(address: &str) -> Self {
+        Self::with_window(address, 1024 * 1024).await
+    }
+
+    /// With so many bytes that a stream may send before it is told to go on.
+    pub(crate) async fn with_window(address: &str, bytes: u32) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
-        let (sender, driver) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let handshake = builder.initial_stream_window_size(bytes).handshake(TokioIo::new(socket));
+        let (sender, driver) = handshake.await.unwrap();
         tokio::spawn(driver);
         Self { sender }
     }

@@ -57,6 +57,8 @@ impl Gateway {
     async fn listening(mut command: Command, folder: TempDir) -> Self {
         command.current_dir(folder.path());
         command.env("LLM_PROXY_API_LISTEN", "127.0.0.1:0").env("LLM_PROXY_API_LOG_FILENAME", "");
+        // Browsers reach it by a name, under which it does not expect pages of its own otherwise.
+        command.env("LLM_PROXY_API_AUTH", "none");
         let mut process = Process::start(command, folder.path());
         let mut base = None;
         eventually("the gateway says where it listens", PATIENCE, async || {
