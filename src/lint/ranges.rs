@@ -32,6 +32,9 @@ const RANGES: &[Range] = &[
     whole("max_completion_tokens", 1.0, f64::INFINITY),
     whole("max_new_tokens", 1.0, f64::INFINITY),
     whole("n", 1.0, 128.0),
+    // Dotprompt's names.
+    number("topP", 0.0, 1.0),
+    whole("maxOutputTokens", 1.0, f64::INFINITY),
 ];
 
 /// The members that no request may have like this: name, value, and what is allowed.
