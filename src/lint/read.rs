@@ -143,6 +143,9 @@ fn yaml_complaint(error: &serde_saphyr::Error) -> Complaint {
         Error::Unexpected { expected, .. } => {
             Complaint::WrongKind { found: None, expected: (*expected).to_owned() }
         }
+        Error::NonFiniteFloat { value, .. } => {
+            Complaint::WrongKind { found: Some(format!("`{value}`")), expected: "f64".to_owned() }
+        }
         Error::NullIntoString { .. } => {
             Complaint::WrongKind { found: Some("null".to_owned()), expected: "a string".to_owned() }
         }
@@ -154,7 +157,10 @@ fn yaml_complaint(error: &serde_saphyr::Error) -> Complaint {
         other => {
             // The text may go on with an excerpt of the file, in which a key can stand.
             let whole = other.to_string();
-            Complaint::Form(whole.lines().next().unwrap_or_default().to_owned())
+            let first = whole.lines().next().unwrap_or_default();
+            // The line is told apart.
+            let message = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
+            Complaint::Form(message.to_owned())
         }
     }
 }
@@ -206,6 +212,7 @@ fn form_in_words(problem: &str, syntax: Syntax) -> String {
         Syntax::Yaml => "YAML",
     };
     let problem = match problem.strip_prefix("EOF while parsing ") {
+        Some("a value") => "the text ends where a value should stand".to_owned(),
         Some(what) => format!("the text ends within {what}"),
         None => problem.to_owned(),
     };
