@@ -49,6 +49,7 @@ impl App {
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
+        api::check_serving(&settings.serving).map_err(Faults::from)?;
         let listeners = Listeners::bind(&settings.listen).map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state()));
         let addresses = listeners.addresses(settings.serving.tls.is_some());

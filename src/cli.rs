@@ -96,7 +96,7 @@ impl Cli {
             Command::Serve => serve(settings, folder, environment).await,
             Command::Check => check(settings, folder, &environment).await,
             Command::Models => models(settings, folder, &environment).await,
-            Command::Prompts(command) => prompts(&command, &settings),
+            Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Openapi => print(&api::document(&settings.prefix)),
         }
     }
@@ -116,9 +116,16 @@ async fn serve(settings: Settings, folder: PathBuf, environment: Environment) ->
 
 async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
     let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
-    let warnings = settings.warnings.clone();
-    telemetry::check(&settings.log).map_err(Faults::from)?;
-    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await?;
+    let mut warnings = settings.warnings.clone();
+    // All are looked at, so that all faults are told at once.
+    let mut faults = Vec::new();
+    match telemetry::check(&settings.log) {
+        Ok(more) => warnings.extend(more),
+        Err(fault) => faults.push(Faults::from(fault)),
+    }
+    faults.extend(api::check_serving(&settings.serving).err().map(Faults::from));
+    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await;
+    let loaded = Faults::beside(faults, loaded)?;
     let mut lines = vec![format!("would listen on {}", listen.join(", "))];
     lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));
     lines.extend(loaded.prompts().list().iter().map(|prompt| {
@@ -157,17 +164,8 @@ fn line(route: &Route) -> String {
     format!("{}{aliases}: {}", route.model, deployments.join(", then "))
 }
 
-fn prompts(command: &Prompts, settings: &Settings) -> Result<(), CommandError> {
-    let default = Language::parse(&settings.default_language);
-    let default =
-        default.ok_or_else(|| CommandError::Refused("the default language is no language tag".to_owned()))?;
-    let folder = &settings.prompts_dir;
-    let library = if folder.exists() {
-        PromptLibrary::load(folder, &default)
-    } else {
-        PromptLibrary::shipped(&default)
-    };
-    let library = library.map_err(Faults::from)?;
+fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(), CommandError> {
+    let library = Sources::new(settings, folder, Metrics::default()).prompts()?;
     match command {
         Prompts::List => {
             let line = |prompt: &crate::prompts::PromptSummary| {

@@ -26,7 +26,7 @@
 //!
 //! | rank | rooms |
 //! |---|---|
-//! | 0 | [`llm`]: requests, frames, completions, usage. Values only |
+//! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
 //! | 1 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
 //! | 2 | [`telemetry`]: logs, figures, the record of a request |
 //! | 4 | [`providers`]: one trait, one file a provider |
@@ -46,6 +46,7 @@
 //! - A setting: [`config::Settings`], and the table in the README.
 
 // In reading order.
+pub mod lint;
 pub mod llm;
 
 pub mod config;

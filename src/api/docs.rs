@@ -2,10 +2,10 @@
 
 mod schemas;
 
-use poem_openapi::OpenApiService;
+use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
 
-use super::documented;
+use super::{DocumentOnly, documented};
 
 const TITLE: &str = "llm-proxy-api";
 const DESCRIPTION: &str = "One gateway between applications and language models: chat and conversations with prompts from a library, \
@@ -64,6 +64,19 @@ fn path_of(path: &str, prefix: &str) -> String {
         })
         .collect();
     named.join("/")
+}
+
+/// What a pattern of the router is called in the document, for logs and figures.
+pub(super) fn documented_path(pattern: &str, prefix: &str) -> String {
+    let is_variable = |segment: &str| segment.starts_with([':', '*', '{']);
+    let is_same = |documented: &String| {
+        let (one, other) = (documented.split('/'), pattern.split('/'));
+        one.clone().count() == other.clone().count()
+            && one.zip(other).all(|(one, other)| one == other || is_variable(one) && is_variable(other))
+    };
+    let paths = DocumentOnly::meta().into_iter().flat_map(|api| api.paths);
+    let mut documented = paths.map(|path| path_of(&path.path, prefix));
+    documented.find(is_same).unwrap_or_else(|| path_of(pattern, prefix))
 }
 
 /// Path parameters that the operations read by themselves.
@@ -137,6 +150,20 @@ mod tests {
             operation["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
         assert_eq!(names, ["provider", "path"]);
         assert!(document["paths"]["/v1/models/{id}"]["get"]["parameters"][0]["required"].as_bool().unwrap());
+    }
+
+    #[test]
+    fn patterns_are_called_as_in_the_document() {
+        for (pattern, prefix, name) in [
+            ("/llm/prompts/:param0", "/llm", "/llm/prompts/{name}"),
+            ("/prompts/:param0/render", "", "/prompts/{name}/render"),
+            ("/api/passthrough/:param0/*path", "/api", "/api/passthrough/{provider}/{path}"),
+            ("/v1/models/*id", "/api", "/v1/models/{id}"),
+            ("/api/v1/models/*id", "/api", "/api/v1/models/{id}"),
+            ("/metrics", "/api", "/metrics"),
+        ] {
+            assert_eq!(documented_path(pattern, prefix), name);
+        }
     }
 
     #[test]

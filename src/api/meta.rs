@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use poem::endpoint::{BoxEndpoint, make_sync};
-use poem::http::header::{ACCEPT, CONTENT_TYPE};
-use poem::http::{HeaderMap, HeaderValue};
+use poem::http::HeaderMap;
+use poem::http::header::ACCEPT;
 use poem::{EndpointExt, Request, Response};
 use poem_openapi::{ApiResponse, OpenApi};
 
@@ -94,13 +94,11 @@ enum Readiness {
 }
 
 fn metrics(context: &Context, headers: &HeaderMap) -> Response {
-    let mut response = text_response("text/plain; version=0.0.4; charset=utf-8", context.metrics.render());
     if wants(headers, "application/openmetrics-text") {
-        let content_type =
-            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return text_response(content_type, context.metrics.render_open_metrics());
     }
-    response
+    text_response("text/plain; version=0.0.4; charset=utf-8", context.metrics.render())
 }
 
 fn wants(headers: &HeaderMap, media_type: &str) -> bool {

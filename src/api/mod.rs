@@ -40,7 +40,7 @@ use crate::telemetry::RequestRecord;
 pub use context::{Context, Limits};
 pub use docs::document;
 pub use error::ApiError;
-pub use serve::{Listeners, serve};
+pub use serve::{Listeners, check_serving, serve};
 
 /// The groups of operations in the document.
 #[derive(Tags)]

@@ -11,7 +11,7 @@ use poem::http::Method;
 use poem::{Endpoint, Request, Response, Route};
 
 use super::context::Context;
-use super::{error, record_of};
+use super::{docs, error, record_of};
 use crate::telemetry::EndpointMetrics;
 
 /// All paths of the service.
@@ -59,7 +59,8 @@ impl Path {
     fn new(path: &str, methods: Methods, context: &Context) -> Self {
         let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
         allowed.sort_unstable();
-        Self { allowed: allowed.join(", "), metrics: Arc::new(context.metrics.of_endpoint(path)), methods }
+        let name = docs::documented_path(path, &context.prefix);
+        Self { allowed: allowed.join(", "), metrics: Arc::new(context.metrics.of_endpoint(&name)), methods }
     }
 }
 

@@ -89,6 +89,14 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
     Ok(())
 }
 
+/// Whether callers could be served like this.
+///
+/// # Errors
+/// The certificate or its key cannot be used.
+pub fn check_serving(settings: &Serving) -> Result<(), crate::config::Fault> {
+    settings.tls.as_ref().map(tls::acceptor).transpose().map(drop)
+}
+
 struct Server<E> {
     endpoint: E,
     tls: Option<TlsAcceptor>,

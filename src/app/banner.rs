@@ -20,7 +20,11 @@ fn write(out: &mut String, settings: &Settings, addresses: &[String], loaded: &L
     if let Some(base) = &base {
         writeln!(out, "  Swagger UI  {base}/docs")?;
     }
-    let shipped = if loaded.prompts_are_shipped() { " (those that come with the program)" } else { "" };
+    let shipped = match loaded.prompts().shipped_count() {
+        0 => String::new(),
+        count if count == loaded.prompts().list().len() => " (those that come with the program)".to_owned(),
+        count => format!(" ({count} of them come with the program)"),
+    };
     let languages: Vec<String> = loaded.prompts().languages().iter().map(ToString::to_string).collect();
     writeln!(out, "  prompts     {} in {}{shipped}", loaded.prompts().list().len(), languages.join(", "))?;
     writeln!(out, "  models      {}", models(loaded))?;

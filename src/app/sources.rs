@@ -1,7 +1,8 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::surroundings::{self, Surroundings};
 use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, ProviderConfig, Settings};
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
-use crate::providers::{self, ModelCard, Shared};
+use crate::providers::{self, ErrorKind, ModelCard, Shared};
 use crate::router::{RoutingTable, Served};
 use crate::telemetry::Metrics;
 
@@ -37,12 +38,28 @@ pub struct Loaded {
     routes: Arc<RoutingTable>,
     prompts: Arc<PromptLibrary>,
     surroundings: Surroundings,
-    prompts_are_shipped: bool,
+    silent: Silent,
 }
 
 /// Everything that is wrong, one fault a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(Vec<String>);
+
+impl Faults {
+    /// The value, unless there are faults among these, too.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn beside<T>(others: Vec<Self>, value: Result<T, Self>) -> Result<T, Self> {
+        let mut all: Vec<String> = others.into_iter().flat_map(|faults| faults.0).collect();
+        match value {
+            Ok(value) if all.is_empty() => return Ok(value),
+            Ok(_) => {}
+            Err(faults) => all.extend(faults.0),
+        }
+        Err(Self(all))
+    }
+}
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +102,7 @@ impl Sources {
             let served = self.served(&catalog.providers)?;
             Ok((catalog, served))
         });
-        let ((mut catalog, mut served), (prompts, prompts_are_shipped)) = match (catalog, self.prompts()) {
+        let ((mut catalog, mut served), prompts) = match (catalog, self.prompts()) {
             (Ok(catalog), Ok(prompts)) => (catalog, prompts),
             (Err(Faults(mut faults)), Err(Faults(more))) => {
                 faults.extend(more);
@@ -100,9 +117,9 @@ impl Sources {
             served.extend(self.served(&found)?);
             catalog.providers.extend(found);
         }
-        let served = with_discovered(served, &surroundings).await;
+        let (served, silent) = with_discovered(served, &surroundings).await;
         let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
-        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, prompts_are_shipped })
+        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
     }
 
     /// Reads the environment anew: `.env` may have changed.
@@ -133,8 +150,11 @@ impl Sources {
         Ok(Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)?)
     }
 
-    /// The library, and whether it is the one that comes with the program.
-    fn prompts(&self) -> Result<(PromptLibrary, bool), Faults> {
+    /// Reads the prompts: those of the folder, and beneath them those that come with the program.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn prompts(&self) -> Result<PromptLibrary, Faults> {
         let default = Language::parse(&self.settings.default_language).ok_or_else(|| {
             let problem = format!("`{}` is no language tag", self.settings.default_language);
             Faults::from(Fault::new(
@@ -144,10 +164,18 @@ impl Sources {
             ))
         })?;
         let folder = &self.settings.prompts_dir;
-        if !folder.exists() && folder == Path::new("resources/prompts") {
-            return Ok((PromptLibrary::shipped(&default)?, true));
+        if !folder.exists() && !self.settings.prompts_dir_is_set {
+            return Ok(PromptLibrary::shipped(&default)?);
         }
-        Ok((PromptLibrary::load(folder, &default)?, false))
+        if !folder.is_dir() {
+            let problem = if folder.exists() { "is no folder" } else { "does not exist" };
+            return Err(Faults::from(Fault::new(
+                "LLM_PROXY_API_PROMPTS_DIR",
+                format!("`{}` {problem}", folder.display()),
+                "name a folder, or unset it for the prompts that come with the program",
+            )));
+        }
+        Ok(PromptLibrary::load(folder, &default)?)
     }
 
     fn served(&self, providers: &[ProviderConfig]) -> Result<Vec<Served>, Faults> {
@@ -165,34 +193,44 @@ impl Sources {
     }
 }
 
+/// Why providers that were asked for their models named none, by their names.
+type Silent = BTreeMap<String, String>;
+
 /// Asks all providers at once whose models are to be discovered, but for those that have just been asked.
-async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> Vec<Served> {
+async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> (Vec<Served>, Silent) {
     let asked = served.iter().map(|served| async {
-        if let Some(models) = surroundings.models_of(&served.config.name) {
-            return models.to_vec();
+        match surroundings.models_of(&served.config.name) {
+            Some(answer) => answer,
+            None => discover(served).await.unwrap_or_else(|| Ok(Vec::new())),
         }
-        discover(served).await.unwrap_or_default()
     });
     let answers = join_all(asked).await;
-    for (served, models) in served.iter_mut().zip(answers) {
-        served.discovered = models;
+    let mut silent = Silent::new();
+    for (served, answer) in served.iter_mut().zip(answers) {
+        match answer {
+            Ok(models) => served.discovered = models,
+            Err(why) => drop(silent.insert(served.config.name.clone(), why)),
+        }
     }
-    served
+    (served, silent)
 }
 
-/// What a provider says it has; `None` when its models are listed, or when it does not answer.
-async fn discover(served: &Served) -> Option<Vec<ModelCard>> {
+/// What a provider says it has, or why it does not say; `None` when its models are listed.
+async fn discover(served: &Served) -> Option<Result<Vec<ModelCard>, String>> {
     if !matches!(served.config.models, ModelSource::Discovered) {
         return None;
     }
-    match timeout(FIRST_ANSWER, served.provider.models()).await {
-        Ok(Ok(models)) => Some(models),
+    Some(match timeout(FIRST_ANSWER, served.provider.models()).await {
+        Ok(Ok(models)) => Ok(models),
         Ok(Err(error)) => {
             tracing::debug!(provider = served.config.name, %error, "The provider does not say what models it has");
-            None
+            Err(match error.kind {
+                ErrorKind::Unreachable => error.kind.to_string(),
+                kind => format!("does not say what models it has: it {kind}"),
+            })
         }
-        Err(_) => None,
-    }
+        Err(_) => Err(format!("cannot be reached within {} s", FIRST_ANSWER.as_secs())),
+    })
 }
 
 impl Loaded {
@@ -204,14 +242,22 @@ impl Loaded {
     /// Things to tell the operator that are no errors.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.catalog.warnings.clone();
+        warnings.extend_from_slice(self.prompts.warnings());
+        let default = self.prompts.default_language();
+        if !self.prompts.speaks(default) {
+            let languages: Vec<String> = self.prompts.languages().iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "LLM_PROXY_API_DEFAULT_EP_LANGUAGE: there is no prompt in `{default}`; those there are, are in {}",
+                languages.join(", ")
+            ));
+        }
         for served in
             self.served.iter().filter(|served| matches!(served.config.models, ModelSource::Discovered))
         {
             if served.discovered.is_empty() {
                 let name = &served.config.name;
-                warnings.push(format!(
-                    "provider `{name}` does not say what models it has; it is asked again from time to time"
-                ));
+                let why = self.silent.get(name).map_or("says that it has no models", String::as_str);
+                warnings.push(format!("provider `{name}` {why}; it is asked again from time to time"));
             }
         }
         warnings
@@ -227,11 +273,6 @@ impl Loaded {
         &self.prompts
     }
 
-    /// Whether the library is the one that comes with the program.
-    pub(super) fn prompts_are_shipped(&self) -> bool {
-        self.prompts_are_shipped
-    }
-
     /// The providers, and how many models each was found to have.
     pub(super) fn served(&self) -> &[Served] {
         &self.served
@@ -245,20 +286,25 @@ impl Loaded {
     /// Asks again what models there are. `None` if nothing has changed.
     pub(super) async fn rediscovered(&self, metrics: &Metrics) -> Option<Self> {
         let answers = join_all(self.served.iter().map(discover)).await;
-        let mut served = self.served.clone();
+        let (mut served, mut silent) = (self.served.clone(), Silent::new());
         let mut changed = false;
-        for (served, models) in served.iter_mut().zip(answers) {
-            // Who does not answer now had models a minute ago and will have them again.
-            let Some(models) = models.filter(|models| *models != served.discovered) else { continue };
-            served.discovered = models;
-            changed = true;
+        for (served, answer) in served.iter_mut().zip(answers) {
+            match answer {
+                Some(Ok(models)) if models != served.discovered => {
+                    served.discovered = models;
+                    changed = true;
+                }
+                // Who does not answer now had models a minute ago and will have them again.
+                Some(Err(why)) => drop(silent.insert(served.config.name.clone(), why)),
+                _ => {}
+            }
         }
         changed.then(|| Self {
             routes: Arc::new(RoutingTable::new(&served, &self.catalog, metrics)),
             catalog: self.catalog.clone(),
             prompts: self.prompts.clone(),
             surroundings: self.surroundings.clone(),
-            prompts_are_shipped: self.prompts_are_shipped,
+            silent,
             served,
         })
     }

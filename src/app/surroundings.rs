@@ -57,10 +57,12 @@ impl Surroundings {
         &self.places
     }
 
-    /// The models of a provider that was found; `None` for others.
-    pub(super) fn models_of(&self, provider: &str) -> Option<&[ModelCard]> {
-        let mut found = self.places.iter().filter_map(|place| place.found.as_ref());
-        found.find(|(config, _)| config.name == provider).map(|(_, models)| models.as_slice())
+    /// The models of a provider that was found, or why it names none; `None` for others.
+    pub(super) fn models_of(&self, provider: &str) -> Option<Result<Vec<ModelCard>, String>> {
+        self.places.iter().find_map(|place| {
+            let (_, models) = place.found.as_ref().filter(|(config, _)| config.name == provider)?;
+            Some(place.note.clone().filter(|_| models.is_empty()).map_or_else(|| Ok(models.clone()), Err))
+        })
     }
 }
 

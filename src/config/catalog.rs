@@ -4,6 +4,7 @@
 //! several deployments. The text is read twice over: by serde into [`raw`] shapes, whose faults have a
 //! line, and then into a [`Catalog`] of checked values, whose faults have a path.
 
+mod checks;
 mod expand;
 mod raw;
 
@@ -116,9 +117,6 @@ impl Catalog {
     }
 }
 
-/// Members of a request that no setting may touch.
-const CALLERS_OWN: &[&str] = &["model", "messages", "prompt", "stream", "stream_options"];
-
 /// Turns raw shapes into checked values.
 struct Reader<'a> {
     file: &'a str,
@@ -133,17 +131,23 @@ impl Reader<'_> {
     fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
         let policies = raw.models.0;
         let listed: Vec<String> =
-            raw.providers.0.iter().flat_map(|(_, provider)| provider.listed_models()).collect();
+            raw.providers.0.iter().flat_map(|(_, provider)| provider.0.listed_models()).collect();
         let anything_discovered =
-            raw.providers.0.iter().any(|(_, p)| matches!(p.models, Some(RawModels::Discover)));
+            raw.providers.0.iter().any(|(_, p)| matches!(p.0.models, Some(RawModels::Discover)));
+        if raw.providers.0.is_empty() && !self.minimum {
+            self.catalog.warnings.push(format!(
+                "{}: nothing is served, for no provider is listed; list one below `providers`, or set LLM_PROXY_API_MINIMUM=1 to serve what can be found",
+                self.file
+            ));
+        }
         for (name, provider) in raw.providers.0 {
-            self.provider(name, provider);
+            self.provider(name, provider.0);
         }
         for (model, policy) in policies {
             if !anything_discovered && !listed.contains(&model) {
                 self.unserved(&model, &listed);
             }
-            self.policy(model, policy);
+            self.policy(model, policy.0);
         }
         self.refuse_ambiguous_names(&listed);
         if self.faults.is_empty() { Ok(self.catalog) } else { Err(self.faults.into()) }
@@ -170,6 +174,14 @@ impl Reader<'_> {
         let mut expansion = Expansion::new(self.environment);
         let base_url = raw.base_url.map(|text| expansion.expand(&text));
         let api_key = raw.api_key.map(|text| self.api_key(&place, &text, &mut expansion));
+        if let Some(ending) = base_url.as_deref().and_then(checks::endpoint_at_the_end) {
+            let problem = format!("`base_url` ends in `{ending}`, which is one endpoint of the server");
+            self.fault(&place, &problem, &format!("leave `{ending}` off"));
+        }
+        for (header, _) in raw.headers.0.iter().filter(|(name, value)| checks::is_literal_secret(name, value))
+        {
+            self.literal_secret(&format!("{place}.headers.{header}"));
+        }
         let headers = raw.headers.0.into_iter();
         let headers =
             headers.map(|(name, value)| (name, SecretString::from(expansion.expand(&value)))).collect();
@@ -202,12 +214,16 @@ impl Reader<'_> {
 
     fn api_key(&mut self, place: &str, text: &str, expansion: &mut Expansion<'_>) -> SecretString {
         if !text.is_empty() && !text.contains("${") {
-            self.catalog.warnings.push(format!(
-                "{}: {place}.api_key stands in the file itself; write ${{NAME}} or ${{file:/path}} instead",
-                self.file
-            ));
+            self.literal_secret(&format!("{place}.api_key"));
         }
         expansion.expand(text).into()
+    }
+
+    fn literal_secret(&mut self, place: &str) {
+        self.catalog.warnings.push(format!(
+            "{}: {place} stands in the file itself; write ${{NAME}} or ${{file:/path}} instead",
+            self.file
+        ));
     }
 
     /// Whether all that the provider refers to was there. What was not is a fault, or with
@@ -242,7 +258,7 @@ impl Reader<'_> {
         }
         let models = models
             .into_iter()
-            .map(|(public, raw)| self.model(place, public, raw.unwrap_or_default(), expansion));
+            .map(|(public, raw)| self.model(place, public, raw.unwrap_or_default().0, expansion));
         ModelSource::Listed(models.collect())
     }
 
@@ -258,13 +274,20 @@ impl Reader<'_> {
         if raw.context == Some(0) {
             self.fault(&place, "`context` is 0", "give the context size in tokens, or leave it out");
         }
-        for (key, settings) in [("defaults", &raw.defaults), ("overrides", &raw.overrides)] {
-            for name in CALLERS_OWN.iter().filter(|name| settings.contains_key(**name)) {
-                self.fault(&place, &format!("`{key}` sets `{name}`"), "leave it to the callers");
-            }
+        for (problem, cure) in checks::of_members(&raw) {
+            self.fault(&place, &problem, &cure);
+        }
+        let missing = expansion.missing.len();
+        let upstream = raw.upstream.map_or_else(|| public.clone(), |text| expansion.expand(&text));
+        if upstream.trim().is_empty() && expansion.missing.len() == missing && !public.is_empty() {
+            self.fault(
+                &place,
+                "`upstream` is empty",
+                "give the provider's name of the model, or leave it out",
+            );
         }
         ModelConfig {
-            upstream: raw.upstream.map_or_else(|| public.clone(), |text| expansion.expand(&text)),
+            upstream,
             public,
             priority: raw.priority.unwrap_or(0),
             context_tokens: raw.context,
@@ -302,6 +325,11 @@ impl Reader<'_> {
         let aliases =
             policies.iter().flat_map(|policy| policy.aliases.iter().map(|alias| (&policy.model, alias)));
         for (model, alias) in aliases {
+            let is_own = alias == model || taken.iter().any(|taken| taken == &(alias.clone(), model.clone()));
+            if is_own {
+                let problem = format!("the alias `{alias}` is a name of this model already");
+                self.fault(&format!("models.{model}"), &problem, "take it out");
+            }
             let other = taken.iter().find(|(name, owner)| name == alias && owner != model);
             if let Some((_, owner)) = other {
                 let problem = format!("the alias `{alias}` is already the name of `{owner}`");
@@ -314,6 +342,9 @@ impl Reader<'_> {
     fn check_model_name(&mut self, place: &str, name: &str) {
         if name.trim().is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
             self.fault(place, "this is no usable model name", "use 1 to 256 visible characters");
+        } else if name.contains("${") {
+            let cure = "write the name itself, with ${NAME} in its `upstream` if need be";
+            self.fault(place, "${…} is not replaced in a name", cure);
         }
     }
 
@@ -395,11 +426,11 @@ mod tests {
 
     /// A file, and what the message must name: the place and a word of the cure.
     const FAULTY: &[(&str, &str, &str)] = &[
-        (r#"{"providers": {"#, "line 1", "EOF"),
+        (r#"{"providers": {"#, "line 1", "ends within an object"),
         (r#"{"provider": {}}"#, "provider", "did you mean `providers`?"),
         (
             r#"{"providers":{"a":{"type":"openai","models":{"m":{"contxt":1}}}}}"#,
-            "providers.a.models.m",
+            "line 1: providers.a.models.m.contxt",
             "`context`",
         ),
         (r#"{"providers":{"a":{"models":{"m":{}}}}}"#, "providers.a", "type"),
@@ -449,6 +480,69 @@ mod tests {
             assert!(error.contains("models.json"), "{error}");
             assert!(error.contains(place) && error.contains(hint), "{text}: {error}");
         }
+    }
+
+    /// Nonsense that has the right form.
+    const NONSENSE: &[(&str, &str)] = &[
+        (r#""m":{"upstream":""}"#, "`upstream` is empty"),
+        (r#""m":{"upstream":"${EMPTY:-}"}"#, "`upstream` is empty"),
+        (r#""m":{"defaults":{"temperature":9}}"#, "`defaults.temperature` is 9; give a number from 0 to 2"),
+        (r#""m":{"overrides":{"n":0}}"#, "`overrides.n` is 0; give a whole number from 1 to 128"),
+        (
+            r#""m":{"defaults":{"options":{"top_p":2}}}"#,
+            "`defaults.options.top_p` is 2; give a number from 0 to 1",
+        ),
+        (r#""${A_KEY}":{}"#, "${…} is not replaced in a name"),
+        (r#""m":{"languages":["en","e n"]}"#, "`e n` is no language tag"),
+    ];
+
+    #[test]
+    fn nonsense_of_the_right_form_is_a_fault() {
+        for (model, told) in NONSENSE {
+            let error = fault(&format!(r#"{{"providers":{{"a":{{"type":"x","models":{{{model}}}}}}}}}"#));
+            assert!(error.contains("providers.a.models.") && error.contains(told), "{model}: {error}");
+        }
+        for ending in ["/chat/completions", "/completions", "/chat/completions/", "/embeddings"] {
+            let error = fault(&format!(
+                r#"{{"providers":{{"a":{{"type":"x","base_url":"http://a/v1{ending}","models":{{"m":{{}}}}}}}}}}"#
+            ));
+            let ending = ending.trim_end_matches('/');
+            assert!(error.contains(&format!("leave `{ending}` off")), "{error}");
+        }
+        for aliases in [r#"["m"]"#, r#"["x","x"]"#] {
+            let error = fault(&format!(
+                r#"{{"providers":{{"a":{{"type":"x","models":{{"m":{{}}}}}}}},"models":{{"m":{{"aliases":{aliases}}}}}}}"#
+            ));
+            assert!(error.contains("is a name of this model already; take it out"), "{error}");
+        }
+        assert!(fault("[]").contains("line 1: this is a list, not an object"), "{}", fault("[]"));
+    }
+
+    #[test]
+    fn a_file_without_providers_draws_a_warning() {
+        for (name, text) in
+            [("models.json", "{}"), ("models.json", r#"{"providers":{}}"#), ("models.yaml", "# nothing\n")]
+        {
+            let catalog = load_as(name, text, false).unwrap();
+            assert!(catalog.warnings[0].contains("nothing is served"), "{:?}", catalog.warnings);
+            assert!(load_as(name, text, true).unwrap().warnings.is_empty());
+        }
+    }
+
+    #[test]
+    fn secrets_in_headers_draw_a_warning_without_their_words() {
+        let text = r#"{"providers":{"a":{"type":"x","models":{"m":{}},"headers":{
+            "Authorization":"Bearer planted","x-api-key":"planted","My-Token":"planted",
+            "api-key":"${A_KEY}","x-team":"blue","x-client-key":"$${planted"}}}}"#;
+        let warnings = load(text).unwrap().warnings;
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        for name in ["Authorization", "x-api-key", "My-Token", "x-client-key"] {
+            assert!(
+                warnings.iter().any(|w| w.contains(&format!("providers.a.headers.{name} stands"))),
+                "{warnings:?}"
+            );
+        }
+        assert!(!format!("{warnings:?}").contains("planted"));
     }
 
     #[test]

@@ -54,26 +54,3 @@ impl From<Vec<Fault>> for ConfigError {
         Self { faults }
     }
 }
-
-/// The one of `known` that was most likely meant by `name`, if any comes near.
-pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let name = name.to_lowercase();
-    known
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&name, &candidate.to_lowercase()), candidate))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_finds_its_word() {
-        assert_eq!(nearest("contxt", ["context", "upstream"]), Some("context"));
-        assert_eq!(nearest("LISTN", ["LISTEN", "TIMEOUT"]), Some("LISTEN"));
-        assert_eq!(nearest("zzz", ["context", "upstream"]), None);
-    }
-}

@@ -9,9 +9,10 @@ mod fault;
 mod parse;
 mod settings;
 
+pub use crate::lint::nearest;
 pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
 pub use environment::Environment;
-pub use fault::{ConfigError, Fault, nearest};
+pub use fault::{ConfigError, Fault};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,
 };

@@ -1,8 +1,10 @@
 //! Reads single values of the environment, and collects what is wrong with them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Auth, ConfigError, Fault, ListenAddress, LogFormat};
+use crate::lint::is_language_tag;
 
 /// Values read so far, and the faults among them. A bad value is replaced by a good one, so that all
 /// faults are found in one go; with any fault, [`Parsed::finish`] gives nothing but faults.
@@ -80,6 +82,12 @@ impl Parsed {
         if addresses.is_empty() || addresses.len() < parts.len() {
             self.bad(name, value, "a comma list of host:port, [v6 address]:port or unix:/path");
         }
+        for (index, address) in addresses.iter().enumerate() {
+            if let Some(other) = addresses.iter().take(index).find(|other| are_the_same(address, other)) {
+                let problem = format!("`{other}` and `{address}` are the same address");
+                self.fault(name, problem, "name each address once".to_owned());
+            }
+        }
         addresses
     }
 
@@ -93,9 +101,7 @@ impl Parsed {
     }
 
     pub(super) fn language(&mut self, name: &str, value: &str) -> String {
-        let subtag =
-            |tag: &str| (1..=8).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric());
-        if !value.split(['-', '_']).all(subtag) {
+        if !is_language_tag(value) {
             self.bad(name, value, "a language tag, such as en or pt-BR");
         }
         value.to_owned()
@@ -160,6 +166,23 @@ fn listen_address(text: &str) -> Option<ListenAddress> {
         None => !host.is_empty() && !host.contains([':', '/', ' ']),
     };
     valid.then(|| ListenAddress::Tcp(text.to_owned()))
+}
+
+/// Whether two addresses cannot both be listened on. Port 0 is another one each time.
+fn are_the_same(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) = (one, other) else { return one == other };
+    let parts = |address: &str| {
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let host = host_of(address).unwrap_or_default().to_ascii_lowercase();
+        let host = if host == "localhost" { "127.0.0.1".to_owned() } else { host };
+        (port.filter(|port| *port > 0), host.parse::<IpAddr>().map_err(|_| host))
+    };
+    let ((port, one), (other_port, other)) = (parts(one), parts(other));
+    let covers = |all: &Result<IpAddr, String>, one: &Result<IpAddr, String>| match (all, one) {
+        (Ok(all), Ok(one)) => all.is_unspecified() && all.is_ipv4() == one.is_ipv4(),
+        _ => false,
+    };
+    port.is_some() && port == other_port && (one == other || covers(&one, &other) || covers(&other, &one))
 }
 
 fn is_origin(text: &str) -> bool {

@@ -13,6 +13,7 @@ const PREFIX: &str = "LLM_PROXY_API_";
 
 /// Everything that the environment says.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is the yes or no of one variable")]
 pub struct Settings {
     /// `MINIMUM`: start on what can be found, too.
     pub minimum: bool,
@@ -26,6 +27,8 @@ pub struct Settings {
     pub models_config_is_set: bool,
     /// `PROMPTS_DIR`
     pub prompts_dir: PathBuf,
+    /// Whether `PROMPTS_DIR` was set: then the folder must be there.
+    pub prompts_dir_is_set: bool,
     /// `DEFAULT_EP_LANGUAGE`
     pub default_language: String,
     /// The four time-outs of upstream requests.
@@ -273,6 +276,7 @@ impl Raw {
                 .unwrap_or_else(|| "resources/configs/models-config.json".into()),
             models_config_is_set: self.models_config.is_some(),
             prompts_dir: self.prompts_dir.clone().unwrap_or_else(|| "resources/prompts".into()),
+            prompts_dir_is_set: self.prompts_dir.is_some(),
             default_language: check
                 .language("DEFAULT_EP_LANGUAGE", self.default_ep_language.as_deref().unwrap_or("en")),
             timeouts,
@@ -421,6 +425,34 @@ mod tests {
 
         let shown: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["127.0.0.1:1", "[::1]:2", "localhost:3", "unix:/run/x.sock"]);
+    }
+
+    #[test]
+    fn an_address_may_be_named_once_only() {
+        let with =
+            |listen: &str| settings([("LLM_PROXY_API_LISTEN", listen), ("LLM_PROXY_API_AUTH", "none")]);
+        for listen in [
+            "127.0.0.1:80,127.0.0.1:80",
+            "127.0.0.1:80,localhost:80",
+            "Example.org:80,example.org:80",
+            "0.0.0.0:80,127.0.0.1:80",
+            "[::1]:80,[::]:80",
+            "unix:/run/x,unix:/run/x",
+        ] {
+            let error = with(listen).unwrap_err().to_string();
+            assert!(
+                error.contains("LLM_PROXY_API_LISTEN") && error.contains("are the same address"),
+                "{error}"
+            );
+        }
+        for listen in [
+            "127.0.0.1:0,127.0.0.1:0",
+            "127.0.0.1:80,127.0.0.1:81",
+            "0.0.0.0:80,[::]:80",
+            "127.0.0.1:80,unix:/x",
+        ] {
+            assert!(with(listen).is_ok(), "{listen}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Which prompts are translated, and which translations are behind their source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::document::Document;
 use super::language::Language;
 use super::library::PromptLibrary;
 
@@ -55,11 +57,18 @@ impl State {
 
 impl Coverage {
     /// Looks at all prompts. The source of a prompt is its text in the default language, or else in
-    /// the first language it has.
+    /// the first language it has. Of an operator's own prompts, if there are any: those that come with the program
+    /// are not theirs to translate.
     pub fn of(library: &PromptLibrary) -> Self {
-        let languages = library.languages();
+        let is_shipped =
+            |translations: &BTreeMap<Language, Document>| translations.values().any(|d| d.is_shipped);
+        let all_shipped = library.listed().all(|(_, translations)| is_shipped(translations));
+        let listed = || library.listed().filter(|(_, translations)| all_shipped || !is_shipped(translations));
+        let languages: BTreeSet<&Language> =
+            listed().flat_map(|(_, translations)| translations.keys()).collect();
+        let languages: Vec<Language> = languages.into_iter().cloned().collect();
         let default = library.default_language();
-        let rows = library.listed().filter_map(|((name, label), translations)| {
+        let rows = listed().filter_map(|((name, label), translations)| {
             let source = translations.get(default).or_else(|| translations.values().next())?;
             let hash = source.hash();
             let state = |language: &Language| match translations.get(language) {

@@ -1,11 +1,10 @@
 //! One prompt file: where its path puts it, its front matter, its template.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::fault::DocumentFault;
+use super::fault::{DocumentFault, PromptFault};
 use super::folder::SourceFile;
+use super::front::{self, FrontMatter};
 use super::language::Language;
 use super::schema::Schema;
 use super::template::Template;
@@ -14,13 +13,19 @@ use super::template::Template;
 #[derive(Clone, Debug)]
 pub(super) struct Document {
     pub(super) place: Place,
-    /// The file's path in the library, for messages.
+    /// The file, for messages.
     pub(super) path: String,
     pub(super) front: FrontMatter,
+    /// The front matter as it stands, for the lines of messages.
+    front_text: String,
     pub(super) schema: Option<Schema>,
     pub(super) template: Template,
     /// The template's own text.
     pub(super) body: String,
+    /// The line of the file in which `body` begins, counted from 0.
+    first_line: usize,
+    /// Whether it comes with the program.
+    pub(super) is_shipped: bool,
 }
 
 /// What a path says.
@@ -33,56 +38,94 @@ pub(super) struct Place {
     /// Files whose name begins with `_` are there for other prompts only.
     pub(super) is_partial: bool,
     /// In the tree of older systems, `##NAME##` marks a variable and braces mean nothing.
-    is_old: bool,
-}
-
-/// What stands above the template. The keys are Dotprompt's, and two of our own.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct FrontMatter {
-    pub(super) description: Option<String>,
-    pub(super) input: Input,
-    pub(super) model: Option<String>,
-    pub(super) config: Map<String, Value>,
-    /// Kept as text: `1.10` is not `1.1`.
-    #[serde(deserialize_with = "text_or_number")]
-    pub(super) version: Option<String>,
-    pub(super) source_hash: Option<String>,
-    // Known to Dotprompt, without meaning here.
-    #[serde(rename = "name")]
-    _name: Option<Value>,
-    #[serde(rename = "variant")]
-    _variant: Option<Value>,
-    #[serde(rename = "tools")]
-    _tools: Option<Value>,
-    #[serde(rename = "output")]
-    _output: Option<Value>,
-    #[serde(rename = "metadata")]
-    _metadata: Option<Value>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Input {
-    pub(super) schema: Option<Value>,
-    pub(super) default: Map<String, Value>,
+    pub(super) is_old: bool,
 }
 
 impl Document {
-    pub(super) fn parse(file: &SourceFile) -> Result<Self, DocumentFault> {
-        let place = Place::parse(&file.path)?;
-        let (front, body, lines_above) = split(&file.text)?;
-        let front = front.map_or_else(|| Ok(FrontMatter::default()), read_front_matter)?;
-        let schema = front.input.schema.as_ref().map(Schema::parse).transpose();
-        let schema =
-            schema.map_err(|problem| DocumentFault::new(None, format!("input.schema: {problem}")))?;
-        let body = body.trim().to_owned();
+    /// Reads a file, to be called `shown` in messages.
+    ///
+    /// # Errors
+    /// All that is wrong with the file as such.
+    pub(super) fn parse(file: &SourceFile, shown: String) -> Result<Self, Vec<DocumentFault>> {
+        let place = Place::parse(&file.path).map_err(|fault| vec![fault])?;
+        let parts = front::split(&file.text).map_err(|fault| vec![fault])?;
+        let front = FrontMatter::read(parts.front).map_err(|fault| vec![fault])?;
+        let mut faults = front.faults(parts.front);
+        let schema = front.input.schema.as_ref().map(Schema::parse).transpose().unwrap_or_else(|slip| {
+            let keys: Vec<&str> =
+                ["input", "schema"].into_iter().chain(slip.path.iter().map(String::as_str)).collect();
+            let line = front::line_of(parts.front, &keys);
+            let problem = format!("{}: {}", keys.join("."), slip.problem);
+            faults.push(DocumentFault::new(line, problem, slip.cure));
+            None
+        });
+        let body = parts.body.trim().to_owned();
+        let first_line =
+            parts.lines_above + parts.body.lines().take_while(|line| line.trim().is_empty()).count();
         let template = if place.is_old { from_markers(&body) } else { body.clone() };
-        let template = Template::compile(&template).map_err(|fault| DocumentFault {
-            line: fault.line.map(|line| line + lines_above + blank_lines_above(&file.text, lines_above)),
-            ..fault
-        })?;
-        Ok(Self { place, path: file.path.clone(), front, schema, template, body })
+        let template = Template::compile(&template).map_err(|mut more| {
+            for fault in &mut more {
+                fault.line = fault.line.map(|line| line + first_line);
+            }
+            faults.append(&mut more);
+        });
+        let Ok(template) = template else { return Err(faults) };
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let front_text = parts.front.to_owned();
+        Ok(Self {
+            place,
+            path: shown,
+            front,
+            front_text,
+            schema,
+            template,
+            body,
+            first_line,
+            is_shipped: false,
+        })
+    }
+
+    /// The line of the file in which a variable of the template stands first.
+    pub(super) fn line_of_variable(&self, name: &str) -> Option<usize> {
+        self.template.variables.get(name).map(|line| line + self.first_line)
+    }
+
+    /// The line of the file in which another prompt is included first.
+    pub(super) fn line_of_partial(&self, name: &str) -> Option<usize> {
+        self.template.partials.get(name).map(|line| line + self.first_line)
+    }
+
+    /// The line of the file in which a key of the front matter stands.
+    pub(super) fn line_of_key(&self, keys: &[&str]) -> Option<usize> {
+        front::line_of(&self.front_text, keys)
+    }
+
+    /// A fault of this document.
+    pub(super) fn fault(
+        &self,
+        line: Option<usize>,
+        problem: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> PromptFault {
+        DocumentFault::new(line, problem, cure).in_file(&self.path)
+    }
+
+    /// The variable that a caller means. In the old tree, `##NAME##` may be given as `NAME`, too.
+    pub(super) fn variable_named(&self, given: &str) -> String {
+        let small = given.to_ascii_lowercase();
+        let is_marker = self.place.is_old && !self.template.variables.contains_key(given);
+        if is_marker && self.template.variables.contains_key(&small) { small } else { given.to_owned() }
+    }
+
+    /// The first `##NAME##` that stands in a template of the new tree, where it is only text, and its line.
+    pub(super) fn literal_marker(&self) -> Option<(&str, usize)> {
+        if self.place.is_old {
+            return None;
+        }
+        let mut lines = self.body.lines().enumerate();
+        lines.find_map(|(index, line)| Some((first_marker(line)?, self.first_line + index + 1)))
     }
 
     /// The hash of the text that translations of this document translate.
@@ -101,10 +144,12 @@ impl Place {
             None => (path, false),
         };
         let (folder, rest) = inner.split_once('/').ok_or_else(|| {
-            DocumentFault::new(None, "the file is in no language's folder; move it to one such as en/")
+            DocumentFault::new(None, "the file is in no language's folder", "move it to one such as en/")
         })?;
-        let language = Language::parse(folder)
-            .ok_or_else(|| DocumentFault::new(None, format!("the folder `{folder}` is no language tag")))?;
+        let language = Language::parse(folder).ok_or_else(|| {
+            let problem = format!("the folder `{folder}` is no language tag");
+            DocumentFault::new(None, problem, "name it by one such as en or pt-BR")
+        })?;
         let stem = rest.strip_suffix(".prompt").unwrap_or(rest);
         let (folders, file) = stem.rsplit_once('/').map_or(("", stem), |(folders, file)| (folders, file));
         let (file, label) = match file.split_once('.') {
@@ -116,44 +161,11 @@ impl Place {
         let name = if folders.is_empty() { file.to_owned() } else { format!("{folders}/{file}") };
         let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'/');
         if file.is_empty() || !name.bytes().all(sane) {
-            let problem = format!("`{name}` is no prompt name; use letters, digits, `-` and `_`");
-            return Err(DocumentFault::new(None, problem));
+            let problem = format!("`{name}` is no prompt name");
+            return Err(DocumentFault::new(None, problem, "use letters, digits, `-` and `_`"));
         }
         Ok(Self { language, name, label, is_partial, is_old })
     }
-}
-
-/// Splits the front matter from the template: text, template, and how many lines stand above it.
-fn split(text: &str) -> Result<(Option<&str>, &str, usize), DocumentFault> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let after_opening = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n"));
-    let Some(rest) = after_opening else { return Ok((None, text, 0)) };
-    let mut at = 0;
-    for (index, line) in rest.split_inclusive('\n').enumerate() {
-        if line.trim_end() == "---" {
-            let (front, body) = (rest.get(..at), rest.get(at + line.len()..));
-            return Ok((front, body.unwrap_or_default(), index + 2));
-        }
-        at += line.len();
-    }
-    Err(DocumentFault::new(Some(1), "the front matter is not closed with a line `---`"))
-}
-
-/// Blank lines at the top of a template are cut, but count for the reader of a message.
-fn blank_lines_above(text: &str, lines_above: usize) -> usize {
-    text.lines().skip(lines_above).take_while(|line| line.trim().is_empty()).count()
-}
-
-fn read_front_matter(yaml: &str) -> Result<FrontMatter, DocumentFault> {
-    if yaml.trim().is_empty() {
-        return Ok(FrontMatter::default());
-    }
-    serde_saphyr::from_str(yaml).map_err(|error| {
-        let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
-        let whole = error.to_string();
-        // The line `---` stands above what the parser saw.
-        DocumentFault::new(line.map(|line| line + 1), whole.lines().next().unwrap_or_default())
-    })
 }
 
 /// The template of an older file: `##NAME##` becomes `{{name}}`, and braces are text.
@@ -180,17 +192,19 @@ fn from_markers(body: &str) -> String {
     out
 }
 
-fn is_marker(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+fn first_marker(line: &str) -> Option<&str> {
+    let mut rest = line;
+    while let Some((_, after)) = rest.split_once("##") {
+        match after.split_once("##") {
+            Some((name, _)) if is_marker(name) => return Some(name),
+            _ => rest = after,
+        }
+    }
+    None
 }
 
-fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(match Option::<Value>::deserialize(deserializer)? {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(text),
-        Some(Value::Number(number)) => Some(number.to_string()),
-        Some(_) => return Err(serde::de::Error::custom("`version` must be a text or a number")),
-    })
+fn is_marker(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[cfg(test)]
@@ -198,7 +212,8 @@ mod tests {
     use super::*;
 
     fn parse(path: &str, text: &str) -> Result<Document, DocumentFault> {
-        Document::parse(&SourceFile { path: path.to_owned(), text: text.to_owned() })
+        let file = SourceFile { path: path.to_owned(), text: text.to_owned() };
+        Document::parse(&file, path.to_owned()).map_err(|mut faults| faults.remove(0))
     }
 
     #[test]
@@ -261,7 +276,7 @@ mod tests {
             "A {{user_q_str}} \\{{b}} ## C ##x## {{d1}}"
         );
         let document = parse("builtin/system/en/q.prompt", "Ask ##QUESTION_NUM_STR##.").unwrap();
-        assert_eq!(document.template.variables.iter().collect::<Vec<_>>(), ["question_num_str"]);
+        assert_eq!(document.template.variables.keys().collect::<Vec<_>>(), ["question_num_str"]);
     }
 
     #[test]

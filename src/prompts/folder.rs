@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 /// A prompt file, by its path in the library's folder (with `/` between the parts).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceFile {
+pub(super) struct SourceFile {
     /// Such as `en/chat-conversation-simple.prompt`.
-    pub path: String,
+    pub(super) path: String,
     /// Its whole text.
-    pub text: String,
+    pub(super) text: String,
 }
 
 /// What of a folder's files changes when somebody writes to them.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::lint::is_language_tag;
+
 /// A language tag in a form that can be compared: subtags joined by `-`, in their usual case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Language(String);
@@ -9,20 +11,17 @@ pub struct Language(String);
 impl Language {
     /// Reads a tag such as `pl`, `pt-BR` or `zh_Hant`; `None` when it is none.
     pub fn parse(tag: &str) -> Option<Self> {
+        if !is_language_tag(tag) {
+            return None;
+        }
         let mut normal = String::with_capacity(tag.len());
         for (index, subtag) in tag.trim().split(['-', '_']).enumerate() {
-            let letters = subtag.bytes().all(|b| b.is_ascii_alphanumeric());
-            if !letters || subtag.is_empty() || subtag.len() > 8 || index > 8 {
-                return None;
-            }
             if index > 0 {
                 normal.push('-');
             }
             normal.push_str(&usual_case(index, subtag));
         }
-        let primary = normal.split('-').next().unwrap_or_default();
-        let is_language = primary.len() >= 2 && primary.bytes().all(|b| b.is_ascii_alphabetic());
-        is_language.then_some(Self(normal))
+        Some(Self(normal))
     }
 
     /// The tag.

@@ -1,5 +1,7 @@
 //! The library: all prompts in all languages, checked against each other, ready to render.
 
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use handlebars::{Handlebars, RenderErrorReason, no_escape};
 use serde_json::{Map, Value};
 
 use super::document::Document;
-use super::fault::DocumentFault;
+use super::fault::{DocumentFault, LibraryError, PromptFault};
 use super::folder::{self, SourceFile};
 use super::language::{Language, Wanted};
 use super::schema::Schema;
@@ -17,46 +19,16 @@ use super::{PromptError, shipped};
 #[derive(Debug)]
 pub struct PromptLibrary {
     default_language: Language,
-    prompts: BTreeMap<Key, BTreeMap<Language, Document>>,
+    prompts: Prompts,
     engines: BTreeMap<Language, Handlebars<'static>>,
+    warnings: Vec<String>,
 }
+
+/// All prompts, in all their languages.
+pub(super) type Prompts = BTreeMap<Key, BTreeMap<Language, Document>>;
 
 /// Name and label.
 pub(super) type Key = (String, Option<String>);
-
-/// Files that do not make a library, with all that is wrong with them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct LibraryError {
-    /// At least one.
-    pub faults: Vec<PromptFault>,
-}
-
-/// What is wrong with one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PromptFault {
-    /// The file.
-    pub file: String,
-    /// Its line, where one can be named.
-    pub line: Option<usize>,
-    /// What is wrong.
-    pub problem: String,
-}
-
-impl std::fmt::Display for PromptFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}: line {line}: {}", self.file, self.problem),
-            None => write!(f, "{}: {}", self.file, self.problem),
-        }
-    }
-}
-
-impl std::fmt::Display for LibraryError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
-        f.write_str(&faults.join("\n"))
-    }
-}
 
 /// A prompt with its variables put in.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,24 +80,24 @@ pub struct Translation {
 }
 
 impl PromptLibrary {
-    /// Reads a folder.
+    /// Reads a folder. The prompts that come with the program serve beneath it: a name that stands in the folder in
+    /// any language takes the place of the shipped prompt of that name, in all its languages.
     ///
     /// # Errors
     /// All that is wrong with its files.
     pub fn load(folder: &Path, default_language: &Language) -> Result<Self, LibraryError> {
-        let files = folder::read(folder).map_err(|(path, error)| LibraryError {
-            faults: vec![PromptFault {
-                file: path.display().to_string(),
-                line: None,
-                problem: error.to_string(),
-            }],
+        let files = folder::read(folder).map_err(|(path, error)| {
+            let fault =
+                DocumentFault::new(None, error.to_string(), "make it readable for this user, or take it out");
+            LibraryError { faults: vec![fault.in_file(&path.display().to_string())] }
         })?;
-        Self::of_files(&files, default_language).map_err(|mut error| {
-            for fault in &mut error.faults {
-                fault.file = folder.join(&fault.file).display().to_string();
-            }
-            error
-        })
+        let shown = |path: &str| folder.join(path).display().to_string();
+        let mut library = Self::of_files(&files, &shipped::files(), shown, default_language)?;
+        if files.is_empty() {
+            let warning = format!("{}: there is not one prompt in this folder", folder.display());
+            library.warnings.push(format!("{warning}; those that come with the program serve"));
+        }
+        Ok(library)
     }
 
     /// The prompts that come with the program.
@@ -133,43 +105,66 @@ impl PromptLibrary {
     /// # Errors
     /// Never, as a test sees to.
     pub fn shipped(default_language: &Language) -> Result<Self, LibraryError> {
-        Self::of_files(&shipped::files(), default_language)
+        Self::of_files(&[], &shipped::files(), str::to_owned, default_language)
     }
 
-    /// Makes a library of these files.
-    ///
-    /// # Errors
-    /// All that is wrong with them.
-    pub fn of_files(files: &[SourceFile], default_language: &Language) -> Result<Self, LibraryError> {
-        let mut prompts: BTreeMap<Key, BTreeMap<Language, Document>> = BTreeMap::new();
+    /// Makes a library of these files; `shown` is what messages call one.
+    fn of_files(
+        own: &[SourceFile],
+        shipped: &[SourceFile],
+        shown: impl Fn(&str) -> String,
+        default_language: &Language,
+    ) -> Result<Self, LibraryError> {
+        let mut prompts = Prompts::new();
         let mut faults = Vec::new();
-        for file in files {
-            let fault = |fault: DocumentFault| PromptFault {
-                file: file.path.clone(),
-                line: fault.line,
-                problem: fault.problem,
-            };
-            match Document::parse(file) {
-                Err(problem) => faults.push(fault(problem)),
-                Ok(document) => {
-                    let key = (document.place.name.clone(), document.place.label.clone());
-                    let of_prompt = prompts.entry(key).or_default();
-                    let twice = of_prompt.insert(document.place.language.clone(), document);
-                    let problem = |other: Document| format!("the same prompt stands in {}", other.path);
-                    faults.extend(twice.map(|other| fault(DocumentFault::new(None, problem(other)))));
+        for file in own {
+            match Document::parse(file, shown(&file.path)) {
+                Ok(document) => faults.extend(insert(&mut prompts, document)),
+                Err(of_file) => {
+                    faults.extend(of_file.into_iter().map(|fault| fault.in_file(&shown(&file.path))));
                 }
             }
         }
-        for translations in prompts.values() {
-            faults.extend(disagreements(translations, default_language));
+        let names: BTreeSet<Key> = prompts.keys().cloned().collect();
+        for file in shipped {
+            match Document::parse(file, format!("{} (shipped)", file.path)) {
+                Ok(document) if names.contains(&key_of(&document)) => {}
+                Ok(mut document) => {
+                    document.is_shipped = true;
+                    faults.extend(insert(&mut prompts, document));
+                }
+
+                Err(of_file) => faults.extend(of_file.into_iter().map(|fault| fault.in_file(&file.path))),
+            }
         }
-        faults.extend(unknown_partials(&prompts));
-        faults.extend(circles(&prompts));
+        faults.extend(checks::faults(&prompts, default_language));
         if !faults.is_empty() {
             return Err(LibraryError { faults });
         }
+        for translations in prompts.values_mut() {
+            share_defaults(translations, default_language);
+        }
+        let warnings = checks::warnings(&prompts);
         let engines = engines(&prompts, default_language);
-        Ok(Self { default_language: default_language.clone(), prompts, engines })
+        Ok(Self { default_language: default_language.clone(), prompts, engines, warnings })
+    }
+
+    /// Things to tell the operator that are no errors.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// How many prompts come with the program.
+    pub fn shipped_count(&self) -> usize {
+        self.listed()
+            .filter(|(_, translations)| translations.values().any(|document| document.is_shipped))
+            .count()
+    }
+
+    /// Whether there is any prompt in a language, or in a more general one.
+    pub fn speaks(&self, language: &Language) -> bool {
+        let languages = self.languages();
+        language.fallbacks().any(|tag| languages.iter().any(|language| language.as_str() == tag))
     }
 
     /// Renders a prompt, named `name` or `name@label`, in the best of the wanted languages.
@@ -310,7 +305,9 @@ fn settled(
     variables: &Map<String, Value>,
 ) -> Result<Map<String, Value>, PromptError> {
     let mut values = document.front.input.default.clone();
-    values.extend(variables.clone());
+    for (given, value) in variables {
+        values.insert(document.variable_named(given), value.clone());
+    }
     if let Some(schema) = schema {
         schema.check(name, &values)?;
         // In strict mode a template may ask only for what is there.
@@ -327,86 +324,37 @@ fn schema_of(translations: &BTreeMap<Language, Document>) -> Option<&Schema> {
     translations.values().find_map(|document| document.schema.as_ref())
 }
 
-/// Where the languages of one prompt ask for different variables.
-fn disagreements(translations: &BTreeMap<Language, Document>, default: &Language) -> Vec<PromptFault> {
-    let Some(source) = translations.get(default).or_else(|| translations.values().next()) else {
-        return Vec::new();
-    };
-    let schema = schema_of(translations);
-    let mut faults = Vec::new();
-    for document in translations.values() {
-        let mut fault =
-            |problem| faults.push(PromptFault { file: document.path.clone(), line: None, problem });
-        if document.schema.is_some() && document.schema.as_ref() != schema {
-            fault(format!("its input.schema differs from that of {}", source.path));
-        }
-        for name in document.template.variables.iter().filter(|name| schema.is_some_and(|s| !s.allows(name)))
-        {
-            fault(format!("the variable `{name}` is not in the prompt's input.schema"));
-        }
-        let (own, others) = (&document.template.variables, &source.template.variables);
-        for name in own.symmetric_difference(others) {
-            let (verb, other) =
-                if own.contains(name) { ("uses", "does not") } else { ("does not use", "does") };
-            fault(format!("it {verb} the variable `{name}`, and {} {other}", source.path));
-        }
-        if let Some(schema) = schema {
-            let mut defaults = document.front.input.default.clone();
-            defaults.retain(|name, _| !schema.allows(name));
-            for name in defaults.keys() {
-                fault(format!("input.default sets `{name}`, which is not in the prompt's input.schema"));
-            }
-        }
-    }
-    faults
+/// Puts a document where it belongs, which may be taken.
+fn insert(prompts: &mut Prompts, document: Document) -> Option<PromptFault> {
+    let of_prompt = prompts.entry(key_of(&document)).or_default();
+    let path = document.path.clone();
+    let other = of_prompt.insert(document.place.language.clone(), document)?;
+    let problem = format!("the same prompt stands in {}", other.path);
+    Some(DocumentFault::new(None, problem, "take one of the two out").in_file(&path))
 }
 
-fn unknown_partials(prompts: &BTreeMap<Key, BTreeMap<Language, Document>>) -> Vec<PromptFault> {
-    let documents = prompts.values().flat_map(BTreeMap::values);
-    let unknown = documents.flat_map(|document| {
-        let missing = document.template.partials.iter().filter(|name| {
-            !prompts.values().flat_map(BTreeMap::values).any(|other| template_name(other) == **name)
-        });
-        missing.map(|name| PromptFault {
-            file: document.path.clone(),
-            line: None,
-            problem: format!("it includes `{name}`, which does not exist"),
-        })
-    });
-    unknown.collect()
+fn key_of(document: &Document) -> Key {
+    (document.place.name.clone(), document.place.label.clone())
 }
 
-/// Prompts that include themselves by way of others, which would render for ever.
-fn circles(prompts: &BTreeMap<Key, BTreeMap<Language, Document>>) -> Vec<PromptFault> {
-    let mut includes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for document in prompts.values().flat_map(BTreeMap::values) {
-        includes.entry(template_name(document)).or_default().extend(document.template.partials.clone());
-    }
-    let reaches_itself = |start: &str| {
-        let mut seen = BTreeSet::new();
-        let mut next: Vec<&str> = includes.get(start).into_iter().flatten().map(String::as_str).collect();
-        while let Some(name) = next.pop() {
-            if seen.insert(name) {
-                next.extend(includes.get(name).into_iter().flatten().map(String::as_str));
-            }
+/// A default that one language states holds for all of them; a language's own wins.
+fn share_defaults(translations: &mut BTreeMap<Language, Document>, default: &Language) {
+    let in_default = translations.get(default).into_iter();
+    let mut shared = Map::new();
+    for document in in_default.chain(translations.values()) {
+        for (name, value) in &document.front.input.default {
+            shared.entry(name.clone()).or_insert_with(|| value.clone());
         }
-        seen.contains(start)
-    };
-    let documents = prompts.values().flat_map(BTreeMap::values);
-    let in_circle = documents.filter(|document| reaches_itself(&template_name(document)));
-    let fault = |document: &Document| PromptFault {
-        file: document.path.clone(),
-        line: None,
-        problem: "it includes itself, directly or by way of another prompt".to_owned(),
-    };
-    in_circle.map(fault).collect()
+    }
+    for document in translations.values_mut() {
+        for (name, value) in &shared {
+            document.front.input.default.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
 }
 
 /// One engine a language, in which partials of other languages stand in for missing ones.
-fn engines(
-    prompts: &BTreeMap<Key, BTreeMap<Language, Document>>,
-    default: &Language,
-) -> BTreeMap<Language, Handlebars<'static>> {
+fn engines(prompts: &Prompts, default: &Language) -> BTreeMap<Language, Handlebars<'static>> {
     let languages: BTreeSet<&Language> = prompts.values().flat_map(BTreeMap::keys).collect();
     let engine_for = |language: &Language| {
         let mut engine = Handlebars::new();

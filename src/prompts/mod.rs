@@ -8,16 +8,19 @@ mod coverage;
 mod document;
 mod fault;
 mod folder;
+mod front;
 mod language;
 mod library;
 mod schema;
 mod shipped;
+mod syntax;
 mod template;
 
 pub use coverage::{Coverage, Row, State};
-pub use folder::{Fingerprint, SourceFile};
+pub use fault::{LibraryError, PromptFault};
+pub use folder::Fingerprint;
 pub use language::{Language, Wanted, accepted_languages};
-pub use library::{LibraryError, PromptFault, PromptLibrary, PromptSummary, Rendered, Translation};
+pub use library::{PromptLibrary, PromptSummary, Rendered, Translation};
 pub use schema::Schema;
 
 /// Why a prompt cannot be rendered. All of them are the caller's to mend.

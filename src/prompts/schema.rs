@@ -8,6 +8,7 @@ mod pico;
 use serde_json::{Map, Value, json};
 
 use super::PromptError;
+use crate::lint::did_you_mean;
 
 /// What variables a prompt takes. Descriptions do not count when two are compared, so that
 /// translations may translate them.
@@ -101,19 +102,41 @@ const KEYWORDS: &[&str] = &[
     "$comment",
 ];
 
+/// A rule that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slip {
+    /// The keys that lead to it.
+    pub(super) path: Vec<String>,
+    pub(super) problem: String,
+    pub(super) cure: String,
+}
+
+impl Slip {
+    fn at(path: &[&str], problem: impl Into<String>, cure: impl Into<String>) -> Self {
+        let path = path.iter().map(|key| (*key).to_owned()).collect();
+        Self { path, problem: problem.into(), cure: cure.into() }
+    }
+}
+
 impl Schema {
     /// Reads a schema in either form.
     ///
     /// # Errors
     /// What cannot be understood, with its place.
-    pub(super) fn parse(schema: &Value) -> Result<Self, String> {
+    pub(super) fn parse(schema: &Value) -> Result<Self, Slip> {
         let root = match schema {
-            Value::Object(map) if is_json_schema(map) => Node::from_json_schema(map, "")?,
-            Value::Object(map) => pico::object(map, "")?,
-            _ => return Err("expected an object".to_owned()),
+            Value::Object(map) if is_json_schema(map) => Node::from_json_schema(map, &[])?,
+            Value::Object(map) => pico::object(map, &[])?,
+            _ => {
+                return Err(Slip::at(
+                    &[],
+                    "it is not an object",
+                    "write a line `name: string` for each variable",
+                ));
+            }
         };
         if !root.kinds.is_empty() && root.kinds != [Kind::Object] {
-            return Err("variables are always an object".to_owned());
+            return Err(Slip::at(&["type"], "variables are always an object", "write type: object"));
         }
         Ok(Self { root })
     }
@@ -121,6 +144,22 @@ impl Schema {
     /// Whether a variable of that name may be given.
     pub(super) fn allows(&self, name: &str) -> bool {
         !self.root.closed || self.root.properties.iter().any(|property| property.name == name)
+    }
+
+    /// The variables that have a rule.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.root.properties.iter().map(|property| property.name.as_str())
+    }
+
+    /// What is wrong with a variable's value, as the end of a sentence.
+    pub(super) fn objection(&self, name: &str, value: &Value) -> Option<String> {
+        let members = Map::from_iter([(name.to_owned(), value.clone())]);
+        let property = self.root.properties.iter().find(|property| property.name == name)?;
+        let alone = Node { properties: vec![property.clone()], ..Node::default() };
+        alone
+            .check_members(&members, "")
+            .err()
+            .map(|Violation { path, problem }| format!("`{path}` {problem}"))
     }
 
     /// The names of variables that may be left out.
@@ -164,34 +203,42 @@ impl Violation {
 }
 
 impl Node {
-    fn from_json_schema(map: &Map<String, Value>, place: &str) -> Result<Self, String> {
+    fn from_json_schema(map: &Map<String, Value>, path: &[&str]) -> Result<Self, Slip> {
         if let Some(unknown) = map.keys().find(|key| !KEYWORDS.contains(&key.as_str())) {
-            return Err(format!("{place}{unknown} is not understood; known are {}", KEYWORDS.join(", ")));
+            let cure = did_you_mean(unknown, KEYWORDS.iter().copied());
+            return Err(Slip::at(
+                &[path, &[unknown]].concat(),
+                format!("the keyword `{unknown}` is not understood"),
+                cure,
+            ));
         }
+        let at =
+            |key: &'static str, problem: &str, cure: &str| Slip::at(&[path, &[key]].concat(), problem, cure);
         let allowed = match (map.get("enum"), map.get("const")) {
             (None, None) => None,
             (Some(Value::Array(values)), None) => Some(values.clone()),
             (None, Some(value)) => Some(vec![value.clone()]),
-            _ => return Err(format!("{place}enum must be a list, and not stand beside const")),
+            (Some(_), None) => return Err(at("enum", "`enum` is no list", "write [one, two]")),
+            _ => return Err(at("enum", "`enum` and `const` stand together", "take one of them out")),
         };
         let items = match map.get("items") {
             None => None,
             Some(Value::Object(items)) => {
-                Some(Self::from_json_schema(items, &format!("{place}items."))?.into())
+                Some(Self::from_json_schema(items, &[path, &["items"]].concat())?.into())
             }
-            Some(_) => return Err(format!("{place}items must be an object")),
+            Some(_) => return Err(at("items", "`items` is no object", "write items: {type: string}")),
         };
         Ok(Self {
-            kinds: kinds(map.get("type"), place)?,
+            kinds: kinds(map.get("type"), path)?,
             description: map.get("description").and_then(Value::as_str).map(str::to_owned),
-            properties: properties(map, place)?,
+            properties: properties(map, path)?,
             closed: map.get("additionalProperties") == Some(&Value::Bool(false)),
             items,
             allowed,
-            range: Bounds { least: number(map, "minimum", place)?, greatest: number(map, "maximum", place)? },
+            range: Bounds { least: number(map, "minimum", path)?, greatest: number(map, "maximum", path)? },
             length: Bounds {
-                least: length(map, ["minLength", "minItems"], place)?,
-                greatest: length(map, ["maxLength", "maxItems"], place)?,
+                least: length(map, ["minLength", "minItems"], path)?,
+                greatest: length(map, ["maxLength", "maxItems"], path)?,
             },
         })
     }
@@ -342,46 +389,75 @@ fn is_json_schema(map: &Map<String, Value>) -> bool {
         || map.get("type").is_some_and(|kind| kind == "object")
 }
 
-fn kinds(value: Option<&Value>, place: &str) -> Result<Vec<Kind>, String> {
+fn kinds(value: Option<&Value>, path: &[&str]) -> Result<Vec<Kind>, Slip> {
     let names: Vec<&Value> = match value {
         None => return Ok(Vec::new()),
         Some(Value::Array(names)) => names.iter().collect(),
         Some(name) => vec![name],
     };
-    let kind = |name: &Value| {
-        name.as_str().and_then(Kind::named).ok_or_else(|| format!("{place}type {name} is unknown"))
-    };
+    let path = [path, &["type"]].concat();
+    let kind = |name: &Value| name.as_str().and_then(Kind::named).ok_or_else(|| no_kind(&path, name));
     names.into_iter().map(kind).collect()
 }
 
-fn properties(map: &Map<String, Value>, place: &str) -> Result<Vec<Property>, String> {
+/// A word that names no type.
+fn no_kind(path: &[&str], name: &Value) -> Slip {
+    let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+    let known: Vec<&str> = KINDS.iter().map(|(known, _)| *known).collect();
+    let all = format!("types are {}", known.join(", "));
+    let cure = match crate::lint::nearest(&name, known) {
+        Some(near) => format!("did you mean `{near}`? {all}"),
+        None => all,
+    };
+    Slip::at(path, format!("`{name}` is no type"), cure)
+}
+
+fn properties(map: &Map<String, Value>, path: &[&str]) -> Result<Vec<Property>, Slip> {
+    let at = |keys: &[&str], problem: String, cure: &str| Slip::at(&[path, keys].concat(), problem, cure);
     let required: Vec<&str> = match map.get("required") {
         None => Vec::new(),
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-        Some(_) => return Err(format!("{place}required must be a list of names")),
+        Some(_) => {
+            return Err(at(&["required"], "`required` is no list".to_owned(), "write a list of names"));
+        }
     };
     let members = match map.get("properties") {
         None => return Ok(Vec::new()),
         Some(Value::Object(members)) => members,
-        Some(_) => return Err(format!("{place}properties must be an object")),
+        Some(_) => {
+            return Err(at(
+                &["properties"],
+                "`properties` is no object".to_owned(),
+                "write name: {type: string}",
+            ));
+        }
     };
     let property = |(name, rules): (&String, &Value)| {
-        let inner = format!("{place}properties.{name}.");
-        let rules = rules.as_object().ok_or_else(|| format!("{inner} must be an object"))?;
-        let node = Node::from_json_schema(rules, &inner)?;
+        let keys = ["properties", name.as_str()];
+        let no_object = || at(&keys, format!("the rule of `{name}` is no object"), "write {type: string}");
+        let node = Node::from_json_schema(rules.as_object().ok_or_else(no_object)?, &[path, &keys].concat())?;
         Ok(Property { name: name.clone(), required: required.contains(&name.as_str()), node })
     };
     members.iter().map(property).collect()
 }
 
-fn number(map: &Map<String, Value>, key: &str, place: &str) -> Result<Option<f64>, String> {
-    let read = |value: &Value| value.as_f64().ok_or_else(|| format!("{place}{key} must be a number"));
-    map.get(key).map(read).transpose()
+fn number(map: &Map<String, Value>, key: &str, path: &[&str]) -> Result<Option<f64>, Slip> {
+    let fault = || Slip::at(&[path, &[key]].concat(), format!("`{key}` is no number"), "give a number");
+    map.get(key).map(|value| value.as_f64().ok_or_else(fault)).transpose()
 }
 
-fn length(map: &Map<String, Value>, keys: [&str; 2], place: &str) -> Result<Option<u64>, String> {
-    let Some((key, value)) = keys.iter().find_map(|key| Some((key, map.get(*key)?))) else { return Ok(None) };
-    value.as_u64().map(Some).ok_or_else(|| format!("{place}{key} must be a whole number"))
+fn length(map: &Map<String, Value>, keys: [&str; 2], path: &[&str]) -> Result<Option<u64>, Slip> {
+    let Some((key, value)) = keys.iter().find_map(|key| Some((*key, map.get(*key)?))) else {
+        return Ok(None);
+    };
+    let fault = || {
+        Slip::at(
+            &[path, &[key]].concat(),
+            format!("`{key}` is no whole number"),
+            "give a whole number from 0",
+        )
+    };
+    value.as_u64().map(Some).ok_or_else(fault)
 }
 
 #[cfg(test)]
@@ -446,8 +522,9 @@ mod tests {
             (json!({"$schema": "x", "type": "string"}), "object"),
             (json!("string"), "object"),
         ] {
-            let problem = Schema::parse(&json).unwrap_err();
-            assert!(problem.contains(hint), "{json}: {problem}");
+            let slip = Schema::parse(&json).unwrap_err();
+            let told = format!("{}: {}; {}", slip.path.join("."), slip.problem, slip.cure);
+            assert!(told.contains(hint), "{json}: {told}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The prompts that come with the program, for when there is no folder of them.
+//! The prompts that come with the program, which serve beneath those of a folder.
 
 use super::folder::SourceFile;
 

@@ -1,52 +1,104 @@
 //! A compiled template, and what it asks for: variables and partials.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use handlebars::Path;
 use handlebars::template::{DecoratorTemplate, HelperTemplate, Parameter, TemplateElement};
 
 use super::fault::DocumentFault;
+use super::syntax;
+use crate::lint::did_you_mean;
 
 /// A Handlebars template with the names that it refers to.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     pub(super) compiled: handlebars::Template,
-    /// The names of the caller's variables that it reads.
-    pub(super) variables: BTreeSet<String>,
-    /// The names of prompts that it includes.
-    pub(super) partials: BTreeSet<String>,
+    /// The names of the caller's variables that it reads, each with the first line in which it stands.
+    pub(super) variables: BTreeMap<String, usize>,
+    /// The names of prompts that it includes, in the same way.
+    pub(super) partials: BTreeMap<String, usize>,
 }
 
 impl Template {
-    pub(super) fn compile(text: &str) -> Result<Self, DocumentFault> {
-        let compiled = handlebars::Template::compile(text).map_err(|error| {
-            let line = error.pos().map(|(line, _)| line);
-            DocumentFault::new(line, error.reason().to_string())
-        })?;
+    /// Compiles a template. Lines are counted from the template's first.
+    ///
+    /// # Errors
+    /// It is not understood, or asks for a helper that there is not.
+    pub(super) fn compile(text: &str) -> Result<Self, Vec<DocumentFault>> {
+        let compiled = handlebars::Template::compile(text)
+            .map_err(|error| vec![syntax::explain(text, error.pos().map(|(line, _)| line))])?;
         let mut names = Names::default();
         names.template(&compiled, 0, &[]);
+        if !names.faults.is_empty() {
+            return Err(names.faults);
+        }
+        names.partials.retain(|name, _| !name.starts_with('@') && !names.inlined.contains(name));
         Ok(Self { compiled, variables: names.variables, partials: names.partials })
     }
 }
 
-/// Helpers that handlebars brings, which are no variables.
-const HELPERS: &[&str] = &[
-    "if", "unless", "each", "with", "lookup", "raw", "log", "eq", "ne", "gt", "gte", "lt", "lte", "and",
-    "or", "not", "len",
+/// Helpers that handlebars brings, which are no variables, and how many values each needs.
+const HELPERS: &[(&str, usize)] = &[
+    ("if", 1),
+    ("unless", 1),
+    ("each", 1),
+    ("with", 1),
+    ("lookup", 2),
+    ("raw", 0),
+    ("log", 0),
+    ("eq", 2),
+    ("ne", 2),
+    ("gt", 2),
+    ("gte", 2),
+    ("lt", 2),
+    ("lte", 2),
+    ("and", 2),
+    ("or", 2),
+    ("not", 1),
+    ("len", 1),
 ];
 
 #[derive(Default)]
 struct Names {
-    variables: BTreeSet<String>,
-    partials: BTreeSet<String>,
+    variables: BTreeMap<String, usize>,
+    partials: BTreeMap<String, usize>,
+    /// Partials that the template brings itself.
+    inlined: BTreeSet<String>,
+    faults: Vec<DocumentFault>,
+    /// Where the walk is.
+    line: usize,
 }
 
 impl Names {
     /// `depth` counts the blocks around that change what a bare name means; `locals` are names that
     /// blocks around gave to their items.
     fn template(&mut self, template: &handlebars::Template, depth: usize, locals: &[String]) {
-        for element in &template.elements {
+        for (index, element) in template.elements.iter().enumerate() {
+            if let Some(place) = template.mapping.get(index) {
+                self.line = place.0;
+            }
             self.element(element, depth, locals);
+        }
+    }
+
+    fn fault(&mut self, problem: String, cure: String) {
+        self.faults.push(DocumentFault::new(Some(self.line), problem, cure));
+    }
+
+    /// A helper that there is not would fail every request.
+    fn check_helper(&mut self, name: &str, values: usize) {
+        match HELPERS.iter().find(|(known, _)| *known == name) {
+            None => {
+                let cure = did_you_mean(name, HELPERS.iter().map(|(known, _)| *known));
+                self.fault(format!("there is no helper `{name}`"), cure);
+            }
+            Some((_, needed)) if values < *needed => {
+                let plural = if *needed == 1 { "a value" } else { "two values" };
+                let problem = format!("the helper `{name}` needs {plural}");
+                let example = if *needed == 1 { "name" } else { "name other" };
+                self.fault(problem, format!("write {name} {example} there"));
+            }
+            Some(_) => {}
         }
     }
 
@@ -59,6 +111,7 @@ impl Names {
                 self.partial(partial, depth, locals);
             }
             TemplateElement::DecoratorExpression(decorator) | TemplateElement::DecoratorBlock(decorator) => {
+                self.check_decorator(decorator);
                 self.decorator(decorator, depth, locals);
             }
             // Text and comments name nothing.
@@ -68,8 +121,10 @@ impl Names {
 
     fn helper(&mut self, helper: &HelperTemplate, depth: usize, locals: &[String]) {
         let name = helper.name.as_name().unwrap_or_default();
-        let calls_helper = helper.block || !helper.params.is_empty() || HELPERS.contains(&name);
-        if !calls_helper {
+        let is_known = HELPERS.iter().any(|(known, _)| *known == name);
+        if helper.block || !helper.params.is_empty() || !helper.hash.is_empty() || is_known {
+            self.check_helper(name, helper.params.len());
+        } else {
             self.parameter(&helper.name, depth, locals);
         }
         for parameter in helper.params.iter().chain(helper.hash.values()) {
@@ -88,9 +143,22 @@ impl Names {
 
     fn partial(&mut self, partial: &DecoratorTemplate, depth: usize, locals: &[String]) {
         if let Some(name) = partial.name.as_name() {
-            self.partials.insert(name.to_owned());
+            self.partials.entry(name.to_owned()).or_insert(self.line);
         }
         self.decorator(partial, depth, locals);
+    }
+
+    fn check_decorator(&mut self, decorator: &DecoratorTemplate) {
+        let name = decorator.name.as_name().unwrap_or_default();
+        if name != "inline" {
+            self.fault(
+                format!("there is no decorator `{name}`"),
+                "known is {{#*inline \"name\"}}".to_owned(),
+            );
+        }
+        if let Some(Parameter::Literal(serde_json::Value::String(name))) = decorator.params.first() {
+            self.inlined.insert(name.clone());
+        }
     }
 
     fn decorator(&mut self, decorator: &DecoratorTemplate, depth: usize, locals: &[String]) {
@@ -126,7 +194,7 @@ impl Names {
         let first = rest.split(['.', '/', '[']).next().unwrap_or_default();
         let is_variable = !first.is_empty() && !first.starts_with('@') && first != "this";
         if depth == 0 && is_variable && !locals.iter().any(|local| local == first) {
-            self.variables.insert(first.to_owned());
+            self.variables.entry(first.to_owned()).or_insert(self.line);
         }
     }
 }
@@ -146,7 +214,12 @@ mod tests {
     use super::*;
 
     fn variables(text: &str) -> Vec<String> {
-        Template::compile(text).unwrap().variables.into_iter().collect()
+        Template::compile(text).unwrap().variables.into_keys().collect()
+    }
+
+    fn faults(text: &str) -> String {
+        let faults = Template::compile(text).unwrap_err();
+        faults.iter().map(|f| format!("{}: {}; {}\n", f.line.unwrap(), f.problem, f.cure)).collect()
     }
 
     #[test]
@@ -167,6 +240,36 @@ mod tests {
     #[test]
     fn partials_are_found() {
         let template = Template::compile("{{> a}}{{#if x}}{{> b/c y=1}}{{/if}}").unwrap();
-        assert_eq!(template.partials.iter().collect::<Vec<_>>(), ["a", "b/c"]);
+        assert_eq!(template.partials.keys().collect::<Vec<_>>(), ["a", "b/c"]);
+    }
+
+    #[test]
+    fn names_have_the_line_in_which_they_stand_first() {
+        let template = Template::compile("one\n\n{{a}}\n{{#if b}}\n  {{> p c}}\n  {{a}}\n{{/if}}\n").unwrap();
+        let lines: Vec<_> = template.variables.iter().map(|(name, line)| (name.as_str(), *line)).collect();
+        assert_eq!(lines, [("a", 3), ("b", 4), ("c", 5)]);
+        assert_eq!(template.partials["p"], 5);
+    }
+
+    #[test]
+    fn helpers_that_there_are_not_do_not_compile() {
+        for (text, expected) in [
+            ("a\n{{upper x}}", "2: there is no helper `upper`; known here are if, unless, each"),
+            ("{{#iff x}}y{{/iff}}", "1: there is no helper `iff`; did you mean `if`?"),
+            ("{{#names}}y{{/names}}", "there is no helper `names`"),
+            ("{{#if x}}\n{{#if (equal a 'b')}}y{{/if}}{{/if}}", "2: there is no helper `equal`"),
+            ("{{len}}", "1: the helper `len` needs a value"),
+            ("{{#if (eq a)}}y{{/if}}", "1: the helper `eq` needs two values"),
+            ("{{x a=1}}", "there is no helper `x`"),
+            ("{{*shout}}", "there is no decorator `shout`"),
+        ] {
+            assert!(faults(text).contains(expected), "{text}: {}", faults(text));
+        }
+    }
+
+    #[test]
+    fn a_template_may_bring_its_own_partials() {
+        let template = Template::compile("{{#*inline \"own\"}}x{{/inline}}{{> own}}{{> other}}").unwrap();
+        assert_eq!(template.partials.keys().collect::<Vec<_>>(), ["other"]);
     }
 }

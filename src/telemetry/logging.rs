@@ -1,24 +1,19 @@
-//! Log lines: to stderr, and to a file that is rotated daily.
+//! Log lines: to standard error, and to a file a day.
 //!
 //! Both are written by threads of their own, from bounded buffers: a full disk or a stopped terminal
 //! loses lines, never requests.
 
-use std::path::Path;
-
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
+use super::log_file::{self, LogFile};
 use crate::config::{Fault, LogFormat, LogSettings};
 
 /// Lines that may wait for the disk or the terminal.
 const BUFFERED_LINES: usize = 8192;
-/// Days for which a log file is kept.
-const KEPT_FILES: usize = 7;
 
 /// Writes out what still waits when it is dropped: hold it to the end of `main`.
 #[must_use]
@@ -31,22 +26,28 @@ pub struct LogGuard {
 /// # Errors
 /// The filter cannot be read, or the file cannot be written.
 pub fn init(settings: &LogSettings) -> Result<LogGuard, Fault> {
+    let warnings = check(settings)?;
     let mut workers = Vec::new();
     let mut layers = vec![layer(settings, buffered(std::io::stderr(), &mut workers), Colour::WhereSeen)?];
     if let Some(path) = &settings.file {
-        layers.push(layer(settings, buffered(rotated(path)?, &mut workers), Colour::Never)?);
+        layers.push(layer(settings, buffered(LogFile::open(path)?, &mut workers), Colour::Never)?);
     }
     // A second call can only come from a test that starts the program twice; the first stays.
     let _ = tracing_subscriber::registry().with(layers).try_init();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     Ok(LogGuard { _workers: workers })
 }
 
-/// Whether logging could be started like this. Writes nothing.
+/// Whether logging could be started like this, with what there is to say of it. Writes nothing.
 ///
 /// # Errors
-/// The filter cannot be read.
-pub fn check(settings: &LogSettings) -> Result<(), Fault> {
-    filter(&settings.filter).map(drop)
+/// The filter cannot be read, or the file cannot be one.
+pub fn check(settings: &LogSettings) -> Result<Vec<String>, Fault> {
+    filter(&settings.filter)?;
+    let warning = settings.file.as_deref().map(log_file::check).transpose()?;
+    Ok(warning.flatten().into_iter().collect())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,25 +79,49 @@ fn layer(
 }
 
 /// A level applies to this program; of the libraries only warnings are of use. Anything longer is a
-/// whole filter expression.
+/// whole filter expression, in which levels may be spelt as freely.
 fn filter(text: &str) -> Result<EnvFilter, Fault> {
-    let level = text.trim().to_lowercase();
-    let expression = match level.as_str() {
-        "trace" | "debug" | "info" => format!("warn,llm_proxy_api={level}"),
-        "warning" => "warn".to_owned(),
-        "" => "warn,llm_proxy_api=info".to_owned(),
-        "warn" | "error" | "off" => level,
-        _ => text.to_owned(),
-    };
     let fault = |why: &str| {
         let problem = format!("`{text}` is not allowed{why}");
-        Fault::new("LLM_PROXY_API_LOG_LEVEL", problem, "give DEBUG, INFO, WARN, ERROR or a filter expression")
+        let cure = "give DEBUG, INFO, WARN, ERROR, OFF or a filter expression such as info,llm_proxy_api::router=debug";
+        Fault::new("LLM_PROXY_API_LOG_LEVEL", problem, cure)
     };
-    // A single word that is no level would be taken for the name of a module, and everything else be silenced.
-    if expression.chars().all(char::is_alphanumeric) && expression.parse::<LevelFilter>().is_err() {
-        return Err(fault(""));
-    }
+    let is_of_spans = text.contains(['[', '{']);
+    let expression = match level(text) {
+        _ if text.trim().is_empty() => "warn,llm_proxy_api=info".to_owned(),
+        Some(level @ ("trace" | "debug" | "info")) => format!("warn,llm_proxy_api={level}"),
+        Some(level) => level.to_owned(),
+        None if is_of_spans => text.to_owned(),
+        None => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let parts: Option<Vec<String>> = parts.map(directive).collect();
+            parts.ok_or_else(|| fault(": it has a word that is no level"))?.join(",")
+        }
+    };
     EnvFilter::try_new(&expression).map_err(|error| fault(&format!(" ({error})")))
+}
+
+/// A part of a filter expression. `None` for a word that would be taken for the name of a module, so that everything
+/// else would be silenced.
+fn directive(part: &str) -> Option<String> {
+    match part.split_once('=') {
+        Some((target, word)) => Some(format!("{target}={}", level(word).unwrap_or(word))),
+        None if part.contains("::") || part.parse::<u8>().is_ok() => Some(part.to_owned()),
+        None => level(part).map(str::to_owned),
+    }
+}
+
+/// A level, by any of its usual names.
+fn level(word: &str) -> Option<&'static str> {
+    Some(match word.trim().to_lowercase().as_str() {
+        "trace" | "verbose" => "trace",
+        "debug" => "debug",
+        "info" | "information" | "notice" => "info",
+        "warn" | "warning" => "warn",
+        "error" | "err" | "critical" | "fatal" => "error",
+        "off" | "none" => "off",
+        _ => return None,
+    })
 }
 
 fn buffered<W: std::io::Write + Send + 'static>(writer: W, workers: &mut Vec<WorkerGuard>) -> NonBlocking {
@@ -104,31 +129,6 @@ fn buffered<W: std::io::Write + Send + 'static>(writer: W, workers: &mut Vec<Wor
         NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).lossy(true).finish(writer);
     workers.push(worker);
     writer
-}
-
-/// `name.ext` becomes `name.<date>.ext`, and `name.ext` itself a link to today's.
-fn rotated(path: &Path) -> Result<RollingFileAppender, Fault> {
-    let fault = |problem: String| {
-        Fault::new(
-            "LLM_PROXY_API_LOG_FILENAME",
-            format!("`{}`: {problem}", path.display()),
-            "name a file in a folder that can be written, or set it empty for none",
-        )
-    };
-    let name =
-        path.file_name().ok_or_else(|| fault("is no file name".to_owned()))?.to_string_lossy().into_owned();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // In full: the link to today's file would lead astray otherwise.
-    let folder = std::fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
-    let folder = folder.map_err(|error| fault(error.to_string()))?;
-    let builder = RollingFileAppender::builder().rotation(Rotation::DAILY).max_log_files(KEPT_FILES);
-    let builder = match (path.file_stem(), path.extension()) {
-        (Some(stem), Some(ending)) => {
-            builder.filename_prefix(stem.to_string_lossy()).filename_suffix(ending.to_string_lossy())
-        }
-        _ => builder.filename_prefix(name.as_str()),
-    };
-    builder.latest_symlink(name).build(folder).map_err(|error| fault(error.to_string()))
 }
 
 #[cfg(test)]
@@ -146,28 +146,31 @@ mod tests {
             "off",
             "info,hyper=trace",
             "llm_proxy_api::router=debug",
+            "llm_proxy_api::router",
+            "[span{field=1}]=debug",
         ] {
             assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["loud", "warn,loud", "llm_proxy_api", "info,hyper=loud"] {
+            let fault = filter(text).unwrap_err().to_string();
+            assert!(fault.contains(text) && fault.contains("DEBUG, INFO, WARN, ERROR"), "{fault}");
         }
         let fault = filter("a=b=c=d").unwrap_err().to_string();
         assert!(fault.contains("LLM_PROXY_API_LOG_LEVEL") && fault.contains("a=b=c=d"), "{fault}");
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_is_a_fault() {
-        let fault = rotated(Path::new("/proc/nowhere/x.log")).unwrap_err().to_string();
-        assert!(fault.contains("LLM_PROXY_API_LOG_FILENAME"), "{fault}");
-    }
-
-    #[test]
-    fn the_plain_name_leads_to_todays_file() {
-        use std::io::Write;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sub/service.log");
-
-        writeln!(rotated(&path).unwrap(), "line").unwrap();
-
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "line\n");
-        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
+    fn a_level_has_several_names_alone_and_in_expressions() {
+        for (text, expression) in [
+            ("warning", "warn"),
+            (" Warning ", "warn"),
+            ("ERR", "error"),
+            ("critical", "error"),
+            ("Information", "llm_proxy_api=info,warn"),
+            ("trace", "llm_proxy_api=trace,warn"),
+            ("warning,hyper=Warning", "hyper=warn,warn"),
+        ] {
+            assert_eq!(filter(text).unwrap().to_string(), expression, "{text}");
+        }
     }
 }

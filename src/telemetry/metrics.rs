@@ -1,8 +1,9 @@
-//! Figures in Prometheus' text format.
+//! Figures in Prometheus' text format, or in that of OpenMetrics for those who ask for it.
 //!
 //! Every label is bounded by construction: endpoints are route patterns, models and providers are those
 //! of the catalog, error codes are our own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -218,13 +219,41 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabels { accepted }).inc();
     }
 
-    /// All figures as text.
-    pub fn render(&self) -> String {
+    /// All figures, as OpenMetrics 1.0 writes them.
+    pub fn render_open_metrics(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);
         out
     }
+
+    /// All figures, in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> String {
+        prometheus(&self.render_open_metrics())
+    }
+}
+
+/// OpenMetrics in the older format: a counter is described by the name that its samples have, and there are neither
+/// units nor an end.
+fn prometheus(open_metrics: &str) -> String {
+    let mut out = String::with_capacity(open_metrics.len());
+    let counters: HashSet<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (hash, keyword, name) = (words.next(), words.next(), words.next());
+        match (hash, keyword, name) {
+            (Some("#"), Some("UNIT" | "EOF"), _) => continue,
+            (Some("#"), Some(keyword), Some(name)) if counters.contains(name) => {
+                out.extend(["# ", keyword, " ", name, "_total ", words.next().unwrap_or_default()]);
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
 }
 
 #[cfg(test)]
@@ -252,5 +281,21 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn counters_are_described_by_the_name_of_their_samples() {
+        let metrics = Metrics::default();
+        metrics.error("model_not_found");
+        metrics.request_ended(&metrics.of_endpoint("/v1/models"), 200, 0.002);
+
+        let text = metrics.render();
+
+        assert!(text.contains("# TYPE llm_proxy_errors_total counter\nllm_proxy_errors_total{"), "{text}");
+        assert!(text.contains("# HELP llm_proxy_errors_total Errors told to callers, by code.\n"), "{text}");
+        assert!(text.contains("# TYPE llm_proxy_request_duration_seconds histogram\n"), "{text}");
+        assert!(text.contains("# TYPE llm_proxy_streams_open gauge\n"), "{text}");
+        assert!(!text.contains("# UNIT") && !text.contains("# EOF") && text.ends_with('\n'), "{text}");
+        assert!(metrics.render_open_metrics().ends_with("# EOF\n"));
     }
 }

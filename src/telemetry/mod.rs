@@ -1,6 +1,7 @@
 //! What operators see: log lines, figures, and the record of each request that both are made from.
 
 mod health;
+mod log_file;
 mod logging;
 mod metrics;
 mod record;

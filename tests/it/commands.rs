@@ -97,6 +97,49 @@ fn broken_files_are_told_with_line_and_column() {
 }
 
 #[test]
+fn yaml_has_errors_as_good_as_those_of_json() {
+    for (json, yaml, told) in [
+        (
+            "{\"providers\": {\"a\": {\"type\": \"echo\", \"models\": {\"m\": {\n\"upsteam\": \"x\"}}}}}",
+            "providers: {a: {type: echo, models: {m: {\nupsteam: x}}}}",
+            "line 2: providers.a.models.m.upsteam: the key `upsteam` is not known here; did you mean `upstream`?",
+        ),
+        (
+            "{\"providers\": {\"a\": {\"type\": \"echo\", \"models\": {\"m\": {\n\"zzz\": 1}}}}}",
+            "providers: {a: {type: echo, models: {m: {\nzzz: 1}}}}",
+            "line 2: providers.a.models.m.zzz: the key `zzz` is not known here; known here are upstream, priority, context",
+        ),
+        ("{\"providers\": {}, \"providers\": {}}", "providers: {}\nproviders: {}\n", ""),
+        (
+            "{\"providers\": {\"a\": {\"timeout\": \"x\"}}}",
+            "providers: {a: {timeout: x}}",
+            "line 1: providers.a.timeout: this is ",
+        ),
+        ("[]", "[]", "line 1: this is "),
+    ] {
+        for (name, text) in [("models.json", json), ("models.yaml", yaml)] {
+            let ended = Setup::new().file(name, text).env("MODELS_CONFIG", name).run(&["check"]);
+            assert_eq!(ended.code, Some(1), "{text}");
+            assert!(ended.stderr.starts_with(&format!("{name}: {told}")), "{told}\n{}", ended.stderr);
+            for word in ["f64", "u64", "i32", "DuplicateKeyPolicy", "Options", "struct"] {
+                assert!(!ended.stderr.contains(word), "{}", ended.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_without_providers_says_that_it_serves_nothing() {
+    let setup = Setup::new().models(&json!({"providers": {}}));
+    let ended = setup.run(&["check"]);
+    assert!(
+        ended.code == Some(0) && ended.stdout.contains("warning: models.json: nothing is served"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
 fn yaml_reads_as_json_does() {
     let yaml = "# A comment\nproviders:\n  echo:\n    type: echo\n    models:\n      echo:\n        context: 4096\nmodels:\n  echo:\n    aliases: [small]\n";
     let ended = Setup::new().file("models.yaml", yaml).env("MODELS_CONFIG", "models.yaml").run(&["models"]);
@@ -124,6 +167,25 @@ fn bad_settings_name_variable_value_and_what_is_allowed() {
         for word in [&format!("LLM_PROXY_API_{name}"), value, allowed] {
             assert!(ended.stderr.contains(word), "`{word}` in {}", ended.stderr);
         }
+    }
+}
+
+#[test]
+fn what_cannot_be_served_with_is_found_by_check_and_before_the_banner() {
+    for certificate in ["nowhere.pem", "empty.pem", "text.pem"] {
+        let setup = Setup::new().file("empty.pem", "").file("text.pem", "no PEM\n");
+        let setup = setup.env("TLS_CERT", certificate).env("TLS_KEY", "text.pem");
+        for command in ["check", "serve"] {
+            let ended = setup.run(&[command]);
+            assert_eq!(ended.code, Some(1), "{certificate}: {}", ended.stdout);
+            let told = format!("LLM_PROXY_API_TLS_CERT: `{certificate}` cannot be used");
+            assert!(ended.stderr.contains(&told) && !ended.stderr.contains("Swagger"), "{}", ended.stderr);
+        }
+    }
+    let twice = Setup::new().env("LISTEN", "127.0.0.1:4711,127.0.0.1:4711");
+    for command in ["check", "serve"] {
+        let ended = twice.run(&[command]);
+        assert!(ended.code == Some(1) && ended.stderr.contains("are the same address"), "{}", ended.stderr);
     }
 }
 

@@ -97,6 +97,18 @@ async fn discovered_models_carry_their_context() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_cannot_be_reached_is_told_as_that() {
+    let provider =
+        |url: &str| json!({"providers": {"up": {"type": "vllm", "base_url": url, "models": "discover"}}});
+    let told = |url: &str| Setup::new().models(&provider(url)).run(&["check"]).stdout;
+    let stdout = told("http://127.0.0.1:9/v1");
+    assert!(stdout.contains("warning: provider `up` cannot be reached; it is asked again"), "{stdout}");
+    let upstream = Upstream::answering(json(200, "", &json!({"object": "list", "data": []}))).await;
+    let stdout = tokio::task::block_in_place(|| told(&upstream.v1()));
+    assert!(stdout.contains("warning: provider `up` says that it has no models"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_comes_later_is_found_then() {
     let provider = |url: &str| json!({"providers": {"up": {"type": "vllm", "base_url": url, "models": "discover"}, "echo": {"type": "echo", "models": {"echo": {}}}}});
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

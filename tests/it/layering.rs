@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms and their ranks. Rank 3 is kept for engines and stores.
 const RANKS: &[(&str, u8)] = &[
+    ("lint", 0),
     ("llm", 0),
     ("config", 1),
     ("prompts", 1),
@@ -36,7 +37,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry", "router"]),
     ("tracing_subscriber", &["telemetry"]),
     ("tracing_appender", &["telemetry"]),
-    ("rustix", &["app"]),
+    ("rustix", &["app", "telemetry"]),
 ];
 
 /// Exceptions, each with its reason.

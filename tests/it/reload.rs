@@ -112,3 +112,18 @@ async fn prompts_change_while_requests_under_way_keep_theirs() {
     assert_eq!(gateway.ask("/api/chat", &slow).await.0, 404, "its model is gone");
     assert_eq!(events.rest().await.last().unwrap(), "[DONE]", "and yet the old stream ends well");
 }
+
+#[tokio::test]
+async fn a_folder_that_comes_later_takes_no_shipped_prompt_away() {
+    let gateway = Setup::new().start();
+    std::fs::create_dir_all(gateway.folder.path().join("resources/prompts/en")).unwrap();
+    write(&gateway, "resources/prompts/en/mine.prompt", "Mine.\n");
+    let status = async |name: &str| answer(gateway.get(&format!("/api/prompts/{name}"))).await.0;
+    eventually("the new prompt is there", async || status("mine").await == 200).await;
+    assert_eq!(status("chat-conversation-simple").await, 200);
+
+    write(&gateway, "resources/prompts/en/mine.prompt", "One.\n{{upper x}}\n");
+    let line = gateway.logged("ERROR");
+    assert!(line.contains("mine.prompt: line 2: there is no helper `upper`"), "{line}");
+    assert_eq!(status("mine").await, 200, "the last good set goes on");
+}

@@ -94,6 +94,35 @@ async fn the_log_is_written_to_a_file_too() {
 }
 
 #[tokio::test]
+async fn the_logs_of_others_in_the_same_folder_stay() {
+    let mut setup =
+        Setup::new().env("LOG_FILENAME", "logs/a.log").file("logs/a.log", "of an older program\n");
+    for day in 1..=9 {
+        setup = setup.file(&format!("logs/auth.2020-01-0{day}.log"), "theirs\n");
+    }
+    let checked = setup.run(&["check"]);
+    assert!(checked.stdout.contains("warning: LLM_PROXY_API_LOG_FILENAME"), "{}", checked.stdout);
+    let gateway = setup.start();
+    gateway.logged("logs/a.log` is a file already");
+    let folder = gateway.folder.path().join("logs");
+    assert_eq!(std::fs::read_to_string(folder.join("a.log")).unwrap(), "of an older program\n");
+    let theirs = std::fs::read_dir(&folder)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("auth"));
+    assert_eq!(theirs.count(), 9);
+}
+
+#[test]
+fn a_folder_as_log_file_is_a_fault_for_check_and_start() {
+    let setup = Setup::new().env("LOG_FILENAME", "logs").file("logs/x", "");
+    for command in ["check", "serve"] {
+        let ended = setup.run(&[command]);
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.stderr.contains("LLM_PROXY_API_LOG_FILENAME: `logs`: is a folder"), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
 async fn levels_are_understood_in_any_case_and_filters_too() {
     for (level, info, debug) in [
         ("warn", false, false),
@@ -149,6 +178,34 @@ async fn figures_count_what_happened() {
     let text = gateway.get("/metrics").send().await.unwrap().text().await.unwrap();
     assert!(!text.contains("many"), "paths are no labels");
     assert!(text.contains("# TYPE llm_proxy_requests") && text.contains("# HELP"), "{text}");
+}
+
+#[tokio::test]
+async fn figures_are_in_the_format_that_their_content_type_says() {
+    let gateway = Setup::new().env("LOG_FORMAT", "json").start();
+    for path in ["/api/prompts/translate", "/v1/models/echo", "/api/passthrough/echo/v1/models"] {
+        gateway.get(path).send().await.unwrap();
+    }
+    for (accept, content_type, has_end) in [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8", false),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            true,
+        ),
+    ] {
+        let response = gateway.get("/metrics").header("accept", accept).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], content_type);
+        let text = response.text().await.unwrap();
+        assert_eq!(text.ends_with("# EOF\n"), has_end, "{text}");
+        assert_eq!(text.contains("# TYPE llm_proxy_requests_total counter"), !has_end, "{text}");
+        for endpoint in ["/api/prompts/{name}", "/v1/models/{id}", "/api/passthrough/{provider}/{path}"] {
+            assert!(text.contains(&format!("endpoint=\"{endpoint}\"")), "{endpoint} in {text}");
+        }
+        assert!(!text.contains(":param") && !text.contains('*'), "{text}");
+    }
+    eventually("all are written", async || lines(&gateway.log()).len() >= 3).await;
+    assert_eq!(field(&lines(&gateway.log())[0], "endpoint"), "/api/prompts/{name}");
 }
 
 #[tokio::test]

@@ -5,18 +5,19 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, Fault, nearest};
+use crate::config::{ConfigError, Fault};
+use crate::lint::{self, Object, Syntax};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCatalog {
     #[serde(default)]
-    pub(super) providers: Pairs<RawProvider>,
+    pub(super) providers: Pairs<Object<RawProvider>>,
     #[serde(default)]
-    pub(super) models: Pairs<RawPolicy>,
+    pub(super) models: Pairs<Object<RawPolicy>>,
     #[serde(default, rename = "comment")]
     _comment: Option<IgnoredAny>,
 }
@@ -87,7 +88,7 @@ pub(super) struct RawPolicy {
 
 /// A list of models, or the word `discover`.
 pub(super) enum RawModels {
-    Listed(Pairs<Option<RawModel>>),
+    Listed(Pairs<Option<Object<RawModel>>>),
     Discover,
 }
 
@@ -105,7 +106,9 @@ impl<'de> Deserialize<'de> for RawModels {
 
             fn visit_str<E: Error>(self, word: &str) -> Result<RawModels, E> {
                 let known = word == "discover";
-                let unknown = || E::custom(format!("`{word}` is not `discover`"));
+                let unknown = || {
+                    E::custom(format!("`{word}` is not `discover`; write \"discover\", or list the models"))
+                };
                 known.then_some(RawModels::Discover).ok_or_else(unknown)
             }
 
@@ -151,7 +154,7 @@ fn pairs<'de, T: Deserialize<'de>, A: MapAccess<'de>>(mut map: A) -> Result<Vec<
     let mut pairs: Vec<(String, T)> = Vec::new();
     while let Some((name, value)) = map.next_entry::<String, T>()? {
         if pairs.iter().any(|(other, _)| *other == name) {
-            return Err(A::Error::custom(format!("`{name}` stands twice")));
+            return Err(A::Error::custom(format!("`{name}` stands twice; take one of the two out")));
         }
         pairs.push((name, value));
     }
@@ -163,8 +166,8 @@ pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
     let file = path.display().to_string();
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     match ending.to_ascii_lowercase().as_str() {
-        "json" => from_json(&file, text),
-        "yaml" | "yml" => from_yaml(&file, text),
+        "json" => from(Syntax::Json, &file, text),
+        "yaml" | "yml" => from(Syntax::Yaml, &file, text),
         _ => Err(Fault::new(
             file,
             format!("models files that end in `.{ending}` are not read in this version"),
@@ -174,37 +177,12 @@ pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
     }
 }
 
-fn from_json<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ConfigError> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let place = if path == "." || path == "?" { String::new() } else { format!(": {path}") };
-        explained(&format!("{file}{place}"), &error.inner().to_string())
+fn from(syntax: Syntax, file: &str, text: &str) -> Result<RawCatalog, ConfigError> {
+    let read = lint::read::<Option<Object<RawCatalog>>>(syntax, text);
+    let catalog = read.map_err(|misread| {
+        let line = misread.line.map(|line| format!(": line {line}")).unwrap_or_default();
+        let path = if misread.path.is_empty() { String::new() } else { format!(": {}", misread.path) };
+        Fault::new(format!("{file}{line}{path}"), misread.problem, misread.cure)
     })?;
-    deserializer.end().map_err(|error| explained(file, &error.to_string()))?;
-    Ok(value)
-}
-
-fn from_yaml<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ConfigError> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        // The text may go on with an excerpt of the file, in which a key can stand.
-        let whole = error.to_string();
-        explained(file, whole.lines().next().unwrap_or_default())
-    })
-}
-
-/// A parser's message, with the nearest known word where it complains of an unknown one.
-fn explained(place: &str, message: &str) -> ConfigError {
-    let mut words = message.split('`').skip(1).step_by(2);
-    let cure = match words.next() {
-        Some(unknown) if message.contains("unknown field") => {
-            let known: Vec<&str> = words.filter(|word| *word != "_comment").collect();
-            nearest(unknown, known.iter().copied()).map_or_else(
-                || format!("known here are {}", known.join(", ")),
-                |near| format!("did you mean `{near}`?"),
-            )
-        }
-        _ => "see resources/configs/models-config.json for an example".to_owned(),
-    };
-    Fault::new(place, message, cure).into()
+    Ok(catalog.unwrap_or_default().0)
 }

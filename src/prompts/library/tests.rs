@@ -12,7 +12,8 @@ fn english() -> Language {
 fn library(files: &[(&str, &str)]) -> Result<PromptLibrary, LibraryError> {
     let file =
         |(path, text): &(&str, &str)| SourceFile { path: (*path).to_owned(), text: (*text).to_owned() };
-    PromptLibrary::of_files(&files.iter().map(file).collect::<Vec<_>>(), &english())
+    let files: Vec<_> = files.iter().map(file).collect();
+    PromptLibrary::of_files(&files, &[], str::to_owned, &english())
 }
 
 fn problems(files: &[(&str, &str)]) -> String {
@@ -130,20 +131,116 @@ fn languages_must_agree_on_the_schema() {
 }
 
 #[test]
+fn what_one_language_declares_holds_for_all() {
+    let declared = "---\ninput:\n  schema:\n    who?: string\n  default:\n    who: you\n---\nHi {{who}}!";
+    let own = "---\ninput:\n  default:\n    who: Du\n---\nHallo {{who}}!";
+    let library =
+        library(&[("en/hi.prompt", declared), ("pl/hi.prompt", "Hej {{who}}!"), ("de/hi.prompt", own)])
+            .unwrap();
+
+    for (language, text) in [("en", "Hi you!"), ("pl", "Hej you!"), ("de", "Hallo Du!")] {
+        assert_eq!(render(&library, "hi", language, &json!({})).unwrap(), text);
+    }
+    let error = render(&library, "hi", "pl", &json!({"who": 3})).unwrap_err();
+    assert!(matches!(error, PromptError::InvalidVariable { .. }), "the schema holds, too: {error}");
+}
+
+#[test]
+fn defaults_must_be_for_variables_of_the_prompt() {
+    let with = |name: &str, value: &str, body: &str| {
+        format!("---\ninput:\n  default:\n    {name}: {value}\n---\n{body}")
+    };
+    let message = problems(&[("en/hi.prompt", &with("nme", "x", "Hi {{name}}"))]);
+    assert!(
+        message.contains("line 4: input.default sets `nme`") && message.contains("did you mean `name`?"),
+        "{message}"
+    );
+    // Of what it includes, too.
+    let body = with("who", "x", "{{> sign}}");
+    assert!(library(&[("en/hi.prompt", &body), ("en/_sign.prompt", "{{who}}")]).is_ok());
+    let wrong = "---\ninput:\n  schema:\n    n: integer\n  default:\n    n: many\n---\n{{n}}";
+    let message = problems(&[("en/hi.prompt", wrong)]);
+    assert!(message.contains("line 6: input.default: `n` must be of type integer"), "{message}");
+}
+
+#[test]
+fn a_name_in_the_folder_takes_the_place_of_the_shipped_prompt_in_all_languages() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("de")).unwrap();
+    for (path, text) in [
+        ("de/translate.prompt", "Meins."),
+        ("de/eigenes.prompt", "Neu."),
+        ("de/simplify-text.short.prompt", "Kurz."),
+    ] {
+        std::fs::write(folder.path().join(path), text).unwrap();
+    }
+    let library = PromptLibrary::load(folder.path(), &english()).unwrap();
+
+    assert_eq!(render(&library, "translate", "en", &json!({})).unwrap(), "Meins.");
+    assert_eq!(library.get("translate").unwrap().translations.len(), 1);
+    assert_eq!(library.get("chat-conversation-simple").unwrap().translations.len(), 2);
+    assert!(library.get("simplify-text").is_ok() && library.get("simplify-text@short").is_ok());
+    assert_eq!((library.list().len(), library.shipped_count()), (9, 6));
+    assert!(library.warnings().is_empty());
+    let covered: Vec<String> = Coverage::of(&library).rows.into_iter().map(|row| row.name).collect();
+    assert_eq!(covered, ["eigenes", "simplify-text@short", "translate"]);
+}
+
+#[test]
+fn an_empty_folder_draws_a_warning_and_the_shipped_prompts_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = PromptLibrary::load(folder.path(), &english()).unwrap();
+    assert!(library.warnings()[0].contains("not one prompt"), "{:?}", library.warnings());
+    assert_eq!(library.list().len(), library.shipped_count());
+}
+
+#[test]
+fn a_marker_of_the_old_tree_draws_a_warning_in_the_new_one() {
+    let files = [("en/a.prompt", "---\nversion: 1\n---\nC## is one\nAsk ##USER_Q##.")];
+    let warnings = library(&files).unwrap().warnings().to_vec();
+    assert_eq!(warnings.len(), 1);
+    for words in ["en/a.prompt: line 5: `##USER_Q##`", "{{user_q}}", "builtin/system/"] {
+        assert!(warnings[0].contains(words), "{warnings:?}");
+    }
+    assert!(library(&[("builtin/system/en/a.prompt", "##USER_Q##")]).unwrap().warnings().is_empty());
+}
+
+#[test]
+fn a_marker_takes_its_variable_in_small_letters_or_as_it_is_written() {
+    let library = library(&[("builtin/system/en/a.prompt", "Ask ##USER_Q##.")]).unwrap();
+    for name in ["user_q", "USER_Q"] {
+        assert_eq!(render(&library, "a", "en", &json!({name: "why"})).unwrap(), "Ask why.");
+    }
+}
+
+#[test]
+fn a_language_is_spoken_if_there_is_a_prompt_in_it_or_in_a_more_general_one() {
+    let library = library(&[("pt/a.prompt", "x")]).unwrap();
+    for (tag, spoken) in [("pt", true), ("pt-BR", true), ("de", false)] {
+        assert_eq!(library.speaks(&Language::parse(tag).unwrap()), spoken, "{tag}");
+    }
+}
+
+#[test]
 fn a_template_may_use_only_what_the_schema_declares() {
     let text = "---\ninput:\n  schema:\n    a: string\n---\n{{a}} {{b}}";
-    assert!(problems(&[("en/hi.prompt", text)]).contains("`b` is not in"));
+    assert!(
+        problems(&[("en/hi.prompt", text)])
+            .contains("line 6: the variable `b` is not in the prompt's input.schema; add a line")
+    );
     let text = "---\ninput:\n  schema:\n    a: string\n  default:\n    b: 1\n---\n{{a}}";
-    assert!(problems(&[("en/hi.prompt", text)]).contains("input.default sets `b`"));
+    assert!(problems(&[("en/hi.prompt", text)]).contains("line 6: input.default sets `b`"));
 }
 
 #[test]
 fn unknown_partials_and_circles_do_not_load() {
-    assert!(problems(&[("en/a.prompt", "{{> nowhere}}")]).contains("`nowhere`"));
+    assert!(problems(&[("en/a.prompt", "x\n{{> nowhere}}")]).contains("line 2: it includes `nowhere`"));
+    let near = problems(&[("en/a.prompt", "{{> sing}}"), ("en/_sign.prompt", "Bye")]);
+    assert!(near.contains("did you mean `sign`?"), "{near}");
     let message =
         problems(&[("en/a.prompt", "{{> b}}"), ("en/b.prompt", "{{> c}}"), ("en/c.prompt", "{{> b}}")]);
     assert!(
-        message.contains("en/b.prompt: it includes itself") && !message.contains("en/a.prompt"),
+        message.contains("en/b.prompt: line 1: it includes itself") && !message.contains("en/a.prompt"),
         "{message}"
     );
 }

@@ -5,25 +5,29 @@
 
 use serde_json::{Map, Value};
 
-use super::{Kind, Node, Property};
+use super::{Kind, Node, Property, Slip, no_kind};
 
 /// An object whose members are the map's entries. Further members are not allowed unless `(*)` is there.
-pub(super) fn object(map: &Map<String, Value>, place: &str) -> Result<Node, String> {
+pub(super) fn object(map: &Map<String, Value>, path: &[&str]) -> Result<Node, Slip> {
     let mut node = Node { kinds: vec![Kind::Object], closed: true, ..Node::default() };
     for (key, value) in map {
         if key == "(*)" {
             node.closed = false;
             continue;
         }
-        node.properties.push(property(key, value, place)?);
+        node.properties.push(property(key, value, path)?);
     }
     Ok(node)
 }
 
-fn property(key: &str, value: &Value, place: &str) -> Result<Property, String> {
+fn property(key: &str, value: &Value, path: &[&str]) -> Result<Property, Slip> {
+    let path = &[path, &[key]].concat();
+    let slip = |problem: String, cure: &str| Slip::at(path, problem, cure);
     let (head, form) = match key.split_once('(') {
         Some((head, rest)) => {
-            let inside = rest.strip_suffix(')').ok_or_else(|| format!("{place}{key}: `(` is not closed"))?;
+            let inside = rest.strip_suffix(')');
+            let inside =
+                inside.ok_or_else(|| slip(format!("`(` is not closed in `{key}`"), "write name(array)"))?;
             (head, Some(inside))
         }
         None => (key, None),
@@ -32,26 +36,30 @@ fn property(key: &str, value: &Value, place: &str) -> Result<Property, String> {
         Some(name) => (name, false),
         None => (head.trim(), true),
     };
-    let inner = format!("{place}{name}.");
     let (form, description) = match form.map(|form| form.split_once(',').unwrap_or((form, ""))) {
         Some((form, description)) => (Some(form.trim()), Some(description.trim().to_owned())),
         None => (None, None),
     };
     let mut node = match form {
-        None => any(value, &inner)?,
+        None => any(value, path)?,
         Some("array") => {
-            Node { kinds: vec![Kind::Array], items: Some(any(value, &inner)?.into()), ..Node::default() }
+            Node { kinds: vec![Kind::Array], items: Some(any(value, path)?.into()), ..Node::default() }
         }
         Some("object") => match value {
-            Value::Object(map) => object(map, &inner)?,
-            _ => return Err(format!("{inner} must be an object")),
+            Value::Object(map) => object(map, path)?,
+            _ => {
+                return Err(slip(
+                    format!("`{name}` is no object"),
+                    "write a line `name: string` for each member",
+                ));
+            }
         },
         Some("enum") => match value {
             Value::Array(values) => Node { allowed: Some(values.clone()), ..Node::default() },
-            _ => return Err(format!("{inner} must be a list")),
+            _ => return Err(slip(format!("`{name}` is no list"), "write [one, two]")),
         },
         Some(other) => {
-            return Err(format!("{place}{name}({other}) is unknown; known are array, object and enum"));
+            return Err(slip(format!("`({other})` is unknown"), "known are (array), (object) and (enum)"));
         }
     };
     if let Some(description) = description.filter(|text| !text.is_empty()) {
@@ -60,19 +68,19 @@ fn property(key: &str, value: &Value, place: &str) -> Result<Property, String> {
     Ok(Property { name: name.to_owned(), required, node })
 }
 
-fn any(value: &Value, place: &str) -> Result<Node, String> {
+fn any(value: &Value, path: &[&str]) -> Result<Node, Slip> {
     match value {
-        Value::Object(map) => object(map, place),
+        Value::Object(map) => object(map, path),
         Value::String(text) => {
             let (kind, description) = text.split_once(',').unwrap_or((text, ""));
             let kinds = match kind.trim() {
                 "any" => Vec::new(),
-                name => vec![Kind::named(name).ok_or_else(|| format!("{place} `{name}` is no type"))?],
+                name => vec![Kind::named(name).ok_or_else(|| no_kind(path, &name.into()))?],
             };
             let description = Some(description.trim().to_owned()).filter(|text| !text.is_empty());
             Ok(Node { kinds, description, ..Node::default() })
         }
-        _ => Err(format!("{place} must be a type such as `string`")),
+        _ => Err(no_kind(path, value)),
     }
 }
 
@@ -118,8 +126,9 @@ mod tests {
             (json!({"a(enum)": "string"}), "list"),
             (json!({"a": 3}), "type"),
         ] {
-            let problem = Schema::parse(&json).unwrap_err();
-            assert!(problem.contains(hint), "{json}: {problem}");
+            let slip = Schema::parse(&json).unwrap_err();
+            let told = format!("{}: {}; {}", slip.path.join("."), slip.problem, slip.cure);
+            assert!(told.contains(hint), "{json}: {told}");
         }
     }
 }

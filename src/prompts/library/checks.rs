@@ -1,0 +1,181 @@
+//! What must hold between the files of a library, and what is worth a warning.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Prompts, schema_of, template_name};
+use crate::lint::{did_you_mean, nearest};
+use crate::prompts::document::Document;
+use crate::prompts::fault::PromptFault;
+use crate::prompts::language::Language;
+use crate::prompts::schema::Schema;
+
+/// All that is wrong between the files.
+pub(super) fn faults(prompts: &Prompts, default: &Language) -> Vec<PromptFault> {
+    let mut faults = Vec::new();
+    for translations in prompts.values() {
+        faults.extend(disagreements(translations, default));
+        faults.extend(useless_defaults(translations, prompts));
+    }
+    faults.extend(unknown_partials(prompts));
+    faults.extend(circles(prompts));
+    faults
+}
+
+/// What looks like a slip and may be meant.
+pub(super) fn warnings(prompts: &Prompts) -> Vec<String> {
+    let markers = documents(prompts).filter_map(|document| {
+        let (name, line) = document.literal_marker()?;
+        let variable = name.to_ascii_lowercase();
+        let path = &document.path;
+        Some(format!(
+            "{path}: line {line}: `##{name}##` is only text here; write {{{{{variable}}}}}, or put the file below builtin/system/"
+        ))
+    });
+    markers.collect()
+}
+
+fn documents(prompts: &Prompts) -> impl Iterator<Item = &Document> {
+    prompts.values().flat_map(BTreeMap::values)
+}
+
+/// Where the languages of one prompt ask for different variables.
+fn disagreements(translations: &BTreeMap<Language, Document>, default: &Language) -> Vec<PromptFault> {
+    let Some(source) = translations.get(default).or_else(|| translations.values().next()) else {
+        return Vec::new();
+    };
+    let schema = schema_of(translations);
+    let states_schema = translations.values().find(|document| document.schema.is_some());
+    let mut faults = Vec::new();
+    for document in translations.values() {
+        if let Some(other) =
+            states_schema.filter(|_| document.schema.is_some() && document.schema.as_ref() != schema)
+        {
+            let problem = format!("input.schema differs from that of {}", other.path);
+            let line = document.line_of_key(&["input", "schema"]);
+            faults.push(document.fault(
+                line,
+                problem,
+                "state it in one language only, or the same in all of them",
+            ));
+        }
+        let undeclared =
+            document.template.variables.keys().filter(|name| schema.is_some_and(|s| !s.allows(name)));
+        faults.extend(undeclared.map(|name| not_in_schema(document, schema, name)));
+        for name in
+            document.template.variables.keys().filter(|name| !source.template.variables.contains_key(*name))
+        {
+            let near = nearest(name, source.template.variables.keys().map(String::as_str));
+            let problem = format!("the variable `{name}` is not used by {}", source.path);
+            faults.push(document.fault(document.line_of_variable(name), problem, same_variables(near)));
+        }
+        for name in
+            source.template.variables.keys().filter(|name| !document.template.variables.contains_key(*name))
+        {
+            let problem = format!("the variable `{name}` of {} is not used", source.path);
+            faults.push(document.fault(None, problem, same_variables(None)));
+        }
+    }
+    faults
+}
+
+fn same_variables(near: Option<&str>) -> String {
+    near.map_or_else(
+        || "use the same variables in all languages of a prompt".to_owned(),
+        |near| format!("did you mean `{near}`?"),
+    )
+}
+
+fn not_in_schema(document: &Document, schema: Option<&Schema>, name: &str) -> PromptFault {
+    let known: Vec<&str> = schema.into_iter().flat_map(Schema::names).collect();
+    let cure = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("add a line `{name}: string` to it"),
+    };
+    let problem = format!("the variable `{name}` is not in the prompt's input.schema");
+    document.fault(document.line_of_variable(name), problem, cure)
+}
+
+/// Defaults for variables that the prompt has not got, or of a kind that its schema refuses.
+fn useless_defaults(translations: &BTreeMap<Language, Document>, prompts: &Prompts) -> Vec<PromptFault> {
+    let schema = schema_of(translations);
+    let mut names = BTreeSet::new();
+    for document in translations.values() {
+        names.extend(all_variables(document, prompts));
+    }
+    names.extend(schema.into_iter().flat_map(Schema::names));
+    let mut faults = Vec::new();
+    for document in translations.values() {
+        for (name, value) in &document.front.input.default {
+            let line = document.line_of_key(&["input", "default", name]);
+            if !names.contains(name.as_str()) {
+                let problem =
+                    format!("input.default sets `{name}`, a variable that the prompt does not have");
+                faults.push(document.fault(line, problem, did_you_mean(name, names.iter().copied())));
+            } else if let Some(problem) = schema.and_then(|schema| schema.objection(name, value)) {
+                let cure = "give a default that the prompt's input.schema allows";
+                faults.push(document.fault(line, format!("input.default: {problem}"), cure));
+            }
+        }
+    }
+    faults
+}
+
+/// The variables of a document and of all that it includes.
+fn all_variables<'p>(document: &'p Document, prompts: &'p Prompts) -> BTreeSet<&'p str> {
+    let mut seen = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    let mut next = vec![document];
+    while let Some(document) = next.pop() {
+        names.extend(document.template.variables.keys().map(String::as_str));
+        for partial in document.template.partials.keys().filter(|name| seen.insert(name.as_str())) {
+            next.extend(documents(prompts).filter(|other| template_name(other) == *partial));
+        }
+    }
+    names
+}
+
+fn unknown_partials(prompts: &Prompts) -> Vec<PromptFault> {
+    let known: BTreeSet<String> = documents(prompts).map(template_name).collect();
+    let mut faults = Vec::new();
+    for document in documents(prompts) {
+        for name in document.template.partials.keys().filter(|name| !known.contains(*name)) {
+            let cure = nearest(name, known.iter().map(String::as_str)).map_or_else(
+                || format!("write it as _{name}.prompt beside this one"),
+                |near| format!("did you mean `{near}`?"),
+            );
+            let problem = format!("it includes `{name}`, which does not exist");
+            faults.push(document.fault(document.line_of_partial(name), problem, cure));
+        }
+    }
+    faults
+}
+
+/// Prompts that include themselves by way of others, which would render for ever.
+fn circles(prompts: &Prompts) -> Vec<PromptFault> {
+    let mut graph: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for document in documents(prompts) {
+        let included = document.template.partials.keys().map(String::as_str);
+        graph.entry(template_name(document)).or_default().extend(included);
+    }
+    let reaches = |from: &str, goal: &str| {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![from];
+        while let Some(name) = next.pop() {
+            if seen.insert(name.to_owned()) {
+                next.extend(graph.get(name).into_iter().flatten());
+            }
+        }
+        seen.contains(goal)
+    };
+    let mut faults = Vec::new();
+    for document in documents(prompts) {
+        let own_name = template_name(document);
+        let included = document.template.partials.keys().find(|partial| reaches(partial, &own_name));
+        if let Some(partial) = included {
+            let problem = "it includes itself, directly or by way of another prompt";
+            let cure = format!("take {{{{> {partial}}}}} out");
+            faults.push(document.fault(document.line_of_partial(partial), problem, cure));
+        }
+    }
+    faults
+}
