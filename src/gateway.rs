@@ -109,8 +109,13 @@ pub enum Generated {
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// Nobody serves a model of that name.
-    #[error("the model `{0}` is not configured")]
-    UnknownModel(String),
+    #[error("the model `{name}` is not configured{}", suggestion(nearest.as_deref()))]
+    UnknownModel {
+        /// The name.
+        name: String,
+        /// One that was perhaps meant.
+        nearest: Option<String>,
+    },
     /// There is no provider of that name.
     #[error("the provider `{0}` is not configured")]
     UnknownProvider(String),
@@ -123,6 +128,23 @@ pub enum GatewayError {
     /// One provider, asked directly, did not answer.
     #[error(transparent)]
     Provider(#[from] Box<ProviderError>),
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}
+
+impl State {
+    /// The route that a name leads to.
+    ///
+    /// # Errors
+    /// Nobody serves a model of that name.
+    pub fn route(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
+        self.routes.route(model).cloned().ok_or_else(|| {
+            let nearest = self.routes.nearest(model).map(str::to_owned);
+            GatewayError::UnknownModel { name: model.to_owned(), nearest }
+        })
+    }
 }
 
 impl Gateway {
@@ -250,14 +272,13 @@ impl Gateway {
     /// # Errors
     /// The model is unknown.
     pub fn first_deployment(&self, model: &str) -> Result<Arc<Deployment>, GatewayError> {
-        let unknown = || GatewayError::UnknownModel(model.to_owned());
-        let state = self.state.load();
-        state.routes.route(model).and_then(|route| route.deployments.first().cloned()).ok_or_else(unknown)
+        let route = self.state.load().route(model)?;
+        let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
+        route.deployments.first().cloned().ok_or_else(unknown)
     }
 
     fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
-        let route = self.state.load().routes.route(model).cloned();
-        let route = route.ok_or_else(|| GatewayError::UnknownModel(model.to_owned()))?;
+        let route = self.state.load().route(model)?;
         let mut facts = record.facts();
         facts.model = Some(route.model.clone());
         facts.model_metrics = Some(route.metrics.clone());

@@ -339,7 +339,7 @@ impl From<GatewayError> for ApiError {
     fn from(error: GatewayError) -> Self {
         let message = error.to_string();
         match error {
-            GatewayError::UnknownModel(_) => {
+            GatewayError::UnknownModel { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
             }
             GatewayError::UnknownProvider(_) => {

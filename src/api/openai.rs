@@ -16,7 +16,6 @@ use super::schema::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
-use crate::gateway::GatewayError;
 use crate::llm::ChatRequest;
 use crate::router::Route;
 use crate::wire::openai;
@@ -127,8 +126,8 @@ impl OpenAiApi {
     async fn model(&self, request: &Request) -> Result<Json<ModelCardBody>, ApiError> {
         let id = super::rest_of_path(request);
         let state = self.context.gateway.state();
-        let route = state.routes.route(&id).ok_or_else(|| GatewayError::UnknownModel(id.clone()))?;
-        Ok(Json(self.card(route)))
+        let route = state.route(&id)?;
+        Ok(Json(self.card(&route)))
     }
 
     /// One model, below the prefix

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Map, Value};
 
-use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Timeouts};
+use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Timeouts, nearest};
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
 
@@ -60,6 +60,13 @@ pub struct Deployment {
     rejected: Counter,
 }
 
+impl Route {
+    /// All names that lead here.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.aliases.iter().map(String::as_str).chain([&*self.model])
+    }
+}
+
 impl Deployment {
     pub(super) fn count(&self, outcome: AttemptOutcome) {
         match outcome {
@@ -111,15 +118,23 @@ impl RoutingTable {
     }
 
     fn add(&mut self, route: Arc<Route>) {
-        for name in route.aliases.iter().map(String::as_str).chain([&*route.model]) {
+        for name in route.names() {
             self.by_name.insert(name.to_owned(), route.clone());
         }
         self.routes.push(route);
     }
 
-    /// The route that a name leads to. Ollama's clients leave out `:latest`, and so may anybody.
+    /// The route that a name leads to. Ollama's clients leave out `:latest` or add it, and so may anybody.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.by_name.get(name).or_else(|| self.by_name.get(&format!("{name}:latest")))
+        self.by_name.get(name).or_else(|| match name.strip_suffix(":latest") {
+            Some(name) => self.by_name.get(name),
+            None => self.by_name.get(&format!("{name}:latest")),
+        })
+    }
+
+    /// The name that comes nearest to one that leads nowhere.
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        nearest(name, self.routes.iter().flat_map(|route| route.names()))
     }
 
     /// All routes, in the order of the catalog.

@@ -315,3 +315,14 @@ async fn half_a_request_is_answered_or_ended() {
     let answer = connection.read_to_end(PATIENCE).await.unwrap();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_model_is_found_by_ollamas_name_and_a_slip_is_pointed_out() {
+    let gateway = Setup::new().start();
+    assert_eq!(gateway.ask("/api/chat", &chat(&json!({"model": "echo:latest"}))).await.0, 200);
+    let (status, error) = gateway.ask("/api/chat", &chat(&json!({"model": "Ecko"}))).await;
+    assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
+    assert_eq!(error["error"]["message"], "the model `Ecko` is not configured; did you mean `echo`?");
+    let (_, error) = gateway.ask("/api/chat", &chat(&json!({"model": "zzz"}))).await;
+    assert_eq!(error["error"]["message"], "the model `zzz` is not configured");
+}
