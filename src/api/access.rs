@@ -52,7 +52,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         let answer = if let Some(error) = self.turned_away(&request) {
             Ok(Err(error.into()))
         } else {
-            let answering = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+            // Pinned here and lent, because every move of it copies some kilobytes.
+            let answering = pin!(AssertUnwindSafe(self.inner.call(request)).catch_unwind());
             self.unless_cut_off(answering).await.unwrap_or_else(|| Ok(Err(ApiError::draining().into())))
         };
         let mut response = match answer {
@@ -88,8 +89,7 @@ impl<E> Access<E> {
     }
 
     /// `None` if there is no more time for it. Whoever ends the time looks at everything once more.
-    async fn unless_cut_off<T>(&self, answering: impl Future<Output = T>) -> Option<T> {
-        let mut answering = pin!(answering);
+    async fn unless_cut_off<F: Future>(&self, mut answering: Pin<&mut F>) -> Option<F::Output> {
         std::future::poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Pending if self.context.health.is_cutting_off() => Poll::Ready(None),
             answered => answered.map(Some),
