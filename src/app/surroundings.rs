@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Settings};
+use crate::config::{Catalog, EngineSettings, ModelConfig, ModelSource, ProviderConfig, Settings};
 use crate::providers::{self, ModelCard, Shared};
 
 /// A server on this machine answers at once, or is not there.
@@ -131,6 +131,7 @@ fn provider(
         api_key,
         headers: Vec::new(),
         timeouts: settings.timeouts,
+        engines: EngineSettings::default(),
         models: ModelSource::Discovered,
         place: format!("{name}, found by itself"),
     }

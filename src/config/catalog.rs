@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use self::expand::Expansion;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawPolicy, RawProvider};
-use super::{ConfigError, Environment, Fault, Timeouts, nearest};
+use super::{ConfigError, EngineModel, EngineSettings, Environment, Fault, Timeouts, nearest};
 
 /// All providers and models, checked.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,8 @@ pub struct ProviderConfig {
     pub timeouts: Timeouts,
     /// Its models.
     pub models: ModelSource,
+    /// What holds for engines that the gateway starts for it.
+    pub engines: EngineSettings,
     /// Where it stands, for messages.
     pub place: String,
 }
@@ -76,6 +78,8 @@ pub struct ModelConfig {
     pub defaults: Map<String, Value>,
     /// Request members that hold whatever a caller says.
     pub overrides: Map<String, Value>,
+    /// How to run it, for a model that the gateway runs itself.
+    pub engine: Option<EngineModel>,
 }
 
 /// What is said of a public model as such.
@@ -208,6 +212,7 @@ impl Reader<'_> {
             headers,
             timeouts,
             models,
+            engines: EngineSettings::default(),
             place: format!("{}: {place}", self.file),
         });
     }
@@ -294,6 +299,7 @@ impl Reader<'_> {
             languages: raw.languages,
             defaults: raw.defaults,
             overrides: raw.overrides,
+            engine: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! raw text. Files of other systems will be read by `import`, into the same [`Catalog`].
 
 mod catalog;
+mod engine;
 mod environment;
 mod fault;
 mod parse;
@@ -11,6 +12,7 @@ mod settings;
 
 pub use crate::lint::nearest;
 pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
+pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
 pub use settings::{

@@ -24,6 +24,7 @@ fn served(name: &str, priority: i32, trouble: &Value) -> Served {
         api_key: None,
         headers: Vec::new(),
         timeouts: Timeouts::default(),
+        engines: crate::config::EngineSettings::default(),
         models: ModelSource::Listed(vec![model]),
         place: String::new(),
     };

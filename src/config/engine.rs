@@ -1,0 +1,100 @@
+//! What the models file says of engines that the gateway starts itself.
+//!
+//! A model has variants: ways to run it that differ in their context. Whatever may be stated for the provider, a
+//! model or a variant is settled here; the innermost statement holds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What holds for all engines of one provider.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineSettings {
+    /// What all engines together may take, in MiB; `None` for one engine at a time.
+    pub memory_budget_mib: Option<u64>,
+    /// The longest that requests for a running engine may go before one that waits for another.
+    pub max_unfairness: Duration,
+    /// How many requests may wait, for one model.
+    pub queue_max: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self { memory_budget_mib: None, max_unfairness: Duration::from_secs(30), queue_max: 512 }
+    }
+}
+
+/// A model that the gateway runs itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineModel {
+    /// The ways to run it, smallest context first. At least one.
+    pub variants: Vec<EngineVariant>,
+    /// How prompts are counted while no engine runs.
+    pub tokenization: Option<Tokenization>,
+    /// Tokens kept for an answer whose length the caller does not limit.
+    pub default_output_reserve: u64,
+    /// Never stopped to make room, nor for being idle.
+    pub is_pinned: bool,
+    /// Started with the service.
+    pub is_preloaded: bool,
+}
+
+/// One way to run a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineVariant {
+    /// Context size in tokens.
+    pub context_tokens: u64,
+    /// The program.
+    pub binary: PathBuf,
+    /// Its arguments, as they stand in the file.
+    pub args: Vec<String>,
+    /// Where it listens, if the file says so: by `--host` and `--port` in its arguments, or by `connect`. Otherwise
+    /// the gateway chooses.
+    pub address: Option<EngineAddress>,
+    /// What it takes, in MiB, if stated.
+    pub memory_mib: Option<u64>,
+    /// How long to wait for it.
+    pub timeouts: EngineTimeouts,
+}
+
+/// Where an engine listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineAddress {
+    /// A host by its name or address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// How long to wait for an engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EngineTimeouts {
+    /// For one answer to the question whether it is well.
+    pub health_check: Duration,
+    /// From its start until it is ready.
+    pub startup: Duration,
+    /// Without any request, until it is stopped.
+    pub idle: Duration,
+}
+
+impl Default for EngineTimeouts {
+    fn default() -> Self {
+        Self {
+            health_check: Duration::from_secs(5),
+            startup: Duration::from_secs(600),
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How prompts are counted while no engine runs, and what the template of a model adds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tokenization {
+    /// A program that prints the tokens of what it reads from standard input, such as `llama-tokenize`.
+    pub binary: Option<PathBuf>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What the template adds to each message, in tokens.
+    pub extra_tokens_per_message: u64,
+    /// What the template adds once, in tokens.
+    pub extra_tokens: u64,
+}
