@@ -55,6 +55,8 @@ pub mod wire;
 
 pub mod telemetry;
 
+pub mod engine;
+
 pub mod providers;
 pub mod router;
 

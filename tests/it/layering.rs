@@ -11,6 +11,7 @@ const RANKS: &[(&str, u8)] = &[
     ("prompts", 1),
     ("wire", 1),
     ("telemetry", 2),
+    ("engine", 3),
     ("providers", 4),
     ("router", 5),
     ("gateway", 6),

@@ -1,0 +1,74 @@
+//! How much context a request needs.
+
+/// Of a context whose request leaves the length of its answer open, so much is kept for the answer at most. More would
+/// send requests to larger variants than they need.
+const MOST_KEPT: u64 = 6;
+
+/// How much context a request needs, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The prompt, as the model's template writes it.
+    pub prompt_tokens: u64,
+    /// The answer.
+    pub answer: AnswerLength,
+}
+
+/// How long an answer may become, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerLength {
+    /// The caller says.
+    Asked(u64),
+    /// The caller does not say; so much is kept.
+    Open(u64),
+}
+
+impl Need {
+    /// Whether a context of this size will do. In the largest there is, a long answer ends where the context does.
+    pub(super) fn fits(&self, context_tokens: u64, is_largest: bool) -> bool {
+        // llama-server refuses a prompt that leaves no room at all.
+        self.prompt_tokens < context_tokens
+            && (is_largest || self.prompt_tokens + self.kept(context_tokens) <= context_tokens)
+    }
+
+    /// How much of a context of this size it may take.
+    pub(super) fn reserved(&self, context_tokens: u64) -> u64 {
+        (self.prompt_tokens + self.kept(context_tokens)).min(context_tokens)
+    }
+
+    fn kept(&self, context_tokens: u64) -> u64 {
+        match self.answer {
+            AnswerLength::Asked(tokens) => tokens,
+            AnswerLength::Open(tokens) => tokens.min(context_tokens / MOST_KEPT),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(prompt_tokens: u64, answer: AnswerLength) -> Need {
+        Need { prompt_tokens, answer }
+    }
+
+    #[test]
+    fn a_prompt_that_leaves_a_sixth_free_fits() {
+        assert!(need(1000, AnswerLength::Open(2048)).fits(1200, false));
+        assert!(!need(1001, AnswerLength::Open(2048)).fits(1200, false));
+        assert!(need(1000, AnswerLength::Open(50)).fits(1050, false));
+    }
+
+    #[test]
+    fn an_answer_that_is_asked_for_has_its_room() {
+        assert!(need(100, AnswerLength::Asked(900)).fits(1000, false));
+        assert!(!need(100, AnswerLength::Asked(901)).fits(1000, false));
+    }
+
+    #[test]
+    fn in_the_largest_context_only_the_prompt_has_to_fit() {
+        assert!(need(100, AnswerLength::Asked(32_000)).fits(1000, true));
+        assert!(need(999, AnswerLength::Open(2048)).fits(1000, true));
+        assert!(!need(1000, AnswerLength::Open(0)).fits(1000, true));
+        assert_eq!(need(100, AnswerLength::Asked(32_000)).reserved(1000), 1000);
+    }
+}

@@ -1,0 +1,507 @@
+//! Decides which engine runs, which stops, and who may ask it. Does nothing itself.
+//!
+//! Values and the time go in, effects come out, so that every decision can be tested without a process or a clock.
+//! What it knows of engines is what it was told: whoever acts on an effect reports how it went.
+//!
+//! The rules, in the order in which they hold:
+//!
+//! 1. A request that fits a running engine stays with it, even if the engine is larger than it need be.
+//! 2. Requests for one engine are served in their order, as many at once as its slots and its context hold.
+//! 3. A model runs in one variant at a time: the smallest that fits. It grows when a request needs more, and becomes
+//!    smaller only by a stop for idleness.
+//! 4. Another model's engine goes when it has nothing to do, or when somebody has waited for as long as is fair.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::need::Need;
+use crate::config::{EngineModel, EngineSettings};
+
+/// An engine that has served for so long may go as soon as it is idle.
+const RESIDENCY: Duration = Duration::from_secs(10);
+/// One that has not is waited for a little, for the next request of the same caller may be on its way: a tenth of what
+/// it takes to load, within these.
+const LINGER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often those who wait are looked at.
+const GLANCE: Duration = Duration::from_millis(50);
+/// A variant that fails again and again rests no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+/// An engine that has run for so long makes earlier failures forgotten.
+const PROVEN_AFTER: Duration = Duration::from_secs(300);
+
+/// A request that waits, or is being answered.
+pub(super) type TicketId = u64;
+/// A process, from its start to its end.
+pub(super) type EngineId = u64;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Start an engine.
+    Start { engine: EngineId, model: usize, variant: usize },
+    /// Stop an engine, which nobody uses.
+    Stop { engine: EngineId },
+    /// Let a request ask an engine.
+    Grant { ticket: TicketId, engine: EngineId },
+    /// Turn a request away.
+    Refuse { ticket: TicketId, why: Refusal },
+}
+
+/// Why a request is turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Too many wait already.
+    QueueFull,
+    /// Every variant that would do has failed lately.
+    StartFailed { retry_after: Duration, told: Arc<str> },
+    /// No variant is large enough.
+    TooLarge { needed_tokens: u64, context_tokens: u64 },
+    /// The model is not configured any more.
+    Gone,
+}
+
+/// What a running engine can take, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capacity {
+    /// Requests at once.
+    pub(super) slots: usize,
+    /// Context of one request, in tokens.
+    pub(super) context_tokens: u64,
+    /// Whether all requests at once share that context.
+    pub(super) is_shared: bool,
+}
+
+/// What an engine is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Loading,
+    Ready,
+    /// It takes no more requests, and ends those that it has.
+    Draining,
+    Stopping,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Engine {
+    pub(super) id: EngineId,
+    pub(super) model: usize,
+    pub(super) variant: usize,
+    pub(super) phase: Phase,
+    pub(super) capacity: Capacity,
+    /// Who asks it, and how many tokens are kept for it.
+    pub(super) running: Vec<(TicketId, u64)>,
+    started: Instant,
+    ready: Option<Instant>,
+    idle_since: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Model {
+    name: Arc<str>,
+    spec: EngineModel,
+    health: Vec<Health>,
+}
+
+/// How a variant has fared.
+#[derive(Clone, Debug, Default)]
+struct Health {
+    failures: u32,
+    rests_until: Option<Instant>,
+    told: Option<Arc<str>>,
+    /// What an engine of it said it can hold, which may be less or more than the file says.
+    context_tokens: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Ticket {
+    id: TicketId,
+    model: usize,
+    need: Need,
+    arrived: Instant,
+}
+
+/// The state of all engines of a provider, and those who wait for them.
+#[derive(Clone, Debug)]
+pub(super) struct Planner {
+    settings: EngineSettings,
+    models: Vec<Model>,
+    engines: Vec<Engine>,
+    waiting: VecDeque<Ticket>,
+    engines_so_far: EngineId,
+}
+
+impl Planner {
+    pub(super) fn new(settings: EngineSettings, models: Vec<(Arc<str>, EngineModel)>) -> Self {
+        let models = models.into_iter().map(|(name, spec)| {
+            let health = vec![Health::default(); spec.variants.len()];
+            Model { name, spec, health }
+        });
+        Self {
+            settings,
+            models: models.collect(),
+            engines: Vec::new(),
+            waiting: VecDeque::new(),
+            engines_so_far: 0,
+        }
+    }
+
+    /// A request arrives. It may be turned away at once.
+    pub(super) fn arrive(
+        &mut self,
+        ticket: TicketId,
+        model: &str,
+        need: Need,
+        now: Instant,
+    ) -> Option<Refusal> {
+        let Some(index) = self.models.iter().position(|known| *known.name == *model) else {
+            return Some(Refusal::Gone);
+        };
+        let largest = self.largest_context(index);
+        if !need.fits(largest, true) {
+            return Some(Refusal::TooLarge { needed_tokens: need.prompt_tokens, context_tokens: largest });
+        }
+        if self.waiting.iter().filter(|other| other.model == index).count() >= self.settings.queue_max {
+            return Some(Refusal::QueueFull);
+        }
+        self.waiting.push_back(Ticket { id: ticket, model: index, need, arrived: now });
+        None
+    }
+
+    /// Whoever waited, or was answered, needs nothing any more.
+    pub(super) fn leave(&mut self, ticket: TicketId, now: Instant) {
+        self.waiting.retain(|waiting| waiting.id != ticket);
+        for engine in &mut self.engines {
+            let before = engine.running.len();
+            engine.running.retain(|(running, _)| *running != ticket);
+            if engine.running.len() < before {
+                engine.idle_since = now;
+            }
+        }
+    }
+
+    /// An engine has loaded.
+    pub(super) fn is_ready(&mut self, engine: EngineId, capacity: Capacity, now: Instant) {
+        let Some(engine) = self.engines.iter_mut().find(|known| known.id == engine) else { return };
+        engine.capacity = capacity;
+        engine.ready = Some(now);
+        engine.idle_since = now;
+        if engine.phase == Phase::Loading {
+            engine.phase = Phase::Ready;
+        }
+        if let Some(health) = health_of(&mut self.models, engine.model, engine.variant) {
+            health.context_tokens = Some(capacity.context_tokens);
+        }
+    }
+
+    /// An engine has ended; `told` says why, if nobody asked it to.
+    pub(super) fn is_gone(&mut self, engine: EngineId, told: Option<Arc<str>>, now: Instant) {
+        let Some(at) = self.engines.iter().position(|known| known.id == engine) else { return };
+        let engine = self.engines.remove(at);
+        let Some(health) = health_of(&mut self.models, engine.model, engine.variant) else { return };
+        let has_proved = engine.ready.is_some_and(|ready| now.duration_since(ready) >= PROVEN_AFTER);
+        if has_proved {
+            health.failures = 0;
+        }
+        if let (Some(told), false) = (told, engine.phase == Phase::Stopping) {
+            health.failures += 1;
+            health.told = Some(told);
+            // One that has run gets a second chance at once.
+            let exponent = if engine.ready.is_some() { health.failures - 1 } else { health.failures };
+            let rest = match exponent {
+                0 => Duration::ZERO,
+                exponent => Duration::from_secs(1 << (exponent - 1).min(6)).min(LONGEST_REST),
+            };
+            health.rests_until = Some(now + rest);
+        } else {
+            health.failures = 0;
+            health.rests_until = None;
+        }
+    }
+
+    /// Everything that is to be done now.
+    pub(super) fn plan(&mut self, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.grant(&mut effects);
+        self.make_way(now, &mut effects);
+        self.stop_idle(now, &mut effects);
+        self.stop_drained(&mut effects);
+        effects
+    }
+
+    /// When to look again, if nothing happens before.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+        if !self.waiting.is_empty() {
+            return Some(now + GLANCE);
+        }
+        let idle = self.engines.iter().filter(|engine| self.may_idle_out(engine));
+        idle.filter_map(|engine| Some(engine.idle_since + self.variant(engine)?.timeouts.idle)).min()
+    }
+
+    /// All engines there are.
+    pub(super) fn engines(&self) -> &[Engine] {
+        &self.engines
+    }
+
+    /// How many wait for a model.
+    pub(super) fn waiting_for(&self, model: usize) -> usize {
+        self.waiting.iter().filter(|ticket| ticket.model == model).count()
+    }
+
+    /// The largest context of a model, as far as is known.
+    pub(super) fn largest_context(&self, model: usize) -> u64 {
+        let variants = self.models.get(model).map_or(0, |model| model.spec.variants.len());
+        (0..variants).map(|variant| self.context(model, variant)).max().unwrap_or(0)
+    }
+
+    fn context(&self, model: usize, variant: usize) -> u64 {
+        let Some(model) = self.models.get(model) else { return 0 };
+        let said = model.health.get(variant).and_then(|health| health.context_tokens);
+        said.or_else(|| model.spec.variants.get(variant).map(|variant| variant.context_tokens)).unwrap_or(0)
+    }
+
+    fn variant(&self, engine: &Engine) -> Option<&crate::config::EngineVariant> {
+        self.models.get(engine.model)?.spec.variants.get(engine.variant)
+    }
+
+    fn fits(&self, need: &Need, model: usize, variant: usize) -> bool {
+        let context = self.context(model, variant);
+        need.fits(context, context >= self.largest_context(model))
+    }
+
+    fn grant(&mut self, effects: &mut Vec<Effect>) {
+        // Engines for which somebody waits who comes before all others.
+        let mut taken: Vec<EngineId> = Vec::new();
+        let mut at = 0;
+        while let Some(ticket) = self.waiting.get(at).cloned() {
+            let engine = self.engines.iter().position(|engine| {
+                engine.model == ticket.model
+                    && engine.phase == Phase::Ready
+                    && self.fits(&ticket.need, engine.model, engine.variant)
+            });
+            let Some(engine) = engine.and_then(|engine| self.engines.get_mut(engine)) else {
+                at += 1;
+                continue;
+            };
+            if taken.contains(&engine.id) || !engine.has_room_for(&ticket.need) {
+                taken.push(engine.id);
+                at += 1;
+                continue;
+            }
+            engine.running.push((ticket.id, ticket.need.reserved(engine.capacity.context_tokens)));
+            effects.push(Effect::Grant { ticket: ticket.id, engine: engine.id });
+            self.waiting.remove(at);
+        }
+    }
+
+    /// Sees to it that those who wait get an engine. Only the first who has to wait for another engine's end is looked
+    /// at: whoever comes later has less of a claim.
+    fn make_way(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let mut at = 0;
+        while let Some(ticket) = self.waiting.get(at).cloned() {
+            let own = self.engines.iter().position(|engine| engine.model == ticket.model);
+            match own.and_then(|own| self.engines.get(own)).cloned() {
+                Some(engine) => {
+                    if engine.phase == Phase::Ready && !self.fits(&ticket.need, engine.model, engine.variant)
+                    {
+                        self.outgrow(&engine, &ticket, now);
+                    }
+                    at += 1;
+                }
+                None => match self.choose(&ticket, now) {
+                    Err(why) => {
+                        self.waiting.remove(at);
+                        effects.push(Effect::Refuse { ticket: ticket.id, why });
+                    }
+                    Ok(variant) if self.has_way(&ticket, variant, now) => {
+                        effects.push(self.start(ticket.model, variant, now));
+                        at += 1;
+                    }
+                    Ok(_) => return,
+                },
+            }
+        }
+    }
+
+    fn start(&mut self, model: usize, variant: usize, now: Instant) -> Effect {
+        self.engines_so_far += 1;
+        let id = self.engines_so_far;
+        let context_tokens = self.context(model, variant);
+        self.engines.push(Engine {
+            id,
+            model,
+            variant,
+            phase: Phase::Loading,
+            capacity: Capacity { slots: 0, context_tokens, is_shared: false },
+            running: Vec::new(),
+            started: now,
+            ready: None,
+            idle_since: now,
+        });
+        Effect::Start { engine: id, model, variant }
+    }
+
+    /// A request needs more than its model's engine has. Those that it serves well may go on for as long as is fair.
+    fn outgrow(&mut self, engine: &Engine, ticket: &Ticket, now: Instant) {
+        let serves_others = self
+            .waiting
+            .iter()
+            .any(|other| other.model == engine.model && self.fits(&other.need, engine.model, engine.variant));
+        if !serves_others || now.duration_since(ticket.arrived) >= self.settings.max_unfairness {
+            self.drain(engine.id);
+        }
+    }
+
+    fn drain(&mut self, engine: EngineId) {
+        if let Some(engine) = self.engines.iter_mut().find(|known| known.id == engine) {
+            engine.phase = Phase::Draining;
+        }
+    }
+
+    /// The smallest variant that fits and has not failed lately.
+    fn choose(&self, ticket: &Ticket, now: Instant) -> Result<usize, Refusal> {
+        let Some(model) = self.models.get(ticket.model) else { return Err(Refusal::Gone) };
+        let fitting =
+            || (0..model.health.len()).filter(|variant| self.fits(&ticket.need, ticket.model, *variant));
+        let rest = |variant: usize| {
+            let until = model.health.get(variant)?.rests_until?;
+            until.checked_duration_since(now).filter(|rest| !rest.is_zero())
+        };
+        if let Some(variant) = fitting().find(|variant| rest(*variant).is_none()) {
+            return Ok(variant);
+        }
+        let Some((wait, variant)) = fitting().filter_map(|variant| Some((rest(variant)?, variant))).min()
+        else {
+            // An engine has said since that it holds less than the file says.
+            let context_tokens = self.largest_context(ticket.model);
+            return Err(Refusal::TooLarge { needed_tokens: ticket.need.prompt_tokens, context_tokens });
+        };
+        let told = model.health.get(variant).and_then(|health| health.told.clone());
+        Err(Refusal::StartFailed { retry_after: wait, told: told.unwrap_or_default() })
+    }
+
+    /// Whether an engine can be started beside those there are; if not, sees to it that some of them go.
+    fn has_way(&mut self, ticket: &Ticket, variant: usize, now: Instant) -> bool {
+        let memory = self.memory(ticket.model, variant);
+        let mut in_the_way = self.in_the_way(memory);
+        if in_the_way.is_empty() {
+            return true;
+        }
+        // The longest idle goes first.
+        in_the_way.sort_by_key(|engine| (!engine.running.is_empty(), engine.idle_since));
+        for engine in in_the_way {
+            if self.enough_go(memory) {
+                break;
+            }
+            if engine.phase == Phase::Ready && self.may_go(&engine, ticket, now) {
+                self.drain(engine.id);
+            }
+        }
+        false
+    }
+
+    /// The engines of which at least one has to go before so much more fits; none if it fits now.
+    fn in_the_way(&self, memory_mib: u64) -> Vec<Engine> {
+        let movable = || self.engines.iter().filter(|engine| !self.is_pinned(engine));
+        match self.settings.memory_budget_mib {
+            None if memory_mib == 0 => Vec::new(),
+            None => {
+                movable().filter(|engine| self.memory(engine.model, engine.variant) > 0).cloned().collect()
+            }
+            Some(budget) if self.used_mib(|_| true) + memory_mib <= budget => Vec::new(),
+            Some(_) => movable().cloned().collect(),
+        }
+    }
+
+    /// Whether what is about to go makes room enough.
+    fn enough_go(&self, memory_mib: u64) -> bool {
+        let stays = |engine: &Engine| matches!(engine.phase, Phase::Loading | Phase::Ready);
+        match self.settings.memory_budget_mib {
+            None => !self.engines.iter().any(|engine| {
+                stays(engine) && !self.is_pinned(engine) && self.memory(engine.model, engine.variant) > 0
+            }),
+            Some(budget) => self.used_mib(stays) + memory_mib <= budget,
+        }
+    }
+
+    fn used_mib(&self, counts: impl Fn(&Engine) -> bool) -> u64 {
+        let counted = self.engines.iter().filter(|engine| counts(engine));
+        counted.map(|engine| self.memory(engine.model, engine.variant)).sum()
+    }
+
+    /// What a variant takes. One that does not say takes all there is. Without a budget only this counts: one that says
+    /// it takes nothing may run beside any other.
+    fn memory(&self, model: usize, variant: usize) -> u64 {
+        let stated = self.models.get(model).and_then(|model| model.spec.variants.get(variant)?.memory_mib);
+        stated.or(self.settings.memory_budget_mib).unwrap_or(1)
+    }
+
+    fn is_pinned(&self, engine: &Engine) -> bool {
+        self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned)
+    }
+
+    /// Whether an engine may go for the sake of another model's request.
+    fn may_go(&self, engine: &Engine, ticket: &Ticket, now: Instant) -> bool {
+        if now.duration_since(ticket.arrived) >= self.settings.max_unfairness {
+            return true;
+        }
+        let is_wanted = self
+            .waiting
+            .iter()
+            .any(|other| other.model == engine.model && self.fits(&other.need, engine.model, engine.variant));
+        if is_wanted || !engine.running.is_empty() {
+            return false;
+        }
+        let ready = engine.ready.unwrap_or(engine.started);
+        let loading = ready.duration_since(engine.started);
+        let linger = (loading / 10).clamp(LINGER.0, LINGER.1);
+        now.duration_since(ready) >= RESIDENCY || now.duration_since(engine.idle_since) >= linger
+    }
+
+    fn may_idle_out(&self, engine: &Engine) -> bool {
+        engine.phase == Phase::Ready && engine.running.is_empty() && !self.is_pinned(engine)
+    }
+
+    fn stop_idle(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let waited_for = |model: usize| self.waiting.iter().any(|ticket| ticket.model == model);
+        let is_over = |engine: &Engine| {
+            let limit = self.variant(engine).map_or(Duration::ZERO, |variant| variant.timeouts.idle);
+            self.may_idle_out(engine)
+                && !waited_for(engine.model)
+                && now.duration_since(engine.idle_since) >= limit
+        };
+        let over: Vec<EngineId> =
+            self.engines.iter().filter(|e| is_over(e)).map(|engine| engine.id).collect();
+        over.into_iter().for_each(|engine| self.drain(engine));
+        self.stop_drained(effects);
+    }
+
+    fn stop_drained(&mut self, effects: &mut Vec<Effect>) {
+        for engine in &mut self.engines {
+            if engine.phase == Phase::Draining && engine.running.is_empty() {
+                engine.phase = Phase::Stopping;
+                effects.push(Effect::Stop { engine: engine.id });
+            }
+        }
+    }
+}
+
+impl Engine {
+    fn has_room_for(&self, need: &Need) -> bool {
+        let Capacity { slots, context_tokens, is_shared } = self.capacity;
+        if self.running.len() >= slots.max(1) {
+            return false;
+        }
+        let kept: u64 = self.running.iter().map(|(_, tokens)| tokens).sum();
+        !is_shared || self.running.is_empty() || kept + need.reserved(context_tokens) <= context_tokens
+    }
+}
+
+fn health_of(models: &mut [Model], model: usize, variant: usize) -> Option<&mut Health> {
+    models.get_mut(model)?.health.get_mut(variant)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! The planner in a small world: engines that load and stop, requests that take their time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{EngineTimeouts, EngineVariant};
+use crate::engine::need::AnswerLength;
+
+const LOAD: Duration = Duration::from_secs(1);
+const STOP: Duration = Duration::from_millis(200);
+
+fn model(contexts: &[u64]) -> EngineModel {
+    let variant = |context: &u64| EngineVariant {
+        context_tokens: *context,
+        binary: PathBuf::from("llama-server"),
+        args: Vec::new(),
+        address: None,
+        memory_mib: None,
+        timeouts: EngineTimeouts::default(),
+    };
+    EngineModel {
+        variants: contexts.iter().map(variant).collect(),
+        tokenization: None,
+        default_output_reserve: 2048,
+        is_pinned: false,
+        is_preloaded: false,
+    }
+}
+
+fn need(prompt_tokens: u64) -> Need {
+    Need { prompt_tokens, answer: AnswerLength::Open(0) }
+}
+
+/// A planner, and the world that it decides about.
+struct World {
+    planner: Planner,
+    now: Instant,
+    slots: usize,
+    /// What happens when, in that order.
+    due: BTreeMap<(Instant, u64), Event>,
+    events_so_far: u64,
+    answer_takes: Duration,
+    arrived: BTreeMap<TicketId, Instant>,
+    waited: BTreeMap<TicketId, Duration>,
+    refused: BTreeMap<TicketId, Refusal>,
+    granted_to: BTreeMap<TicketId, EngineId>,
+    /// Which model and variant each engine is of.
+    started: Vec<(usize, usize)>,
+    /// Engines of these models do not start.
+    broken: Vec<(usize, usize)>,
+    finished: Vec<TicketId>,
+}
+
+enum Event {
+    Ready(EngineId),
+    Failed(EngineId),
+    Gone(EngineId),
+    Answered(TicketId),
+}
+
+impl World {
+    fn new(models: &[&[u64]]) -> Self {
+        Self::with(EngineSettings::default(), models)
+    }
+
+    fn with(settings: EngineSettings, models: &[&[u64]]) -> Self {
+        let named =
+            models.iter().enumerate().map(|(at, contexts)| (format!("m{at}").into(), model(contexts)));
+        Self {
+            planner: Planner::new(settings, named.collect()),
+            now: Instant::now(),
+            slots: 1,
+            due: BTreeMap::new(),
+            events_so_far: 0,
+            answer_takes: Duration::from_millis(100),
+            arrived: BTreeMap::new(),
+            waited: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            granted_to: BTreeMap::new(),
+            started: Vec::new(),
+            broken: Vec::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    fn later(&mut self, after: Duration, event: Event) {
+        self.events_so_far += 1;
+        self.due.insert((self.now + after, self.events_so_far), event);
+    }
+
+    fn ask(&mut self, ticket: TicketId, model: usize, need: Need) {
+        self.arrived.insert(ticket, self.now);
+        if let Some(why) = self.planner.arrive(ticket, &format!("m{model}"), need, self.now) {
+            self.refused.insert(ticket, why);
+        }
+        self.act();
+    }
+
+    fn act(&mut self) {
+        for effect in self.planner.plan(self.now) {
+            match effect {
+                Effect::Start { engine, model, variant } => {
+                    self.started.push((model, variant));
+                    assert_eq!(self.started.len() as u64, engine);
+                    if self.broken.contains(&(model, variant)) {
+                        self.later(Duration::from_millis(50), Event::Failed(engine));
+                    } else {
+                        self.later(LOAD, Event::Ready(engine));
+                    }
+                }
+                Effect::Stop { engine } => {
+                    let running =
+                        &self.planner.engines().iter().find(|known| known.id == engine).unwrap().running;
+                    assert!(running.is_empty(), "nobody is cut off");
+                    self.later(STOP, Event::Gone(engine));
+                }
+                Effect::Grant { ticket, engine } => {
+                    self.waited.insert(ticket, self.now - self.arrived[&ticket]);
+                    self.granted_to.insert(ticket, engine);
+                    self.later(self.answer_takes, Event::Answered(ticket));
+                }
+                Effect::Refuse { ticket, why } => drop(self.refused.insert(ticket, why)),
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let mut models: Vec<usize> = Vec::new();
+        for engine in self.planner.engines() {
+            assert!(!models.contains(&engine.model), "one engine a model");
+            models.push(engine.model);
+            let kept: u64 = engine.running.iter().map(|(_, tokens)| tokens).sum();
+            assert!(engine.running.len() <= engine.capacity.slots.max(1));
+            assert!(
+                engine.running.len() < 2
+                    || !engine.capacity.is_shared
+                    || kept <= engine.capacity.context_tokens
+            );
+        }
+    }
+
+    /// Lets the next thing happen; false if there is none within `limit`.
+    fn step(&mut self, limit: Instant) -> bool {
+        let event = self.due.first_key_value().map(|((at, _), _)| *at);
+        let look = self.planner.next_look(self.now);
+        let Some(next) = event.into_iter().chain(look).min().filter(|next| *next <= limit) else {
+            self.now = limit;
+            return false;
+        };
+        self.now = self.now.max(next);
+        if event.is_some_and(|at| at <= self.now) {
+            let (_, event) = self.due.pop_first().unwrap();
+            self.happens(event);
+        }
+        self.act();
+        true
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Ready(engine) => {
+                let known = self.planner.engines().iter().find(|known| known.id == engine).unwrap();
+                let context_tokens = known.capacity.context_tokens;
+                let capacity = Capacity { slots: self.slots, context_tokens, is_shared: self.slots > 1 };
+                self.planner.is_ready(engine, capacity, self.now);
+            }
+            Event::Failed(engine) => self.planner.is_gone(engine, Some("it broke".into()), self.now),
+            Event::Gone(engine) => self.planner.is_gone(engine, None, self.now),
+            Event::Answered(ticket) => {
+                self.finished.push(ticket);
+                self.planner.leave(ticket, self.now);
+            }
+        }
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let limit = self.now + time;
+        while self.step(limit) {}
+    }
+}
+
+#[test]
+fn the_smallest_variant_that_fits_is_started() {
+    for (prompt, variant) in [(100, 0), (8191, 0), (8192, 1), (32_000, 1), (130_000, 2)] {
+        let mut world = World::new(&[&[8192, 32_768, 131_072]]);
+        world.ask(1, 0, need(prompt));
+        world.run_for(Duration::from_secs(5));
+        assert_eq!(world.started, [(0, variant)], "{prompt}");
+        assert_eq!(world.waited[&1], LOAD);
+    }
+}
+
+#[test]
+fn a_larger_engine_that_runs_stays() {
+    let mut world = World::new(&[&[8192, 32_768]]);
+    world.ask(1, 0, need(20_000));
+    world.run_for(Duration::from_secs(60));
+    world.ask(2, 0, need(10));
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.started, [(0, 1)]);
+    assert_eq!(world.waited[&2], Duration::ZERO);
+}
+
+#[test]
+fn a_request_that_needs_more_is_switched_to_at_once() {
+    let mut world = World::new(&[&[8192, 32_768]]);
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(2));
+    world.ask(2, 0, need(20_000));
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.started, [(0, 0), (0, 1)]);
+    assert_eq!(world.waited[&2], STOP + LOAD);
+}
+
+#[test]
+fn a_switch_waits_for_running_answers() {
+    let mut world = World::new(&[&[8192, 32_768]]);
+    world.answer_takes = Duration::from_secs(7);
+    world.ask(1, 0, need(10));
+    world.run_for(LOAD);
+    world.ask(2, 0, need(20_000));
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.waited[&2], Duration::from_secs(7) + STOP + LOAD);
+}
+
+#[test]
+fn what_no_variant_holds_is_refused_before_anything_starts() {
+    let mut world = World::new(&[&[8192, 32_768]]);
+    world.ask(1, 0, need(40_000));
+    assert_eq!(world.refused[&1], Refusal::TooLarge { needed_tokens: 40_000, context_tokens: 32_768 });
+    assert!(world.started.is_empty());
+}
+
+#[test]
+fn a_variant_that_fails_is_replaced_by_a_larger_one_or_told() {
+    let mut world = World::new(&[&[8192, 32_768]]);
+    world.broken = vec![(0, 0)];
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.started, [(0, 0), (0, 1)]);
+    assert!(world.waited.contains_key(&1));
+
+    let mut world = World::new(&[&[8192]]);
+    world.broken = vec![(0, 0)];
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(1));
+    let told = Refusal::StartFailed { retry_after: Duration::from_secs(1), told: "it broke".into() };
+    assert_eq!(world.refused[&1], told);
+    // After its rest it is tried again, and rests longer then.
+    world.run_for(Duration::from_secs(2));
+    world.ask(2, 0, need(10));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.started.len(), 2);
+    assert!(
+        matches!(world.refused[&2], Refusal::StartFailed { retry_after, .. } if retry_after.as_secs() == 2)
+    );
+}
+
+#[test]
+fn an_idle_engine_stops() {
+    let mut world = World::new(&[&[8192]]);
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(299));
+    assert_eq!(world.planner.engines().len(), 1);
+    world.run_for(Duration::from_secs(3));
+    assert!(world.planner.engines().is_empty());
+}
+
+#[test]
+fn a_queue_has_an_end_and_a_caller_may_leave_it() {
+    let mut world = World::with(EngineSettings { queue_max: 2, ..EngineSettings::default() }, &[&[8192]]);
+    for ticket in 1..=3 {
+        world.ask(ticket, 0, need(10));
+    }
+    assert_eq!(world.refused[&3], Refusal::QueueFull);
+    world.planner.leave(1, world.now);
+    world.ask(4, 0, need(10));
+    world.run_for(Duration::from_secs(5));
+    assert!(!world.waited.contains_key(&1) && world.waited.contains_key(&4));
+}
+
+#[test]
+fn requests_share_the_context_of_an_engine_only_while_it_holds_them() {
+    let mut world = World::new(&[&[4096]]);
+    world.slots = 4;
+    world.answer_takes = Duration::from_secs(10);
+    for ticket in 1..=4 {
+        world.ask(ticket, 0, need(1500));
+    }
+    world.run_for(LOAD);
+    assert_eq!(world.granted_to.len(), 2, "two of 1,500 fit into 4,096, a third does not");
+    world.run_for(Duration::from_secs(11));
+    assert_eq!(world.granted_to.len(), 4);
+}
+
+#[test]
+fn another_model_takes_over_when_nobody_needs_the_first() {
+    let mut world = World::new(&[&[8192], &[8192]]);
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(20));
+    world.ask(2, 1, need(10));
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.waited[&2], STOP + LOAD);
+}
+
+#[test]
+fn a_budget_lets_engines_run_beside_each_other() {
+    let settings = EngineSettings { memory_budget_mib: Some(100), ..EngineSettings::default() };
+    let mut world = World::with(settings, &[&[8192], &[8192], &[8192]]);
+    for (model, memory) in [(0, 40), (1, 60), (2, 30)] {
+        world.planner.models[model].spec.variants[0].memory_mib = Some(memory);
+    }
+    world.ask(1, 0, need(10));
+    world.ask(2, 1, need(10));
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.planner.engines().len(), 2);
+    // The first is idle for longer, and its 40 are enough.
+    world.ask(3, 2, need(10));
+    world.run_for(Duration::from_secs(20));
+    let models: Vec<usize> = world.planner.engines().iter().map(|engine| engine.model).collect();
+    assert_eq!(models, [1, 2]);
+}
+
+#[test]
+fn two_callers_that_take_turns_do_not_make_it_thrash() {
+    let mut world = World::new(&[&[8192], &[8192]]);
+    world.answer_takes = Duration::from_millis(20);
+    let mut next = 1;
+    let mut asked: Vec<(TicketId, usize)> = Vec::new();
+    for model in 0..2 {
+        world.ask(next, model, need(10));
+        asked.push((next, model));
+        next += 1;
+    }
+    while world.finished.len() < 1000 {
+        let limit = world.now + Duration::from_secs(120);
+        assert!(world.step(limit));
+        // Whoever has its answer asks again.
+        let again: Vec<(TicketId, usize)> =
+            asked.iter().copied().filter(|(ticket, _)| world.finished.contains(ticket)).collect();
+        asked.retain(|asked| !again.contains(asked));
+        for (_, model) in again {
+            world.ask(next, model, need(10));
+            asked.push((next, model));
+            next += 1;
+        }
+    }
+    assert!(world.refused.is_empty());
+    let switches = world.started.len();
+    assert!(switches * 5 < world.finished.len(), "{switches} starts for {} answers", world.finished.len());
+    let longest = world.waited.values().max().unwrap();
+    let bound = Duration::from_secs(30) + world.answer_takes + STOP + LOAD + GLANCE * 2;
+    assert!(*longest <= bound, "{longest:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn everybody_is_answered_or_told_why_not(
+        requests in prop::collection::vec((0_usize..3, 1_u64..40_000, 0_u64..3000, any::<bool>()), 1..60),
+        slots in 1_usize..5,
+        broken in prop::collection::vec((0_usize..3, 0_usize..2), 0..3),
+    ) {
+        let mut world = World::new(&[&[2048, 16_384], &[8192, 32_768], &[4096]]);
+        world.slots = slots;
+        world.broken = broken;
+        let count = requests.len() as u64;
+        for (ticket, (model, prompt, pause, leaves)) in (1..).zip(requests) {
+            world.ask(ticket, model, need(prompt));
+            world.run_for(Duration::from_millis(pause));
+            if leaves && !world.waited.contains_key(&ticket) && !world.refused.contains_key(&ticket) {
+                world.planner.leave(ticket, world.now);
+                world.refused.insert(ticket, Refusal::Gone);
+            }
+        }
+        world.run_for(Duration::from_secs(600));
+        prop_assert_eq!((world.waited.len() + world.refused.len()) as u64, count);
+        prop_assert!(world.planner.waiting.is_empty());
+        // Nobody waits longer than is fair.
+        let answers = world.answer_takes * u32::try_from(count).unwrap();
+        let bound = Duration::from_secs(31) * 4 + answers;
+        prop_assert!(world.waited.values().all(|waited| *waited <= bound), "{:?}", world.waited.values().max());
+    }
+}
