@@ -92,6 +92,8 @@ pub struct Reply<T> {
     pub attempts: u32,
     /// Options that the provider could not take.
     pub ignored_options: Vec<String>,
+    /// `<model>@<context>` of the engine that answers, if the gateway runs that itself.
+    pub variant: Option<Arc<str>>,
     /// The prompt that was put before the conversation.
     pub prompt: Option<Rendered>,
 }
@@ -190,6 +192,7 @@ impl Gateway {
             deployment: routed.deployment,
             attempts: routed.attempts,
             ignored_options: routed.answer.ignored_options,
+            variant: routed.answer.variant,
             prompt: None,
         })
     }
@@ -236,6 +239,7 @@ impl Gateway {
             deployment: routed.deployment,
             attempts: routed.attempts,
             ignored_options: Vec::new(),
+            variant: None,
             prompt: None,
         })
     }

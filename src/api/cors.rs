@@ -22,7 +22,7 @@ pub(super) struct Cors<E> {
 
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Headers of ours that a browser would hide otherwise.
-const EXPOSED: &str = "x-request-id, x-llm-provider, x-llm-model, x-llm-attempts, x-llm-prompt, \
+const EXPOSED: &str = "x-request-id, x-llm-provider, x-llm-model, x-llm-attempts, x-llm-variant, x-llm-prompt, \
     x-llm-ignored-options, server-timing, retry-after, x-should-retry";
 
 impl<E> Cors<E> {

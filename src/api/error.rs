@@ -299,6 +299,9 @@ impl From<&ProviderError> for ApiError {
             ErrorKind::ContextTooLong { message, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
             }
+            ErrorKind::Overloaded { code, retry_after } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(Some(*retry_after))
+            }
             ErrorKind::Protocol(_) => bad_gateway("upstream_protocol"),
             ErrorKind::Unsupported(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "unsupported_by_provider", message)

@@ -86,7 +86,7 @@ impl PassthroughApi {
         let wrapped: PassthroughBody = dto::read(object.text())?;
         // The body's own text travels, not what a parser made of it.
         let inner = object.get("body").filter(|body| *body != b"null").map(Bytes::copy_from_slice);
-        let (provider, inner) = self.addressee(&wrapped, inner)?;
+        let (provider, inner, model) = self.addressee(&wrapped, inner)?;
         let mut headers = travelling(&wrapped.headers.0)?;
         if inner.is_some() && !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -100,6 +100,7 @@ impl PassthroughApi {
             query: query(&wrapped.query.0)?,
             headers,
             body: inner,
+            model,
         };
         self.forward(request, &provider, raw).await
     }
@@ -143,19 +144,18 @@ impl PassthroughApi {
     }
 }
 
+/// A provider's name, the body for it, and its name of the model, if one was named.
+type Addressee = (String, Option<Bytes>, Option<Arc<str>>);
+
 impl PassthroughApi {
     /// Who is meant. With a public model, the body's `model` becomes the provider's name for it.
-    fn addressee(
-        &self,
-        wrapped: &PassthroughBody,
-        body: Option<Bytes>,
-    ) -> Result<(String, Option<Bytes>), ApiError> {
+    fn addressee(&self, wrapped: &PassthroughBody, body: Option<Bytes>) -> Result<Addressee, ApiError> {
         match (&wrapped.provider, &wrapped.model) {
-            (Some(provider), None) => Ok((provider.clone(), body)),
+            (Some(provider), None) => Ok((provider.clone(), body, None)),
             (None, Some(model)) => {
                 let deployment = self.context.gateway.first_deployment(model)?;
                 let body = body.map(|body| with_model(body, model, &deployment.upstream_model));
-                Ok((deployment.provider_name.to_string(), body))
+                Ok((deployment.provider_name.to_string(), body, Some(deployment.upstream_model.clone())))
             }
             (None, None) => Err(ApiError::from(crate::wire::Invalid::missing("provider"))),
             (Some(_), Some(_)) => Err(ApiError::invalid("model", "give either `provider` or `model`")),
@@ -177,6 +177,7 @@ impl PassthroughApi {
             query: request.original_uri().query().map(str::to_owned),
             headers: kept.collect(),
             body: body.filter(|body| !body.is_empty()),
+            model: None,
         };
         self.forward(request, &provider, raw).await
     }

@@ -93,6 +93,7 @@ fn documented_headers() -> Vec<MetaHeader> {
         ("x-llm-provider", "string", "The provider that answered."),
         ("x-llm-model", "string", "The provider's own name of the model."),
         ("x-llm-attempts", "integer", "How many deployments were asked."),
+        ("x-llm-variant", "string", "`model@context` of the engine, if the gateway runs it itself."),
         ("x-llm-prompt", "string", "`name@language` of the prompt that was used."),
         ("x-llm-ignored-options", "string", "Options of the request that the provider cannot take."),
         (
@@ -222,6 +223,7 @@ static PROVIDER: HeaderName = HeaderName::from_static("x-llm-provider");
 static MODEL: HeaderName = HeaderName::from_static("x-llm-model");
 static ATTEMPTS: HeaderName = HeaderName::from_static("x-llm-attempts");
 static PROMPT: HeaderName = HeaderName::from_static("x-llm-prompt");
+static VARIANT: HeaderName = HeaderName::from_static("x-llm-variant");
 static IGNORED_OPTIONS: HeaderName = HeaderName::from_static("x-llm-ignored-options");
 
 /// Says who answered, and how.
@@ -236,6 +238,9 @@ pub(super) fn add_headers<T>(headers: &mut HeaderMap, reply: &Reply<T>) {
     add(&MODEL, &reply.deployment.upstream_model);
     if let Some(prompt) = &reply.prompt {
         add(&PROMPT, &format!("{}@{}", prompt.name, prompt.language));
+    }
+    if let Some(variant) = &reply.variant {
+        add(&VARIANT, variant);
     }
     if !reply.ignored_options.is_empty() {
         add(&IGNORED_OPTIONS, &reply.ignored_options.join(", "));

@@ -221,6 +221,14 @@ impl Planner {
         }
     }
 
+    /// Nothing more is wanted: engines end with the answers that they are giving. Whoever waits is forgotten.
+    pub(super) fn close(&mut self) {
+        self.waiting.clear();
+        for engine in self.engines.iter_mut().filter(|engine| engine.phase != Phase::Stopping) {
+            engine.phase = Phase::Draining;
+        }
+    }
+
     /// Everything that is to be done now.
     pub(super) fn plan(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();

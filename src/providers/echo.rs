@@ -86,7 +86,7 @@ impl Provider for Echo {
         };
         let takes = |name: &&str| *name == "max_tokens";
         let ignored = request.options.iter().map(|(name, _)| name).filter(|name| !takes(name));
-        Ok(Answer { content, ignored_options: ignored.map(str::to_owned).collect() })
+        Ok(Answer { content, ignored_options: ignored.map(str::to_owned).collect(), variant: None })
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {

@@ -63,6 +63,13 @@ pub enum ErrorKind {
         /// Its words, without keys and addresses.
         message: String,
     },
+    /// The gateway's own engines cannot take it now.
+    Overloaded {
+        /// A word for programs.
+        code: &'static str,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// An answer that cannot be understood, or that ends too early.
     Protocol(String),
     /// The provider has no way to do that.
@@ -130,6 +137,7 @@ impl ProviderError {
             | ErrorKind::Unauthorized { .. }
             | ErrorKind::Protocol(_)
             | ErrorKind::Untranslatable(_)
+            | ErrorKind::Overloaded { .. }
             | ErrorKind::Unsupported(_) => Failover::Next,
         }
     }
@@ -149,6 +157,9 @@ impl fmt::Display for ErrorKind {
             Self::Rejected(rejection) => write!(f, "rejected the request with status {}", rejection.status),
             Self::Untranslatable(_) => f.write_str("has no words for something in the request"),
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
+            Self::Overloaded { code: "queue_full", .. } => f.write_str("has too many requests in its queue"),
+            Self::Overloaded { code: "engine_start_failed", .. } => f.write_str("cannot start its engine"),
+            Self::Overloaded { .. } => f.write_str("does not serve this model now"),
             Self::Protocol(reason) => write!(f, "gave no valid answer: {reason}"),
             Self::Unsupported(what) => write!(f, "cannot serve {what}"),
         }

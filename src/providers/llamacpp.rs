@@ -1,12 +1,13 @@
-//! A llama-server that somebody else runs: OpenAI's API, and sampling options of its own.
+//! llama.cpp's server: OpenAI's API, and sampling options of its own. One that somebody else runs has an address; the
+//! others are run by the gateway (`managed`).
 
 use std::sync::Arc;
 
 use super::openai::{Dialect, OpenAi};
-use super::{Provider, Shared};
+use super::{Provider, Shared, managed};
 use crate::config::{Fault, ProviderConfig};
 
-const LLAMA_CPP: Dialect = Dialect {
+pub(super) const LLAMA_CPP: Dialect = Dialect {
     options: &[
         ("temperature", "temperature"),
         ("top_p", "top_p"),
@@ -31,11 +32,7 @@ const LLAMA_CPP: Dialect = Dialect {
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
     if config.base_url.is_none() {
-        return Err(Fault::new(
-            &config.place,
-            "`base_url` is missing, and engines are not managed in this version",
-            "start llama-server yourself and give its address as `base_url`",
-        ));
+        return managed::build(config, shared);
     }
     Ok(Arc::new(OpenAi::new(config, shared, &LLAMA_CPP)?))
 }

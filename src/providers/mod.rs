@@ -9,6 +9,7 @@ mod error;
 mod far;
 mod frames;
 mod llamacpp;
+mod managed;
 mod near;
 mod ollama;
 mod openai;
@@ -23,11 +24,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value};
 
 use crate::config::{Fault, ProviderConfig, nearest};
+use crate::engine::Engines;
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings};
 
 pub use error::{ErrorKind, Failover, ProviderError, Rejection};
@@ -79,6 +82,8 @@ pub struct Answer {
     pub content: Content,
     /// Options of the request that the provider could not take, by their names in the request.
     pub ignored_options: Vec<String>,
+    /// `<model>@<context>` of the engine that gives it, if the gateway runs that itself.
+    pub variant: Option<Arc<str>>,
 }
 
 /// An answer's content, in the form that the request asked for.
@@ -114,6 +119,8 @@ pub struct RawRequest {
     pub headers: HeaderMap,
     /// Its body, if it has one.
     pub body: Option<Bytes>,
+    /// The provider's name of the model that was named, for providers that run a server for each.
+    pub model: Option<Arc<str>>,
 }
 
 /// Whatever came back.
@@ -126,6 +133,18 @@ pub struct RawResponse {
     pub location: Option<String>,
     /// Its body as it comes. Dropping it aborts the upstream request.
     pub body: BoxStream<'static, Result<Bytes, ProviderError>>,
+}
+
+impl RawResponse {
+    /// Keeps something until the body has ended.
+    pub(self) fn hold(&mut self, held: impl Send + 'static) {
+        let body = std::mem::replace(&mut self.body, futures_util::stream::empty().boxed());
+        self.body = body
+            .inspect(move |_| {
+                let _ = &held;
+            })
+            .boxed();
+    }
 }
 
 impl Debug for RawResponse {
@@ -141,6 +160,8 @@ pub struct Shared {
     pub clients: Clients,
     /// Whether the environment names a proxy, which must not be passed by.
     pub has_proxy: bool,
+    /// Engines that the gateway runs itself.
+    pub engines: Engines,
 }
 
 type Build = fn(&ProviderConfig, &Shared) -> Result<Arc<dyn Provider>, Fault>;

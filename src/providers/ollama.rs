@@ -115,7 +115,7 @@ impl Provider for Ollama {
         } else {
             Content::Whole(self.whole(target, translated.body, decoder, request).await?)
         };
-        Ok(Answer { content, ignored_options: translated.ignored })
+        Ok(Answer { content, ignored_options: translated.ignored, variant: None })
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {

@@ -145,7 +145,7 @@ impl Provider for OpenAi {
             (false, true) => Content::Whole(self.folded(url, body, request.kind).await?),
             (false, false) => Content::Whole(self.whole(url, body).await?),
         };
-        Ok(Answer { content, ignored_options: ignored })
+        Ok(Answer { content, ignored_options: ignored, variant: None })
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {

@@ -23,6 +23,12 @@ use crate::llm::{Ends, Frames, Reading, TroubleKind, Usage};
 /// Runs of frames as a provider makes them, before the checks.
 pub type RawFrames = BoxStream<'static, Result<Frames, ProviderError>>;
 
+/// What an answer keeps until its end.
+pub trait Held: Send + Sync {
+    /// What the answer has used, once it says so.
+    fn used(&self, usage: Usage);
+}
+
 /// A streamed answer. It ends with `None` only after a choice has said why it ended; otherwise the last item is
 /// an error. Dropping it aborts the upstream request.
 pub struct FrameStream {
@@ -38,6 +44,7 @@ pub struct FrameStream {
     /// What ends the stream once all before it has been handed out.
     failure: Option<Box<ProviderError>>,
     over: bool,
+    held: Option<Box<dyn Held>>,
 }
 
 /// A run of frames, and what has been read of it.
@@ -77,6 +84,7 @@ impl FrameStream {
             ends: Ends::default(),
             failure: None,
             over: false,
+            held: None,
         }
     }
 
@@ -85,12 +93,23 @@ impl FrameStream {
         &self.provider
     }
 
+    /// Keeps something until the stream has ended or is dropped.
+    pub fn hold(&mut self, held: Box<dyn Held>) {
+        // What has been read already may have said it.
+        let used = self.ahead.iter().find_map(Item::usage);
+        used.iter().for_each(|usage| held.used(*usage));
+        self.held = Some(held);
+    }
+
     /// Reads up to the first content, and puts back what it has read. After this another
     /// provider can no longer take over.
     ///
     /// # Errors
     /// The stream failed, or ended, before any content.
     pub async fn until_content(&mut self) -> Result<(), ProviderError> {
+        if self.begun {
+            return Ok(());
+        }
         let mut read = VecDeque::new();
         loop {
             let next = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await;
@@ -113,6 +132,9 @@ impl FrameStream {
     fn read(&mut self, frames: Frames) -> Result<Item, ProviderError> {
         let mut reading = frames.read();
         self.ends.add(reading.ends);
+        if let (Some(held), Some(usage)) = (&self.held, reading.usage) {
+            held.used(usage);
+        }
         let Some(trouble) = reading.trouble.take() else { return Ok(Item { frames, reading }) };
         let failure = self.troubled(trouble.kind);
         if trouble.at == 0 {

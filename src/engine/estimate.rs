@@ -1,0 +1,202 @@
+//! How long a prompt will be, in tokens, before anybody has counted it.
+//!
+//! Only the decision between variants needs the number, so a bound is mostly enough. A guess is learned from: each
+//! answer says how long its prompt was.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::need::AnswerLength;
+use crate::llm::{ChatRequest, RequestKind};
+
+/// What the template puts around a message, at most.
+const AROUND_MESSAGE: u64 = 24;
+/// What the template puts around all, at most.
+const AROUND_ALL: u64 = 64;
+/// A picture, where nobody knows the model's way with pictures.
+const PICTURE: u64 = 1024;
+/// How much a single answer changes what was learned.
+const HASTE: f64 = 0.2;
+
+/// What can be said of a prompt without counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Guess {
+    /// Probably so many.
+    pub(super) tokens: u64,
+    /// Never more.
+    pub(super) at_most: u64,
+}
+
+/// What a model's prompts have turned out to be, against what was guessed.
+#[derive(Debug)]
+pub(super) struct Experience {
+    // A std mutex: held for a multiplication.
+    ratio: Mutex<f64>,
+}
+
+impl Default for Experience {
+    fn default() -> Self {
+        Self { ratio: Mutex::new(1.0) }
+    }
+}
+
+impl Experience {
+    /// A guess, put right by what was learned.
+    pub(super) fn corrected(&self, guess: Guess) -> u64 {
+        let ratio = *self.ratio.lock().unwrap_or_else(PoisonError::into_inner);
+        scaled(guess.tokens, ratio * 1.05).min(guess.at_most)
+    }
+
+    /// A prompt was so long.
+    pub(super) fn learn(&self, guess: Guess, counted: u64) {
+        if guess.tokens == 0 || counted == 0 {
+            return;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "tokens are far below 2^52")]
+        let seen = (counted as f64 / guess.tokens as f64).clamp(0.1, 10.0);
+        let mut ratio = self.ratio.lock().unwrap_or_else(PoisonError::into_inner);
+        *ratio += (seen - *ratio) * HASTE;
+    }
+}
+
+fn scaled(tokens: u64, ratio: f64) -> u64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "tokens are far below 2^52, and ratios are positive"
+    )]
+    let scaled = (tokens as f64 * ratio).ceil() as u64;
+    scaled
+}
+
+/// How long the answer may become.
+pub(super) fn answer_length(request: &ChatRequest, reserve: u64) -> AnswerLength {
+    let in_options = || request.options.get("max_tokens").and_then(Value::as_u64);
+    request.max_output_tokens.or_else(in_options).map_or(AnswerLength::Open(reserve), AnswerLength::Asked)
+}
+
+/// Looks at a request.
+pub(super) fn guess(request: &ChatRequest) -> Guess {
+    let member = |name: &str| {
+        request.body.get(name).and_then(|json| serde_json::from_slice::<Value>(json).ok()).unwrap_or_default()
+    };
+    let mut seen = Seen::default();
+    match request.kind {
+        RequestKind::Chat => {
+            for message in member("messages").as_array().into_iter().flatten() {
+                seen.message(message);
+            }
+            // Templates write tools out with indentation, some of them twice.
+            let tools = request.body.get("tools").map_or(0, |tools| tools.len() as u64);
+            seen.tokens += tools / 3;
+            seen.bytes += tools * 2;
+        }
+        RequestKind::Completion => seen.value(&member("prompt")),
+    }
+    Guess {
+        tokens: seen.tokens + 8 * seen.messages + 4,
+        at_most: seen.bytes + AROUND_MESSAGE * seen.messages + AROUND_ALL,
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    messages: u64,
+    tokens: u64,
+    bytes: u64,
+}
+
+impl Seen {
+    fn message(&mut self, message: &Value) {
+        self.messages += 1;
+        for (name, value) in message.as_object().into_iter().flatten() {
+            if name != "role" {
+                self.value(value);
+            }
+        }
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.text(text),
+            Value::Array(parts) => parts.iter().for_each(|part| self.value(part)),
+            Value::Object(part) if is_picture(part.get("type")) => {
+                self.tokens += PICTURE;
+                self.bytes += PICTURE * 4;
+            }
+            Value::Object(part) => part.values().for_each(|value| self.value(value)),
+            _ => {
+                self.tokens += 1;
+                self.bytes += 8;
+            }
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        let wide = text.chars().filter(|c| !c.is_ascii()).count() as u64;
+        let plain = text.bytes().filter(u8::is_ascii).count() as u64;
+        self.tokens += plain.div_ceil(3) + wide;
+        // No tokenizer makes more tokens of a text than it has bytes.
+        self.bytes += text.len() as u64;
+    }
+}
+
+fn is_picture(kind: Option<&Value>) -> bool {
+    kind.and_then(Value::as_str)
+        .is_some_and(|kind| kind.contains("image") || kind.contains("audio") || kind.contains("video"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::openai;
+    use serde_json::json;
+
+    fn request(body: &Value) -> ChatRequest {
+        openai::chat_request(body.to_string().into(), false).unwrap()
+    }
+
+    #[test]
+    fn the_bound_is_above_the_guess() {
+        for content in ["Hi", "Zażółć gęślą jaźń", "你好，世界", &"word ".repeat(2000)] {
+            let guess =
+                guess(&request(&json!({"model": "m", "messages": [{"role": "user", "content": content}]})));
+            assert!(guess.at_most >= guess.tokens, "{guess:?}");
+            assert!(guess.at_most >= content.len() as u64);
+        }
+    }
+
+    #[test]
+    fn tools_and_pictures_count() {
+        let plain = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+        let mut with_tools = plain.clone();
+        with_tools["tools"] =
+            json!([{"type": "function", "function": {"name": "f", "description": "x".repeat(3000)}}]);
+        assert!(guess(&request(&with_tools)).tokens > guess(&request(&plain)).tokens + 900);
+        let mut with_picture = plain.clone();
+        with_picture["messages"][0]["content"] =
+            json!([{"type": "image_url", "image_url": {"url": "data:x"}}]);
+        assert!(guess(&request(&with_picture)).tokens >= 1024);
+    }
+
+    #[test]
+    fn answers_teach() {
+        let experience = Experience::default();
+        let guess = Guess { tokens: 1000, at_most: 10_000 };
+        assert_eq!(experience.corrected(guess), 1050);
+        for _ in 0..50 {
+            experience.learn(guess, 600);
+        }
+        assert!((600..660).contains(&experience.corrected(guess)), "{}", experience.corrected(guess));
+    }
+
+    #[test]
+    fn the_callers_limit_is_the_answers_length() {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+        assert_eq!(answer_length(&request(&body), 2048), AnswerLength::Open(2048));
+        body["max_completion_tokens"] = json!(7);
+        assert_eq!(answer_length(&request(&body), 2048), AnswerLength::Asked(7));
+    }
+}

@@ -1,0 +1,107 @@
+//! Short questions to an engine: is it well, what can it take, how long is a prompt.
+
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::planner::Capacity;
+use crate::config::EngineAddress;
+
+/// An answer beyond this is none of an engine's. (A chat template may take some dozens of kilobytes.)
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where an engine is asked, and the key that opens it.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) address: EngineAddress,
+    pub(super) api_key: SecretString,
+}
+
+impl Door {
+    /// Whether the engine answers, and says that it has loaded.
+    pub(super) async fn is_well(&self, limit: Duration) -> bool {
+        matches!(self.ask(Method::GET, "/health", Bytes::new(), limit).await, Ok((StatusCode::OK, _)))
+    }
+
+    /// What the engine can take, as it says itself; `None` if it does not say. `context_tokens` is what was meant.
+    pub(super) async fn capacity(&self, context_tokens: u64, limit: Duration) -> Option<Capacity> {
+        let (status, body) = self.ask(Method::GET, "/props", Bytes::new(), limit).await.ok()?;
+        let props: Props = serde_json::from_slice(&body).ok().filter(|_| status.is_success())?;
+        let (slots, of_slot) = (props.total_slots, props.default_generation_settings.n_ctx);
+        // Slots of which each may use all of the context share it.
+        let is_shared = slots > 1 && of_slot.saturating_mul(slots as u64) > context_tokens.max(of_slot);
+        Some(Capacity { slots, context_tokens: of_slot, is_shared })
+    }
+
+    /// How many tokens the engine makes of a chat request; `None` if it does not say.
+    pub(super) async fn input_tokens(&self, body: Bytes, limit: Duration) -> Option<u64> {
+        let path = "/v1/chat/completions/input_tokens";
+        let (status, body) = self.ask(Method::POST, path, body, limit).await.ok()?;
+        let counted: Counted = serde_json::from_slice(&body).ok().filter(|_| status.is_success())?;
+        Some(counted.input_tokens)
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> io::Result<(StatusCode, Bytes)> {
+        timeout(limit, self.answer(method, path, body)).await?
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Bytes) -> io::Result<(StatusCode, Bytes)> {
+        let EngineAddress { host, port } = &self.address;
+        let socket = TcpStream::connect((host.as_str(), *port)).await?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, format!("{host}:{port}"))
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, format!("Bearer {}", self.api_key.expose_secret()))
+            .body(Full::new(body))
+            .map_err(io::Error::other)?;
+        let mut asking = pin!(async {
+            let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
+            let body = Limited::new(body, MOST_BYTES).collect().await.map_err(io::Error::other)?;
+            Ok((head.status, body.to_bytes()))
+        });
+        tokio::select! {
+            biased;
+            answer = asking.as_mut() => return answer,
+            // What it brought before it ended is still to be read.
+            _ = connection => {}
+        }
+        asking.await
+    }
+}
+
+#[derive(Deserialize)]
+struct Props {
+    total_slots: usize,
+    default_generation_settings: SlotProps,
+}
+
+#[derive(Deserialize)]
+struct SlotProps {
+    n_ctx: u64,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    input_tokens: u64,
+}

@@ -1,0 +1,216 @@
+//! One engine, from its start to its end: started, watched while it loads and while it serves, stopped.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::planner::Capacity;
+use super::probe::Door;
+use super::process::{Launch, Process};
+use crate::config::{EngineAddress, EngineVariant};
+
+/// How often a loading engine is asked whether it has loaded: soon at first, then less often.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// How long an engine that is asked to end may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How often an engine that serves is asked whether it is well.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// So many questions without an answer mean that it hangs.
+const MOST_UNANSWERED: u32 = 3;
+/// Another program may take a port before the engine does.
+const PORTS_TRIED: u32 = 3;
+/// What an engine said last, for whoever looks for the cause of a failure.
+const LAST_LINES: usize = 12;
+
+/// What is to run.
+pub(super) struct Order {
+    /// `<model>@<context>`.
+    pub(super) name: Arc<str>,
+    pub(super) variant: EngineVariant,
+    /// Asks for an end.
+    pub(super) stop: CancellationToken,
+}
+
+/// How it went so far.
+pub(super) enum Report {
+    /// It serves.
+    Ready(Arc<Door>, Capacity),
+    /// It has ended, and why, if nobody asked for it.
+    Gone(Option<Arc<str>>),
+}
+
+/// Why an engine ended.
+enum End {
+    Asked,
+    Failed(String),
+    /// Another program has its port.
+    PortTaken(String),
+}
+
+/// Runs an engine to its end. The last report is that it is gone.
+pub(super) async fn run(order: Order, mut report: impl FnMut(Report)) {
+    let mut tried = 0;
+    let told = loop {
+        tried += 1;
+        match run_once(&order, &mut report).await {
+            End::Asked => break None,
+            End::PortTaken(_) if tried < PORTS_TRIED && order.variant.address.is_none() => {}
+            End::PortTaken(told) | End::Failed(told) => {
+                tracing::error!(engine = %order.name, reason = %told, "The engine has failed");
+                break Some(told.into());
+            }
+        }
+    };
+    report(Report::Gone(told));
+}
+
+async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
+    let started = Instant::now();
+    let (door, launch) = match prepared(order) {
+        Ok(prepared) => prepared,
+        Err(error) => return End::Failed(format!("no port or key can be had: {error}")),
+    };
+    tracing::info!(engine = %order.name, "The engine is started");
+    let process = match Process::start(launch).await {
+        Ok(process) => process,
+        Err(error) => return End::Failed(error.to_string()),
+    };
+    if let Err(end) = loaded(order, &door, &process).await {
+        process.stop(STOP_PATIENCE).await;
+        return end;
+    }
+    let limit = order.variant.timeouts.health_check;
+    let meant = order.variant.context_tokens;
+    // One that does not say is asked for one thing after the other.
+    let unknown = Capacity { slots: 1, context_tokens: meant, is_shared: false };
+    let capacity = door.capacity(meant, limit).await.unwrap_or(unknown);
+    if capacity.context_tokens < meant && !capacity.is_shared && capacity.slots == 1 {
+        tracing::warn!(engine = %order.name, context_tokens = capacity.context_tokens, "The engine holds less than the models file says");
+    }
+    tracing::info!(engine = %order.name, load_ms = started.elapsed().as_millis(), slots = capacity.slots,
+        context_tokens = capacity.context_tokens, "The engine is ready");
+    report(Report::Ready(door.clone(), capacity));
+    let end = served(order, &door, &process).await;
+    process.stop(STOP_PATIENCE).await;
+    end
+}
+
+/// Waits until the engine has loaded.
+async fn loaded(order: &Order, door: &Door, process: &Process) -> Result<(), End> {
+    let timeouts = order.variant.timeouts;
+    let asking = async {
+        let mut pause = ASK_AGAIN.0;
+        while !door.is_well(timeouts.health_check).await {
+            sleep(pause).await;
+            pause = (pause * 5 / 4).min(ASK_AGAIN.1);
+        }
+    };
+    let late = || End::Failed(format!("it has not loaded within {} s", timeouts.startup.as_secs_f64()));
+    let asked = tokio::select! {
+        biased;
+        () = order.stop.cancelled() => return Err(End::Asked),
+        exit = process.exited() => Err(format!("it ended while it loaded ({exit})")),
+        asked = timeout(timeouts.startup, asking) => asked.map_err(|_| String::new()),
+    };
+    let Err(told) = asked else { return Ok(()) };
+    if told.is_empty() {
+        return Err(late());
+    }
+    // What it said last comes a moment after its end.
+    sleep(ASK_AGAIN.0).await;
+    let lines = process.log().tail(LAST_LINES);
+    let has_lost_port =
+        lines.iter().any(|line| line.contains("couldn't bind") || line.contains("bind HTTP server"));
+    let told = format!("{told}; its last words: {}", lines.join(" | "));
+    Err(if has_lost_port { End::PortTaken(told) } else { End::Failed(told) })
+}
+
+/// Watches an engine that serves, until it ends or is to end.
+async fn served(order: &Order, door: &Door, process: &Process) -> End {
+    let limit = order.variant.timeouts.health_check;
+    let watching = async {
+        let mut unanswered = 0;
+        while unanswered < MOST_UNANSWERED {
+            sleep(CHECK_EVERY).await;
+            unanswered = if door.is_well(limit).await { 0 } else { unanswered + 1 };
+        }
+    };
+    let told = tokio::select! {
+        biased;
+        () = order.stop.cancelled() => return End::Asked,
+        exit = process.exited() => format!("it ended by itself ({exit})"),
+        () = watching => "it does not answer any more".to_owned(),
+    };
+    End::Failed(format!("{told}; its last words: {}", process.log().tail(LAST_LINES).join(" | ")))
+}
+
+/// Where the engine will listen, and how it is started.
+fn prepared(order: &Order) -> std::io::Result<(Arc<Door>, Launch)> {
+    let variant = &order.variant;
+    let mut args = variant.args.clone();
+    if !has_argument(&args, &["-c", "--ctx-size"]) {
+        args.extend(["-c".to_owned(), variant.context_tokens.to_string()]);
+    }
+    let address = match &variant.address {
+        Some(address) => address.clone(),
+        None => EngineAddress { host: "127.0.0.1".to_owned(), port: free_port()? },
+    };
+    if !has_argument(&args, &["--host"]) {
+        args.extend(["--host".to_owned(), address.host.clone()]);
+    }
+    if !has_argument(&args, &["--port"]) {
+        args.extend(["--port".to_owned(), address.port.to_string()]);
+    }
+    let api_key = random_key()?;
+    let launch = Launch {
+        name: order.name.to_string(),
+        binary: variant.binary.clone(),
+        args,
+        // In its arguments everybody could read it.
+        variables: vec![("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned())],
+        folder: None,
+    };
+    Ok((Arc::new(Door { address, api_key }), launch))
+}
+
+fn has_argument(args: &[String], names: &[&str]) -> bool {
+    args.iter().any(|arg| {
+        let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
+        names.contains(&name)
+    })
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A key that nobody can guess: 128 bits of the system's.
+fn random_key() -> std::io::Result<SecretString> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_found_in_both_forms() {
+        let args = ["-m", "x", "--port=8080"].map(str::to_owned);
+        assert!(has_argument(&args, &["--port"]) && has_argument(&args, &["-c", "-m"]));
+        assert!(!has_argument(&args, &["--host"]) && !has_argument(&args, &["x="]));
+    }
+
+    #[test]
+    fn keys_differ() {
+        let (one, other) = (random_key().unwrap(), random_key().unwrap());
+        assert_eq!(one.expose_secret().len(), 32);
+        assert_ne!(one.expose_secret(), other.expose_secret());
+    }
+}

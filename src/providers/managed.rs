@@ -1,0 +1,245 @@
+//! llama.cpp's engines that the gateway runs itself: a lease, then a llama-server like any other.
+//!
+//! Whatever goes wrong before the first content is tried again unseen, once: on a larger engine when the prompt did not
+//! fit, on a new one when the engine died.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Map;
+use tokio::time::sleep;
+
+use super::error::{ErrorKind, ProviderError};
+use super::llamacpp::LLAMA_CPP;
+use super::openai::OpenAi;
+use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
+use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
+use crate::engine::{AnswerLength, Counting, EngineError, Lease, Need, Pool, Thought};
+use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
+
+/// What a request needs that has no prompt to count.
+const NOTHING: Need = Need { prompt_tokens: 0, answer: AnswerLength::Open(0) };
+/// Servers of engines that have ended are forgotten beyond so many.
+const MOST_SERVERS: usize = 16;
+/// The end of a process is noticed a moment after its connections broke.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// A provider whose engines the gateway runs.
+#[derive(Debug)]
+pub(super) struct Managed {
+    config: ProviderConfig,
+    pool: Arc<Pool>,
+    models: Vec<Known>,
+    // A std mutex: held for a look into a short list.
+    servers: Mutex<Vec<(u64, Arc<OpenAi>)>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    name: Arc<str>,
+    context_tokens: u64,
+    counting: Arc<Counting>,
+}
+
+/// Kept with an answer until its end.
+#[derive(Debug)]
+struct Held {
+    _lease: Lease,
+    counting: Arc<Counting>,
+    thought: Thought,
+}
+
+impl super::stream::Held for Held {
+    fn used(&self, usage: Usage) {
+        self.counting.learn(self.thought, usage.input_tokens);
+    }
+}
+
+pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
+    let ModelSource::Listed(models) = &config.models else {
+        return Err(Fault::new(
+            &config.place,
+            "there is nobody to ask for the models of engines that do not run yet",
+            "list the models with their `variants`, or give the `base_url` of a running llama-server",
+        ));
+    };
+    let engines: Vec<(Arc<str>, EngineModel)> = models
+        .iter()
+        .filter_map(|model| Some((model.upstream.as_str().into(), model.engine.clone()?)))
+        .collect();
+    let known = engines.iter().map(|(name, engine)| Known {
+        name: name.clone(),
+        context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
+        counting: Arc::new(Counting::new(name.clone(), engine.default_output_reserve)),
+    });
+    Ok(Arc::new(Managed {
+        models: known.collect(),
+        pool: shared.engines.pool(&config.name, &config.engines, engines),
+        config: config.clone(),
+        servers: Mutex::default(),
+    }))
+}
+
+impl Managed {
+    fn known(&self, model: &str) -> Result<&Known, ProviderError> {
+        let known = self.models.iter().find(|known| *known.name == *model);
+        known.ok_or_else(|| self.failed(ErrorKind::Unsupported("a model without an engine")))
+    }
+
+    fn failed(&self, kind: ErrorKind) -> ProviderError {
+        ProviderError::new(&self.config.name.as_str().into(), kind)
+    }
+
+    async fn lease(&self, model: &str, need: Need) -> Result<(Lease, Arc<OpenAi>), ProviderError> {
+        let lease = self.pool.lease(model, need).await.map_err(|error| self.no_engine(error))?;
+        let server = self.server(&lease)?;
+        Ok((lease, server))
+    }
+
+    fn no_engine(&self, error: EngineError) -> ProviderError {
+        match error {
+            EngineError::QueueFull => {
+                self.failed(ErrorKind::Overloaded { code: "queue_full", retry_after: Duration::from_secs(1) })
+            }
+            EngineError::StartFailed { retry_after, told } => {
+                let retry_after = retry_after.max(Duration::from_secs(1));
+                let kind = ErrorKind::Overloaded { code: "engine_start_failed", retry_after };
+                self.failed(kind).with_detail(&*told)
+            }
+            EngineError::TooLarge { needed_tokens, context_tokens } => {
+                let message = error.to_string();
+                self.failed(ErrorKind::ContextTooLong {
+                    needed_tokens: Some(needed_tokens),
+                    context_tokens: Some(context_tokens),
+                    message,
+                })
+            }
+            EngineError::Gone => self
+                .failed(ErrorKind::Overloaded { code: "engine_gone", retry_after: Duration::from_secs(1) }),
+        }
+    }
+
+    /// The server of a leased engine, with its connections.
+    fn server(&self, lease: &Lease) -> Result<Arc<OpenAi>, ProviderError> {
+        let place = lease.place();
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, server)) = servers.iter().find(|(engine, _)| *engine == place.engine) {
+            return Ok(server.clone());
+        }
+        let config = ProviderConfig {
+            base_url: Some(place.base_url()),
+            api_key: Some(place.api_key().clone()),
+            ..self.config.clone()
+        };
+        let server = OpenAi::new(&config, &Shared::default(), &LLAMA_CPP)
+            .map_err(|fault| self.failed(ErrorKind::Protocol(fault.problem)))?;
+        let server = Arc::new(server);
+        if servers.len() >= MOST_SERVERS {
+            servers.remove(0);
+        }
+        servers.push((place.engine, server.clone()));
+        Ok(server)
+    }
+}
+
+/// What may still be tried before anybody has heard anything.
+struct Tries {
+    larger: bool,
+    again: u32,
+}
+
+impl Tries {
+    /// The need with which to try once more after a failure; `None` if that would be of no use.
+    async fn next(&mut self, error: &ProviderError, need: Need) -> Option<Need> {
+        match error.kind {
+            ErrorKind::ContextTooLong { needed_tokens: Some(prompt_tokens), .. }
+                if self.larger && prompt_tokens > need.prompt_tokens =>
+            {
+                self.larger = false;
+                Some(Need { prompt_tokens, ..need })
+            }
+            // The engine has died, or its shared context has run full.
+            ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. }
+                if self.again > 0 =>
+            {
+                self.again -= 1;
+                sleep(MOMENT).await;
+                Some(need)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Managed {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
+        let known = self.known(model)?;
+        let (mut need, thought) = known.counting.need(&self.pool, request).await;
+        let mut tries = Tries { larger: true, again: 2 };
+        loop {
+            let (lease, server) = self.lease(model, need).await?;
+            let variant = lease.place().variant.clone();
+            let answer = async {
+                let mut answer = server.chat(model, request).await?;
+                if let Content::Stream(frames) = &mut answer.content {
+                    frames.until_content().await?;
+                }
+                Ok(answer)
+            };
+            let error = match answer.await {
+                Ok(mut answer) => {
+                    let held = Held { _lease: lease, counting: known.counting.clone(), thought };
+                    match &mut answer.content {
+                        Content::Stream(frames) => frames.hold(Box::new(held)),
+                        Content::Whole(completion) => {
+                            completion
+                                .usage
+                                .iter()
+                                .for_each(|usage| super::stream::Held::used(&held, *usage));
+                        }
+                    }
+                    answer.variant = Some(variant);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            drop(lease);
+            need = tries.next(&error, need).await.ok_or(error)?;
+        }
+    }
+
+    async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
+        let card = |known: &Known| ModelCard {
+            id: known.name.to_string(),
+            context_tokens: Some(known.context_tokens),
+            details: Map::new(),
+        };
+        Ok(self.models.iter().map(card).collect())
+    }
+
+    async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
+        self.known(model)?;
+        let (_lease, server) = self.lease(model, NOTHING).await?;
+        server.embed(model, request).await
+    }
+
+    async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {
+        let model = match (&request.model, self.models.as_slice()) {
+            (Some(model), _) => model.to_string(),
+            (None, [only]) => only.name.to_string(),
+            (None, _) => {
+                return Err(self.failed(ErrorKind::Unsupported("raw requests that do not name a model")));
+            }
+        };
+        let (lease, server) = self.lease(&model, NOTHING).await?;
+        let mut answer = server.forward(request).await?;
+        answer.hold(lease);
+        Ok(answer)
+    }
+}
