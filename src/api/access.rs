@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame, SizeHint};
+use poem::http::header::CONTENT_LENGTH;
 use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use poem::{Endpoint, Request, Response};
 
@@ -72,8 +73,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         guard.status = Some(response.status().as_u16());
         let (parts, body) = response.into_parts();
         let inner: BoxBody<Bytes, std::io::Error> = body.into();
-        guard.ended = inner.is_end_stream();
-        let body = BoxBody::new(Watched { inner, guard });
+        // Of a body whose length is told, nobody asks for the end; to a HEAD nothing is sent at all.
+        let is_head = guard.method == Method::HEAD;
+        let left = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        guard.ended = is_head || left == Some(0) || inner.is_end_stream();
+        let body = BoxBody::new(Watched { inner, guard, left });
         Ok(Response::from_parts(parts, body.into()))
     }
 }
@@ -201,6 +205,8 @@ fn milliseconds(time: Duration) -> u64 {
 struct Watched {
     inner: BoxBody<Bytes, std::io::Error>,
     guard: Guard,
+    /// Bytes that are still to come, where that is told.
+    left: Option<u64>,
 }
 
 impl Body for Watched {
@@ -212,7 +218,9 @@ impl Body for Watched {
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        self.guard.ended = frame.is_none() || self.inner.is_end_stream();
+        let sent = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref().map(Bytes::len));
+        self.left = self.left.map(|left| left.saturating_sub(sent.unwrap_or(0) as u64));
+        self.guard.ended = frame.is_none() || self.left == Some(0) || self.inner.is_end_stream();
         Poll::Ready(frame)
     }
 

@@ -19,8 +19,10 @@ use super::error::ApiError;
 
 /// How much of a body that is too large is read and thrown away, so that its sender gets to read why.
 const DISCARDED_BYTES: u64 = 512 * 1024 * 1024;
-/// How long that may take.
+/// How long that may take, if the time for a silence in a body is not shorter.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A sender that pauses for so long can read what it is told.
+const DISCARD_PAUSE: Duration = Duration::from_millis(500);
 
 /// A body that comes slower than this, beyond the time for a silence, holds its connection for nothing.
 const LEAST_BYTES_PER_SECOND: usize = 4096;
@@ -87,7 +89,7 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
     if announced.is_some_and(|length| length > limits.max_body_bytes as u64) {
         // Who asks first has sent nothing yet, and will not.
         if !headers.contains_key(EXPECT) {
-            discard(&mut body).await;
+            discard(&mut body, limits).await;
         }
         return Err(too_large(limits));
     }
@@ -107,7 +109,7 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
         let Ok(data) = frame.into_data() else { continue };
         if received + data.len() > limits.max_body_bytes {
             drop((first, all));
-            discard(&mut body).await;
+            discard(&mut body, limits).await;
             return Err(too_large(limits));
         }
         // Most bodies come in one piece, which need not be copied.
@@ -133,11 +135,11 @@ fn too_large(limits: Limits) -> ApiError {
 }
 
 /// Reads on, so that the sender is not cut off while it is still sending and cannot listen.
-async fn discard(body: &mut BoxBody<Bytes, std::io::Error>) {
-    let until = Instant::now() + DISCARD_TIMEOUT;
+async fn discard(body: &mut BoxBody<Bytes, std::io::Error>, limits: Limits) {
+    let until = Instant::now() + DISCARD_TIMEOUT.min(limits.body_timeout);
     let mut discarded = 0;
     while discarded < DISCARDED_BYTES {
-        match timeout_at(until, body.frame()).await {
+        match timeout_at(until.min(Instant::now() + DISCARD_PAUSE), body.frame()).await {
             Ok(Some(Ok(frame))) => discarded += frame.data_ref().map_or(0, |data| data.len() as u64),
             _ => return,
         }

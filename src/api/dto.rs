@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
 use super::error::ApiError;
+use crate::lint::expected_in_words;
 use crate::llm::RawObject;
 use crate::wire::Invalid;
 
@@ -53,9 +54,15 @@ fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     if let Some(name) = text.strip_prefix("missing field").and_then(quoted) {
         return Invalid::missing(name).into();
     }
+    if let Some(name) = text.strip_prefix("duplicate field").and_then(quoted) {
+        let message = format!("`{name}` is given twice, under two names; give one of them");
+        return Invalid::value(name, message).into();
+    }
     let expected = text.split("expected ").nth(1).and_then(|rest| rest.split(" at line").next());
-    let must = expected
-        .map_or_else(|| "is not what it must be".to_owned(), |expected| format!("must be {expected}"));
+    let must = expected.map_or_else(
+        || "is not what it must be".to_owned(),
+        |expected| format!("must be {}", expected_in_words(expected)),
+    );
     match path {
         "." | "?" => Invalid::json(format!("the body {must}")).into(),
         path => Invalid::value(path, format!("`{path}` {must}")).into(),
@@ -112,12 +119,12 @@ mod tests {
     fn faults_name_their_place_and_never_quote_the_caller() {
         for (name, value, message) in [
             ("user_last_statement", json!(""), "must not be empty"),
-            ("user_last_statement", json!(["planted"]), "must be a string"),
+            ("user_last_statement", json!(["planted"]), "must be a text"),
             ("model_name", json!(""), "must not be empty"),
             ("temperature", json!(2.5), "between 0 and 2"),
             ("temperature", json!("planted"), "must be"),
             ("max_new_tokens", json!(0), "at least 1"),
-            ("stream", json!("planted"), "must be a boolean"),
+            ("stream", json!("planted"), "must be true or false"),
             ("variables", json!("planted"), "must be"),
             ("historical_messages", json!({"planted": 1}), "must be"),
         ] {
@@ -126,6 +133,10 @@ mod tests {
             assert_eq!((param, code), (json!(name), json!("invalid_value")), "{name}: {value}");
             assert!(text.contains(message) && !text.contains("planted"), "{name}: {value}: {text}");
         }
+        let error = read::<Conversation>(br#"{"model_name":"m","model":"m","user_last_statement":"x"}"#)
+            .err()
+            .unwrap();
+        assert_eq!((told(&error).0, told(&error).1), (json!("model_name"), json!("invalid_value")));
         let error = read::<Conversation>(br#"{"model_name":"m"}"#).err().unwrap();
         assert_eq!(told(&error).0, json!("user_last_statement"));
         assert_eq!(told(&error).1, json!("missing_field"));

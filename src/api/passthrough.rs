@@ -34,6 +34,9 @@ pub(super) struct PassthroughApi {
     pub(super) context: Arc<Context>,
 }
 
+/// What a wrapped request may hold.
+const MEMBERS: &[&str] = &["provider", "model", "method", "path", "query", "headers", "body", "stream"];
+
 /// Headers of a caller that travel. All others stay: credentials, cookies, and what concerns this connection only.
 const TRAVELLING: &[&str] = &[
     "accept",
@@ -84,10 +87,15 @@ impl PassthroughApi {
     ) -> Result<RawAnswer, ApiError> {
         let object = dto::object(body.bytes)?;
         let wrapped: PassthroughBody = dto::read(object.text())?;
+        if let Some(name) = dto::unknown_members(&object, &[MEMBERS]).first() {
+            let message = format!("`{name}` is not known here; known are {}", MEMBERS.join(", "));
+            return Err(ApiError::invalid(name, message));
+        }
         // The body's own text travels, not what a parser made of it.
         let inner = object.get("body").filter(|body| *body != b"null").map(Bytes::copy_from_slice);
         let (provider, inner, model) = self.addressee(&wrapped, inner)?;
         let mut headers = travelling(&wrapped.headers.0)?;
+        let inner = inner.map(|body| in_its_type(body, &headers));
         if inner.is_some() && !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -227,6 +235,15 @@ fn as_it_came(answer: RawResponse, provider: &str, own: &str) -> Response {
         BoxBody::new(StreamBody::new(sync_wrapper::SyncStream::new(frames)));
     response.set_body(Body::from(body));
     response
+}
+
+/// A body that is said to be something else than JSON, and is written as a text, is that text.
+fn in_its_type(body: Bytes, headers: &HeaderMap) -> Bytes {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("json");
+    if kind.to_ascii_lowercase().contains("json") {
+        return body;
+    }
+    serde_json::from_slice::<String>(&body).map_or(body, Bytes::from)
 }
 
 /// Headers that the upstream says are for its own connection.

@@ -18,6 +18,7 @@ use super::schema::{
 };
 use super::{Tag, dto, openai as openai_api, prompts, record_of};
 use crate::gateway::{self, Opening, Role};
+use crate::lint::out_of_range;
 use crate::llm::{Change, ChatRequest, Completion, Options};
 use crate::prompts::Rendered;
 use crate::router::Route;
@@ -149,6 +150,10 @@ fn facade_chat(mut chat: ChatRequest) -> Result<ChatRequest, ApiError> {
     if let Some(text) = given("options") {
         let map: Map<String, Value> = serde_json::from_slice(text)
             .map_err(|_| ApiError::invalid("options", "`options` must be an object"))?;
+        if let Some((name, _, allowed)) = out_of_range(&map).into_iter().next() {
+            let place = format!("options.{name}");
+            return Err(ApiError::invalid(&place, format!("`{place}` must be {allowed}")));
+        }
         options.extend(map);
     }
     if let Some(text) = given("keep_alive") {

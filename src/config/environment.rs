@@ -60,10 +60,22 @@ impl Environment {
 /// What is wrong with the file. The parser's own message would quote the line, which may hold a key.
 fn unreadable(file: &Path, error: &dotenvy::Error) -> Fault {
     let problem = match error {
-        dotenvy::Error::LineParse(_, at) => format!("a line is not NAME=value (at character {at})"),
+        dotenvy::Error::LineParse(..) => "this is not NAME=value".to_owned(),
         other => other.to_string(),
     };
-    Fault::new(file.display().to_string(), problem, "write NAME=value, one a line")
+    let place = match line_of(file, error) {
+        Some(line) => format!("{}: line {line}", file.display()),
+        None => file.display().to_string(),
+    };
+    Fault::new(place, problem, "write NAME=value, one a line; quote what holds spaces")
+}
+
+/// The line that the parser stumbled over, counted from 1.
+fn line_of(file: &Path, error: &dotenvy::Error) -> Option<usize> {
+    let dotenvy::Error::LineParse(line, _) = error else { return None };
+    let first = line.lines().next()?.trim();
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().position(|other| other.trim() == first).map(|at| at + 1)
 }
 
 #[cfg(test)]
@@ -86,6 +98,9 @@ mod tests {
         assert_eq!(environment.get("SOME_NAME_OF_OURS"), Some("a b"));
         assert_ne!(environment.get("PATH"), Some("/nowhere"), "the process's own variable wins");
 
+        std::fs::write(folder.path().join(".env"), "GOOD=1\n\nKEY sk-planted\n").unwrap();
+        let error = Environment::load(folder.path()).unwrap_err().to_string();
+        assert!(!error.contains("planted") && error.contains(".env: line 3: "), "{error}");
         std::fs::write(folder.path().join(".env"), "KEY='sk-planted\n").unwrap();
         let error = Environment::load(folder.path()).unwrap_err().to_string();
         assert!(!error.contains("planted"), "{error}");

@@ -7,7 +7,7 @@ mod ranges;
 mod read;
 
 pub use ranges::out_of_range;
-pub use read::{Misread, Object, Syntax, read};
+pub use read::{Misread, Object, Syntax, expected_in_words, read};
 
 /// The one of `known` that was most likely meant by `name`, if any comes near.
 pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {

@@ -241,7 +241,8 @@ fn found_in_words(found: &str) -> String {
 }
 
 /// What serde calls a kind of value.
-fn expected_in_words(expected: &str) -> &str {
+/// What serde expects, in the words of people.
+pub fn expected_in_words(expected: &str) -> &str {
     match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" | "unsigned integer" => "a whole number from 0",
         "i8" | "i16" | "i32" | "i64" | "isize" | "integer" | "signed integer" => "a whole number",

@@ -24,6 +24,7 @@ pub struct Mapped {
 /// Other systems' names for the canonical ones.
 const ALIASES: &[(&str, &str)] = &[
     ("num_predict", "max_tokens"),
+    ("n_predict", "max_tokens"),
     ("max_new_tokens", "max_tokens"),
     ("max_completion_tokens", "max_tokens"),
     ("repeat_penalty", "repetition_penalty"),
@@ -89,6 +90,13 @@ impl Options {
 fn states(body: &RawObject, name: &str) -> bool {
     let given = |name| body.get(name).is_some_and(|value| value != b"null");
     given(name) || (name == "max_tokens" && given("max_completion_tokens"))
+}
+
+/// Whether a name is not OpenAI's, and providers have different words for what it says.
+pub(super) fn needs_mapping(name: &str) -> bool {
+    const WORDS: &[&str] = &["repetition_penalty", "keep_alive"];
+    const OPENAIS_OWN: &[&str] = &["max_completion_tokens"];
+    !OPENAIS_OWN.contains(&name) && (WORDS.contains(&name) || ALIASES.iter().any(|(alias, _)| *alias == name))
 }
 
 /// The gateway's own name for an option, whichever system's name it is given by.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::options::canonical;
+use super::options::{canonical, needs_mapping};
 use super::{Change, ChatRequest, EmbedRequest, InvalidObject, Options, RawObject};
 
 /// What makes no sense of an embedding, so that a model's settings for chats do not spoil requests for those.
@@ -111,6 +111,8 @@ impl<'a> Settled<'a> {
         for (name, value) in defaults {
             if let Some(options) = options_of(name, value) {
                 self.fill_in_options(options);
+            } else if needs_mapping(name) {
+                self.fill_in_option(name, value);
             } else if self.body.get(name).is_some_and(|value| value != b"null") {
                 self.changes.extend(merged(self.body, name, value, Wins::Caller));
             } else if !self.is_said(name) {
@@ -120,25 +122,31 @@ impl<'a> Settled<'a> {
     }
 
     fn fill_in_options(&mut self, options: &Map<String, Value>) {
-        for (name, value) in options {
-            if !self.is_said(name) {
-                self.options.set(name, value.clone());
-            }
+        options.iter().for_each(|(name, value)| self.fill_in_option(name, value));
+    }
+
+    fn fill_in_option(&mut self, name: &str, value: &Value) {
+        if !self.is_said(name) {
+            self.options.set(name, value.clone());
         }
     }
 
     fn put_over(&mut self, overrides: &'a Map<String, Value>) {
         for (name, value) in overrides {
             if let Some(options) = options_of(name, value) {
-                for (name, value) in options {
-                    self.forget(name, None);
-                    self.options.set(name, value.clone());
-                }
+                options.iter().for_each(|(name, value)| self.put_over_option(name, value));
+            } else if needs_mapping(name) {
+                self.put_over_option(name, value);
             } else {
                 self.forget(name, Some(name));
                 self.changes.extend(merged(self.body, name, value, Wins::Setting));
             }
         }
+    }
+
+    fn put_over_option(&mut self, name: &str, value: &Value) {
+        self.forget(name, None);
+        self.options.set(name, value.clone());
     }
 
     /// Whether the caller gives the option, under whatever name and wherever.
@@ -278,6 +286,7 @@ mod tests {
         for (body, options) in [
             (json!({"max_completion_tokens": 5000}), json!({})),
             (json!({"max_tokens": 5000, "options": {"num_predict": 5000}}), json!({})),
+            (json!({"n_predict": 5000}), json!({})),
             (json!({}), json!({"num_predict": 5000})),
         ] {
             let request = request(&body, &options);
@@ -285,9 +294,11 @@ mod tests {
                 settled(&request, &json!({"max_completion_tokens": 7}), &json!({"max_tokens": 100}));
             assert_eq!(body["max_tokens"], 100);
             assert!(!format!("{body}{options}").contains("5000") && !body.to_string().contains("completion"));
-            let (body, options) = settled(&request, &json!({}), &json!({"options": {"num_predict": 100}}));
-            assert_eq!(options, json!({"max_tokens": 100}));
-            assert!(!body.to_string().contains("5000"), "{body}");
+            for overrides in [json!({"options": {"num_predict": 100}}), json!({"max_new_tokens": 100})] {
+                let (body, options) = settled(&request, &json!({}), &overrides);
+                assert_eq!(options, json!({"max_tokens": 100}));
+                assert!(!body.to_string().contains("5000"), "{body}");
+            }
         }
     }
 
@@ -297,6 +308,18 @@ mod tests {
         let defaults = json!({"options": {"num_ctx": 16384, "temperature": 0.1, "mirostat": 1}});
         let (body, options) = settled(&request, &defaults, &json!({}));
         assert_eq!((body, options), (json!({"temperature": 0.9}), json!({"num_ctx": 2048, "mirostat": 1})));
+    }
+
+    #[test]
+    fn words_that_providers_have_their_own_for_are_left_to_them() {
+        let request = request(&json!({}), &json!({}));
+        let (body, options) = settled(
+            &request,
+            &json!({"max_new_tokens": 5, "repeat_penalty": 1.1, "top_k": 3}),
+            &json!({"keep_alive": "5m"}),
+        );
+        assert_eq!(body, json!({"top_k": 3}));
+        assert_eq!(options, json!({"max_tokens": 5, "repetition_penalty": 1.1, "keep_alive": "5m"}));
     }
 
     #[test]

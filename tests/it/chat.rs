@@ -191,3 +191,11 @@ async fn tells_which_options_a_provider_cannot_take() {
     let sent = upstream.last();
     assert_eq!((sent.get("top_k"), &sent["seed"]), (None, &json!(1)));
 }
+
+#[tokio::test]
+async fn options_have_their_ranges_wherever_they_stand() {
+    let gateway = Setup::new().start();
+    let body = json!({"model": "echo", "messages": [{"role": "user", "content": "Hi"}], "options": {"temperature": 9}});
+    let (status, error) = gateway.ask("/api/chat", &body).await;
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("options.temperature")));
+}

@@ -360,3 +360,27 @@ async fn an_answer_tells_no_address_and_nothing_of_its_connection() {
         assert_eq!(headers["x-own"], "kept");
     }
 }
+
+#[tokio::test]
+async fn a_text_goes_as_a_text_and_a_slip_is_told() {
+    let (upstream, gateway) = both().await;
+    for (kind, sent) in [("text/plain", "plain text"), ("application/json", "\"plain text\"")] {
+        let wrapped = json!({"provider": "up", "path": "/v1/x", "headers": {"content-type": kind}, "body": "plain text"});
+        assert_eq!(gateway.ask("/api/passthrough", &wrapped).await.0, 200);
+        assert_eq!(upstream.seen().last().unwrap().body, sent.as_bytes());
+    }
+    let (status, error) =
+        gateway.ask("/api/passthrough", &json!({"provider": "up", "path": "/v1/x", "strem": true})).await;
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("strem")));
+}
+
+#[tokio::test]
+async fn an_answer_of_known_length_counts_as_ended() {
+    let (_upstream, gateway) = both().await;
+    let url = format!("{}/api/passthrough/up/v1/x", gateway.base());
+    assert_eq!(answer(gateway.http().get(&url)).await.0, 200);
+    gateway.http().head(&url).send().await.unwrap();
+    gateway.logged("method=HEAD");
+    let log = gateway.log();
+    assert!(!log.contains("cancelled") && log.matches("outcome=\"completed\"").count() == 2, "{log}");
+}

@@ -418,3 +418,20 @@ async fn a_body_that_trickles_is_ended() {
     let answer = slow.read_to_end(PATIENCE).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_timeout"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_soon() {
+    let gateway = Setup::new().env("MAX_BODY_BYTES", "1000").start();
+    for start in [
+        "content-length: 104857600\r\n\r\n{",
+        &format!("transfer-encoding: chunked\r\n\r\n7d0\r\n{}\r\n", "x".repeat(2000)),
+    ] {
+        let mut silent = Connection::open(gateway.address()).await;
+        let began = Instant::now();
+        silent
+            .send(&format!("POST /api/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\n{start}"))
+            .await;
+        assert!(silent.until("request_too_large").await.starts_with("HTTP/1.1 413 "));
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+}

@@ -15,6 +15,7 @@ const NAMES: &[(&str, &str)] = &[
     ("stop", "stop"),
     ("max_tokens", "num_predict"),
     ("max_completion_tokens", "num_predict"),
+    ("max_new_tokens", "num_predict"),
     ("presence_penalty", "presence_penalty"),
     ("frequency_penalty", "frequency_penalty"),
     ("repetition_penalty", "repeat_penalty"),
