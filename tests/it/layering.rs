@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Rooms and their ranks. Rank 3 is kept for engines and stores.
+/// Rooms and their ranks.
 const RANKS: &[(&str, u8)] = &[
     ("lint", 0),
     ("llm", 0),
@@ -11,6 +11,7 @@ const RANKS: &[(&str, u8)] = &[
     ("prompts", 1),
     ("wire", 1),
     ("telemetry", 2),
+    ("engine", 3),
     ("providers", 4),
     ("router", 5),
     ("gateway", 6),
@@ -37,13 +38,15 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry", "router"]),
     ("tracing_subscriber", &["telemetry"]),
     ("tracing_appender", &["telemetry"]),
-    ("rustix", &["app", "telemetry"]),
+    ("rustix", &["app", "engine", "telemetry"]),
 ];
 
 /// Exceptions, each with its reason.
 const EXCEPTIONS: &[(&str, &str)] = &[
     // Where the program was started, which is where `.env` is looked for: asked once, by the command.
     ("cli.rs", "std::env::current_dir"),
+    // What an engine inherits is what this process really has, not what a `.env` file says.
+    ("engine/inherited.rs", "std::env::vars_os"),
 ];
 
 const MOST_LINES: usize = 500;
