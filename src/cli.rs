@@ -1,5 +1,6 @@
 //! The commands: serve, and those that look without serving.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::api;
 use crate::app::{App, Faults, Sources};
 use crate::config::{Environment, Settings};
+use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::router::Route;
 use crate::telemetry::{self, Metrics};
@@ -38,6 +40,15 @@ enum Command {
     Prompts(Prompts),
     /// Print the OpenAPI document.
     Openapi,
+    /// Become an engine that ends with the gateway. For the gateway itself.
+    #[command(name = GUARD_COMMAND, hide = true)]
+    EngineGuard {
+        /// The process that has to be the parent.
+        gateway: u32,
+        /// The program.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -84,6 +95,13 @@ pub enum CommandError {
 }
 
 impl Cli {
+    /// The guard that this is to be, if it is to be one: before any thread, and instead of running.
+    pub fn guard(&self) -> Option<Guard> {
+        let Some(Command::EngineGuard { gateway, command }) = &self.command else { return None };
+        let (binary, args) = command.split_first()?;
+        Some(Guard::new(*gateway, binary, args.to_vec()))
+    }
+
     /// Does what was asked.
     ///
     /// # Errors
@@ -98,6 +116,9 @@ impl Cli {
             Command::Models => models(settings, folder, &environment).await,
             Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Openapi => print(&api::document(&settings.prefix)),
+            Command::EngineGuard { .. } => {
+                Err(CommandError::Refused("a guard is no guard once threads run".to_owned()))
+            }
         }
     }
 }

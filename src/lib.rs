@@ -29,6 +29,7 @@
 //! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
 //! | 1 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
 //! | 2 | [`telemetry`]: logs, figures, the record of a request |
+//! | 3 | [`engine`]: engines that the gateway starts itself |
 //! | 4 | [`providers`]: one trait, one file a provider |
 //! | 5 | [`router`]: which deployment answers |
 //! | 6 | [`gateway`]: the story |
@@ -36,7 +37,7 @@
 //! | 8 | [`app`]: puts it together, reloads it, ends it |
 //! | 9 | [`cli`]: the commands |
 //!
-//! Rank 3 is kept for what providers will lean on: managed engines and stores.
+//! Rank 3 is for what providers lean on: managed engines, and stores to come.
 //!
 //! # Where to change what
 //!

@@ -8,6 +8,11 @@ use llm_proxy_api::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(guard) = cli.guard() {
+        let error = guard.become_engine();
+        let _ = writeln!(std::io::stderr(), "{error}");
+        return ExitCode::from(error.exit_code());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(cli.run()).map_err(|error| error.to_string()),

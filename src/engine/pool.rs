@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::need::Need;
 use super::planner::{Effect, EngineId, Phase, Planner, Refusal, TicketId};
 use super::probe::Door;
+use super::process::Launcher;
 use super::runner::{self, Order, Report};
 use crate::config::{EngineModel, EngineSettings};
 
@@ -25,6 +26,7 @@ pub struct Pool {
     settings: EngineSettings,
     models: Vec<(Arc<str>, EngineModel)>,
     tasks: TaskTracker,
+    launcher: Launcher,
     /// Begins with the first request: whoever only looks at the configuration starts nothing.
     running: OnceLock<Running>,
     tickets: AtomicU64,
@@ -153,8 +155,9 @@ impl Pool {
         settings: EngineSettings,
         models: Vec<(Arc<str>, EngineModel)>,
         tasks: TaskTracker,
+        launcher: Launcher,
     ) -> Self {
-        Self { settings, models, tasks, running: OnceLock::new(), tickets: AtomicU64::new(0) }
+        Self { settings, models, tasks, launcher, running: OnceLock::new(), tickets: AtomicU64::new(0) }
     }
 
     pub(super) fn is_for(&self, settings: &EngineSettings, models: &[(Arc<str>, EngineModel)]) -> bool {
@@ -171,6 +174,7 @@ impl Pool {
                 waiting: HashMap::new(),
                 engines: HashMap::new(),
                 tasks: self.tasks.clone(),
+                launcher: self.launcher.clone(),
                 reports: commands.downgrade(),
                 is_closing: false,
                 states,
@@ -224,6 +228,7 @@ struct Owner {
     waiting: HashMap<TicketId, Answer>,
     engines: HashMap<EngineId, Known>,
     tasks: TaskTracker,
+    launcher: Launcher,
     /// Weak, or the task would keep itself alive.
     reports: mpsc::WeakUnboundedSender<Command>,
     is_closing: bool,
@@ -339,7 +344,7 @@ impl Owner {
         let stop = CancellationToken::new();
         let known = Known { variant: name.clone(), stop: stop.clone(), door: None };
         self.engines.insert(engine, known);
-        let order = Order { name, variant: variant.clone(), stop };
+        let order = Order { name, variant: variant.clone(), launcher: self.launcher.clone(), stop };
         // The pool may have been dropped when the last report comes, and then nobody needs it.
         let reports = reports.downgrade();
         self.tasks.spawn(runner::run(order, move |report| {

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::estimate::{self, Experience, Guess};
 use super::need::Need;
 use super::pool::{EngineState, Pool};
+use super::process::Launcher;
 use crate::config::{EngineModel, EngineSettings};
 use crate::llm::ChatRequest;
 
@@ -21,9 +22,15 @@ pub struct Engines {
     // A std mutex: held for a look into a map.
     pools: Arc<Mutex<HashMap<String, Arc<Pool>>>>,
     tasks: TaskTracker,
+    launcher: Launcher,
 }
 
 impl Engines {
+    /// Engines that are started in this way.
+    pub fn started_by(launcher: Launcher) -> Self {
+        Self { launcher, ..Self::default() }
+    }
+
     /// The pool of a provider. One that is configured as before is the same as before; another takes the place of the
     /// old one, whose engines end with their answers.
     pub fn pool(
@@ -36,7 +43,7 @@ impl Engines {
         if let Some(pool) = pools.get(provider).filter(|pool| pool.is_for(settings, &models)) {
             return pool.clone();
         }
-        let pool = Arc::new(Pool::new(settings.clone(), models, self.tasks.clone()));
+        let pool = Arc::new(Pool::new(settings.clone(), models, self.tasks.clone(), self.launcher.clone()));
         if let Some(old) = pools.insert(provider.to_owned(), pool.clone()) {
             old.close();
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::planner::Capacity;
 use super::probe::Door;
-use super::process::{Launch, Process};
+use super::process::{Launch, Launcher, Process};
 use crate::config::{EngineAddress, EngineVariant};
 
 /// How often a loading engine is asked whether it has loaded: soon at first, then less often.
@@ -32,6 +32,7 @@ pub(super) struct Order {
     /// `<model>@<context>`.
     pub(super) name: Arc<str>,
     pub(super) variant: EngineVariant,
+    pub(super) launcher: Launcher,
     /// Asks for an end.
     pub(super) stop: CancellationToken,
 }
@@ -76,7 +77,7 @@ async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
         Err(error) => return End::Failed(format!("no port or key can be had: {error}")),
     };
     tracing::info!(engine = %order.name, "The engine is started");
-    let process = match Process::start(launch).await {
+    let process = match order.launcher.start(launch).await {
         Ok(process) => process,
         Err(error) => return End::Failed(error.to_string()),
     };

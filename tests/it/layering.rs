@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Rooms and their ranks. Rank 3 is kept for engines and stores.
+/// Rooms and their ranks.
 const RANKS: &[(&str, u8)] = &[
     ("lint", 0),
     ("llm", 0),
@@ -26,8 +26,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("poem_openapi", &["api"]),
     ("validator", &["api"]),
     ("tokio_rustls", &["api"]),
-    ("hyper", &["api", "providers"]),
-    ("hyper_util", &["api", "providers"]),
+    ("hyper", &["api", "engine", "providers"]),
+    ("hyper_util", &["api", "engine", "providers"]),
     ("reqwest", &["providers"]),
     ("ollama_rs", &["providers"]),
     ("handlebars", &["prompts"]),
@@ -38,13 +38,15 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry", "router"]),
     ("tracing_subscriber", &["telemetry"]),
     ("tracing_appender", &["telemetry"]),
-    ("rustix", &["app", "telemetry"]),
+    ("rustix", &["app", "engine", "telemetry"]),
 ];
 
 /// Exceptions, each with its reason.
 const EXCEPTIONS: &[(&str, &str)] = &[
     // Where the program was started, which is where `.env` is looked for: asked once, by the command.
     ("cli.rs", "std::env::current_dir"),
+    // What an engine inherits is what this process really has, not what a `.env` file says.
+    ("engine/inherited.rs", "std::env::vars_os"),
 ];
 
 const MOST_LINES: usize = 500;

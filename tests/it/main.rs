@@ -19,6 +19,7 @@ mod commands;
 mod conversation;
 mod discovery;
 mod docs;
+mod engine_process;
 mod errors;
 mod layering;
 mod openai;

@@ -154,14 +154,14 @@ impl World {
         self.now = self.now.max(next);
         if event.is_some_and(|at| at <= self.now) {
             let (_, event) = self.due.pop_first().unwrap();
-            self.happens(event);
+            self.happens(&event);
         }
         self.act();
         true
     }
 
-    fn happens(&mut self, event: Event) {
-        match event {
+    fn happens(&mut self, event: &Event) {
+        match *event {
             Event::Ready(engine) => {
                 let known = self.planner.engines().iter().find(|known| known.id == engine).unwrap();
                 let context_tokens = known.capacity.context_tokens;

@@ -1,0 +1,237 @@
+//! The run folder: which engines run, written down for the gateway's next start.
+//!
+//! Engines end with the gateway by themselves ([`super::guard`]). What may be left all the same are the children of an
+//! engine that was a script, or an engine that gained privileges on its way. Before a gateway starts engines it ends
+//! those whose gateway is gone, and leaves those of others that run beside it.
+
+use std::fs::{DirBuilder, Metadata, Permissions};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use serde::{Deserialize, Serialize};
+
+/// Only for this user: sockets of engines may stand here, too.
+const MODE: u32 = 0o700;
+/// The variable by which the processes of an engine are known, even if their leader is gone.
+const MARK: &str = "LLM_PROXY_API_ENGINE_OF";
+/// How long to wait until those that were killed are gone and have given back their memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A folder for this user only, where every engine that runs has a file.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+/// A process, by what is never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    pid: u32,
+    /// When it started, in ticks since the system did.
+    started: u64,
+}
+
+/// What is written down of an engine.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    binary: PathBuf,
+    gateway: Identity,
+    engine: Identity,
+}
+
+/// What will be written down of an engine that is about to start.
+#[derive(Debug)]
+pub(super) struct Entry {
+    folder: PathBuf,
+    name: String,
+    binary: PathBuf,
+}
+
+/// The file of an engine that runs. Dropping it removes the file.
+#[derive(Debug)]
+pub(super) struct Written {
+    file: PathBuf,
+}
+
+impl RunFolder {
+    /// The user's folder in `base`, which is `$XDG_RUNTIME_DIR` or the folder for temporary files. It is made if it is
+    /// not there.
+    ///
+    /// # Errors
+    /// It cannot be made, or it belongs to somebody else.
+    pub fn open(base: &Path) -> std::io::Result<Self> {
+        let user = geteuid().as_raw();
+        let path = base.join(format!("llm-proxy-api-{user}"));
+        let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+        match DirBuilder::new().mode(MODE).create(&path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(named(error)),
+            _ => {}
+        }
+        // In a folder for everyone, somebody else may have been here first.
+        let found = std::fs::symlink_metadata(&path).map_err(named)?;
+        if !found.is_dir() || found.uid() != user {
+            return Err(named(Error::new(ErrorKind::PermissionDenied, "is not a folder of this user")));
+        }
+        if permissions(&found) != MODE {
+            std::fs::set_permissions(&path, Permissions::from_mode(MODE)).map_err(named)?;
+        }
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Kills the engines whose gateway is gone, with their groups, and waits until they are gone. How many there were.
+    pub async fn clean_up(&self) -> usize {
+        let mut killed = Vec::new();
+        for (file, record) in self.records() {
+            // A gateway that is there looks after its engines itself.
+            if record.gateway.is_alive() {
+                continue;
+            }
+            if record.is_left() && kill_group(record.engine.pid) {
+                tracing::warn!(
+                    engine = record.name,
+                    pid = record.engine.pid,
+                    "Killed an engine whose gateway is gone"
+                );
+                killed.push(record);
+            }
+            // Another gateway may have been faster.
+            let _ = std::fs::remove_file(file);
+        }
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while killed.iter().any(Record::is_left) && tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+        }
+        killed.len()
+    }
+
+    /// What to write down as soon as an engine has a number.
+    pub(super) fn entry(&self, name: &str, binary: &Path) -> Entry {
+        Entry { folder: self.path.clone(), name: name.to_owned(), binary: binary.to_owned() }
+    }
+
+    /// All that can be read. What cannot is not ours to judge.
+    fn records(&self) -> Vec<(PathBuf, Record)> {
+        let files = std::fs::read_dir(&self.path).into_iter().flatten().filter_map(Result::ok);
+        let paths = files.map(|file| file.path());
+        paths
+            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+            .filter_map(|path| {
+                let text = std::fs::read(&path).ok()?;
+                Some((path, serde_json::from_slice(&text).ok()?))
+            })
+            .collect()
+    }
+}
+
+impl Entry {
+    /// Writes it down. An engine that cannot be written down runs all the same.
+    pub(super) fn write(self, pid: u32) -> Option<Written> {
+        let (gateway, engine) = (Identity::of(std::process::id())?, Identity::of(pid)?);
+        let file = self.folder.join(format!("engine-{}-{pid}.json", gateway.pid));
+        let record = Record { name: self.name, binary: self.binary, gateway, engine };
+        match write(&file, &record) {
+            Ok(()) => Some(Written { file }),
+            Err(error) => {
+                tracing::warn!(engine = record.name, %error, "The engine cannot be written down");
+                None
+            }
+        }
+    }
+}
+
+/// In one step, so that nobody reads half of it.
+fn write(file: &Path, record: &Record) -> std::io::Result<()> {
+    let unfinished = file.with_extension("new");
+    std::fs::write(&unfinished, serde_json::to_vec(record)?)?;
+    std::fs::rename(&unfinished, file)
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+impl Record {
+    /// Whether anything of the engine is left: itself, or a child of its in its group.
+    fn is_left(&self) -> bool {
+        self.engine.is_alive() || is_group_left(self.engine.pid, &mark_of(self.gateway))
+    }
+}
+
+impl Identity {
+    fn of(pid: u32) -> Option<Self> {
+        Stat::of(pid).map(|stat| Self { pid, started: stat.started })
+    }
+
+    /// Whether this very process runs. One that waits for being reaped does not.
+    fn is_alive(self) -> bool {
+        Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && !stat.is_zombie)
+    }
+}
+
+/// What Linux tells of a process.
+struct Stat {
+    is_zombie: bool,
+    group: u32,
+    started: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The second field is the program's name in parentheses, which may hold anything; the third follows the last one.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, fields) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Self {
+            is_zombie: matches!(field(3)?, "Z" | "X"),
+            group: field(5)?.parse().ok()?,
+            started: field(22)?.parse().ok()?,
+        })
+    }
+}
+
+/// The variable that every engine of this gateway gets, and its children.
+pub(super) fn mark() -> Option<(&'static str, String)> {
+    Identity::of(std::process::id()).map(|gateway| (MARK, mark_of(gateway)))
+}
+
+fn mark_of(gateway: Identity) -> String {
+    format!("{}-{}", gateway.pid, gateway.started)
+}
+
+/// Whether somebody in the group bears the mark. A number alone proves nothing, since numbers are used again.
+fn is_group_left(group: u32, mark: &str) -> bool {
+    let marked = format!("{MARK}={mark}");
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    pids.any(|pid| {
+        Stat::of(pid).is_some_and(|stat| stat.group == group && !stat.is_zombie)
+            && std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|pair| pair == marked.as_bytes()))
+    })
+}
+
+/// Whether there was anybody to kill.
+fn kill_group(leader: u32) -> bool {
+    let leader = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    leader.is_some_and(|leader| kill_process_group(leader, Signal::KILL).is_ok())
+}
+
+fn permissions(found: &Metadata) -> u32 {
+    found.permissions().mode() & 0o7777
+}
