@@ -5,6 +5,7 @@
 //! line, and then into a [`Catalog`] of checked values, whose faults have a path.
 
 mod checks;
+mod engines;
 mod expand;
 mod raw;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
+use self::engines::Outer;
 use self::expand::Expansion;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawPolicy, RawProvider};
 use super::{ConfigError, EngineModel, EngineSettings, Environment, Fault, Timeouts, nearest};
@@ -168,6 +170,7 @@ impl Reader<'_> {
                 "use letters, digits, `-`, `_` and `.`",
             );
         }
+        let outer = self.outer_engines(&place, &raw);
         let Some(kind) = raw.kind else {
             return self.fault(
                 &place,
@@ -189,7 +192,7 @@ impl Reader<'_> {
         let headers = raw.headers.0.into_iter();
         let headers =
             headers.map(|(name, value)| (name, SecretString::from(expansion.expand(&value)))).collect();
-        let models = self.models(&place, raw.models, &mut expansion);
+        let models = self.models(&place, raw.models, outer.as_ref(), &mut expansion);
         if !self.all_found(&name, &place, expansion) {
             return;
         }
@@ -212,7 +215,7 @@ impl Reader<'_> {
             headers,
             timeouts,
             models,
-            engines: EngineSettings::default(),
+            engines: outer.map(|outer| outer.settings).unwrap_or_default(),
             place: format!("{}: {place}", self.file),
         });
     }
@@ -247,7 +250,13 @@ impl Reader<'_> {
         all_found
     }
 
-    fn models(&mut self, place: &str, raw: Option<RawModels>, expansion: &mut Expansion<'_>) -> ModelSource {
+    fn models(
+        &mut self,
+        place: &str,
+        raw: Option<RawModels>,
+        outer: Option<&Outer>,
+        expansion: &mut Expansion<'_>,
+    ) -> ModelSource {
         let Some(RawModels::Listed(Pairs(models))) = raw else {
             if raw.is_none() {
                 self.fault(
@@ -261,9 +270,14 @@ impl Reader<'_> {
         if models.is_empty() {
             self.fault(place, "`models` is empty", "list its models, or write \"models\": \"discover\"");
         }
-        let models = models
-            .into_iter()
-            .map(|(public, raw)| self.model(place, public, raw.unwrap_or_default().0, expansion));
+        let models = models.into_iter().map(|(public, raw)| {
+            let raw = raw.unwrap_or_default().0;
+            let engine = self.engine(place, (&public, &raw), outer, expansion);
+            let mut model = self.model(place, public, raw, expansion);
+            let largest = engine.as_ref().and_then(|engine| engine.variants.last());
+            model.context_tokens = largest.map(|variant| variant.context_tokens).or(model.context_tokens);
+            ModelConfig { engine, ..model }
+        });
         ModelSource::Listed(models.collect())
     }
 
@@ -274,7 +288,7 @@ impl Reader<'_> {
         raw: RawModel,
         expansion: &mut Expansion<'_>,
     ) -> ModelConfig {
-        let place = format!("{provider}.models.{public}");
+        let place = place_of(provider, &public, &raw);
         self.check_model_name(&place, &public);
         if raw.context == Some(0) {
             self.fault(&place, "`context` is 0", "give the context size in tokens, or leave it out");
@@ -368,6 +382,15 @@ impl Reader<'_> {
     fn fault(&mut self, place: &str, problem: &str, cure: &str) {
         self.faults.push(Fault::new(format!("{}: {place}", self.file), problem, cure));
     }
+
+    fn warn(&mut self, place: &str, words: &str) {
+        self.catalog.warnings.push(format!("{}: {place}: {words}", self.file));
+    }
+}
+
+/// Where a model stands.
+fn place_of(provider: &str, public: &str, raw: &RawModel) -> String {
+    raw.place.clone().unwrap_or_else(|| format!("{provider}.models.{public}"))
 }
 
 #[cfg(test)]

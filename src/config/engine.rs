@@ -36,6 +36,9 @@ pub struct EngineModel {
     pub is_pinned: bool,
     /// Started with the service.
     pub is_preloaded: bool,
+    /// A small helper that may run beside the others, whatever they take: neither does it make room, nor is room
+    /// made by stopping it.
+    pub is_secondary: bool,
 }
 
 /// One way to run a model.

@@ -22,29 +22,32 @@ pub(super) struct RawCatalog {
     _comment: Option<IgnoredAny>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RawProvider {
-    #[serde(default, rename = "type")]
+    #[serde(rename = "type")]
     pub(super) kind: Option<String>,
-    #[serde(default)]
     pub(super) base_url: Option<String>,
-    #[serde(default)]
     pub(super) api_key: Option<String>,
-    #[serde(default)]
     pub(super) headers: Pairs<String>,
-    #[serde(default)]
     pub(super) timeout: Option<f64>,
-    #[serde(default)]
     pub(super) connect_timeout: Option<f64>,
-    #[serde(default)]
     pub(super) first_token_timeout: Option<f64>,
-    #[serde(default)]
     pub(super) stall_timeout: Option<f64>,
-    #[serde(default)]
+    pub(super) binary: Option<String>,
+    pub(super) args: Vec<String>,
+    pub(super) memory: Option<u64>,
+    pub(super) memory_budget: Option<u64>,
+    pub(super) queue_max: Option<usize>,
+    pub(super) max_unfairness: Option<f64>,
+    pub(super) health_check_timeout: Option<f64>,
+    pub(super) engine_startup_timeout: Option<f64>,
+    pub(super) engine_idle_timeout: Option<f64>,
+    pub(super) default_output_reserve: Option<u64>,
+    pub(super) tokenization: Option<Object<RawTokenization>>,
     pub(super) models: Option<RawModels>,
-    #[serde(default, rename = "comment")]
-    _comment: Option<IgnoredAny>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
 }
 
 impl RawProvider {
@@ -57,22 +60,62 @@ impl RawProvider {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RawModel {
-    #[serde(default)]
     pub(super) upstream: Option<String>,
-    #[serde(default)]
     pub(super) priority: Option<i32>,
-    #[serde(default)]
     pub(super) context: Option<u64>,
-    #[serde(default)]
     pub(super) languages: Vec<String>,
-    #[serde(default)]
     pub(super) defaults: Map<String, Value>,
-    #[serde(default)]
     pub(super) overrides: Map<String, Value>,
-    #[serde(default, rename = "comment")]
-    _comment: Option<IgnoredAny>,
+    pub(super) binary: Option<String>,
+    pub(super) args: Vec<String>,
+    pub(super) memory: Option<u64>,
+    pub(super) connect: Option<String>,
+    pub(super) health_check_timeout: Option<f64>,
+    pub(super) engine_startup_timeout: Option<f64>,
+    pub(super) engine_idle_timeout: Option<f64>,
+    pub(super) default_output_reserve: Option<u64>,
+    pub(super) tokenization: Option<Object<RawTokenization>>,
+    pub(super) pinned: Option<bool>,
+    pub(super) preload: Option<bool>,
+    pub(super) secondary: Option<bool>,
+    pub(super) variants: Option<Vec<Object<RawVariant>>>,
+    /// Where it stands, if not where files of this form have it.
+    #[serde(skip)]
+    pub(super) place: Option<String>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawVariant {
+    pub(super) context: Option<u64>,
+    pub(super) binary: Option<String>,
+    pub(super) args: Vec<String>,
+    pub(super) memory: Option<u64>,
+    pub(super) connect: Option<String>,
+    pub(super) health_check_timeout: Option<f64>,
+    pub(super) engine_startup_timeout: Option<f64>,
+    pub(super) engine_idle_timeout: Option<f64>,
+    /// Where it stands, if not where files of this form have it.
+    #[serde(skip)]
+    pub(super) place: Option<String>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Clone, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTokenization {
+    pub(super) binary: Option<String>,
+    pub(super) base_args: Option<Vec<String>>,
+    pub(super) extra_args: Vec<String>,
+    pub(super) extra_tokens_per_message: u64,
+    pub(super) extra_tokens: u64,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
