@@ -7,13 +7,16 @@ mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Listeners};
 use crate::config::{Environment, Fault, Settings};
+use crate::engine::{Engines, Launcher, RunFolder};
 use crate::gateway::Gateway;
 use crate::telemetry::{Health, Metrics};
 
@@ -28,8 +31,12 @@ pub struct App {
     health: Arc<Health>,
     listeners: Listeners,
     watcher: watch::Watcher,
+    engines: Engines,
     banner: String,
 }
+
+/// How long engines may take to end when nobody asks them any more.
+const ENGINES_END: Duration = Duration::from_secs(15);
 
 impl App {
     /// Reads everything, asks the providers what they have, and binds the listeners.
@@ -44,7 +51,8 @@ impl App {
         raise_file_limit();
         let metrics = Metrics::default();
         let health = Arc::new(Health::default());
-        let sources = Sources::new(settings.clone(), folder, metrics.clone());
+        let engines = Engines::started_by(launcher(&settings).await);
+        let sources = Sources::new(settings.clone(), folder, metrics.clone()).with_engines(engines.clone());
         let loaded = sources.load(&environment).await?;
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
@@ -55,7 +63,7 @@ impl App {
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), health.clone(), metrics.clone());
-        Ok(Self { settings, gateway, metrics, health, listeners, watcher, banner })
+        Ok(Self { settings, gateway, metrics, health, listeners, watcher, engines, banner })
     }
 
     /// What was found, and where to begin: for the terminal.
@@ -112,12 +120,29 @@ impl App {
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
         api::serve(self.listeners, endpoint, &self.settings.serving, self.metrics, (stop, kill)).await?;
-        // The order of the end: connections are gone, so nobody needs what runs beside them.
+        // The order of the end: connections are gone, so nobody needs engines, nor what runs beside them.
+        if timeout(ENGINES_END, self.engines.end()).await.is_err() {
+            tracing::warn!("Engines are left to the end of the process");
+        }
         end.cancel();
         tasks.close();
         tasks.wait().await;
         tracing::info!("Ended");
         Ok(())
+    }
+}
+
+/// Starts engines, and writes down which, so that the next start can clean up after a bad end of this one.
+async fn launcher(settings: &Settings) -> Launcher {
+    match RunFolder::open(&settings.found.run_dir) {
+        Ok(folder) => {
+            folder.clean_up().await;
+            Launcher::default().recording_in(Arc::new(folder))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "Engines that outlive a bad end of this process cannot be found again");
+            Launcher::default()
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::surroundings::{self, Surroundings};
 use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, ProviderConfig, Settings};
+use crate::engine::Engines;
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
 use crate::providers::{self, ErrorKind, ModelCard, Shared};
@@ -90,6 +91,12 @@ impl Sources {
     pub fn new(settings: Settings, folder: PathBuf, metrics: Metrics) -> Self {
         let shared = Shared { has_proxy: settings.found.has_proxy, ..Shared::default() };
         Self { settings, folder, metrics, shared }
+    }
+
+    /// The same, with engines that are started in a way of their own.
+    #[must_use]
+    pub fn with_engines(self, engines: Engines) -> Self {
+        Self { shared: Shared { engines, ..self.shared }, ..self }
     }
 
     /// Reads everything and asks the providers what they have.

@@ -150,6 +150,8 @@ pub struct Found {
     pub ollama_host: Option<String>,
     /// Whether `HTTP_PROXY`, `ALL_PROXY` or the like is set.
     pub has_proxy: bool,
+    /// Where programs keep what is for this run of the system only: `XDG_RUNTIME_DIR`, or the folder for temporary files.
+    pub run_dir: PathBuf,
     /// `PATH`, for `llama-server`.
     pub path: Option<String>,
     /// `LLM_PROXY_API_GGUF_DIR`
@@ -361,6 +363,7 @@ impl Found {
             openai_api_key: owned("OPENAI_API_KEY").map(SecretString::from),
             openai_base_url: owned("OPENAI_BASE_URL"),
             ollama_host: owned("OLLAMA_HOST"),
+            run_dir: environment.get("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from),
             has_proxy: ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
                 .iter()
                 .any(|name| environment.get(name).is_some()),

@@ -412,7 +412,7 @@ impl Planner {
 
     /// The engines of which at least one has to go before so much more fits; none if it fits now.
     fn in_the_way(&self, memory_mib: u64) -> Vec<Engine> {
-        let movable = || self.engines.iter().filter(|engine| !self.is_pinned(engine));
+        let movable = || self.engines.iter().filter(|engine| !self.stays_put(engine));
         match self.settings.memory_budget_mib {
             None if memory_mib == 0 => Vec::new(),
             None => {
@@ -428,7 +428,7 @@ impl Planner {
         let stays = |engine: &Engine| matches!(engine.phase, Phase::Loading | Phase::Ready);
         match self.settings.memory_budget_mib {
             None => !self.engines.iter().any(|engine| {
-                stays(engine) && !self.is_pinned(engine) && self.memory(engine.model, engine.variant) > 0
+                stays(engine) && !self.stays_put(engine) && self.memory(engine.model, engine.variant) > 0
             }),
             Some(budget) => self.used_mib(stays) + memory_mib <= budget,
         }
@@ -440,10 +440,19 @@ impl Planner {
     }
 
     /// What a variant takes. One that does not say takes all there is. Without a budget only this counts: one that says
-    /// it takes nothing may run beside any other.
+    /// it takes nothing, or that it is a helper, may run beside any other.
     fn memory(&self, model: usize, variant: usize) -> u64 {
-        let stated = self.models.get(model).and_then(|model| model.spec.variants.get(variant)?.memory_mib);
+        let Some(model) = self.models.get(model) else { return 0 };
+        if model.spec.is_secondary {
+            return 0;
+        }
+        let stated = model.spec.variants.get(variant).and_then(|variant| variant.memory_mib);
         stated.or(self.settings.memory_budget_mib).unwrap_or(1)
+    }
+
+    /// Whether stopping the engine for another's sake is out of the question.
+    fn stays_put(&self, engine: &Engine) -> bool {
+        self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned || model.spec.is_secondary)
     }
 
     fn is_pinned(&self, engine: &Engine) -> bool {

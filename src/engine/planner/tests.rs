@@ -27,6 +27,7 @@ fn model(contexts: &[u64]) -> EngineModel {
         default_output_reserve: 2048,
         is_pinned: false,
         is_preloaded: false,
+        is_secondary: false,
     }
 }
 
