@@ -36,7 +36,7 @@ struct Kept {
 impl Log {
     /// The lines, oldest first. What has come of a line that has not ended is the last one.
     pub fn lines(&self) -> Vec<String> {
-        self.tail(usize::MAX)
+        self.tail(MOST_LINES)
     }
 
     /// The last `count` lines, oldest first.

@@ -96,19 +96,20 @@ impl RunFolder {
             if record.gateway.is_alive() {
                 continue;
             }
-            if record.is_left() && kill_group(record.engine.pid) {
+            let left = record.left();
+            if !left.is_empty() && kill_group(record.engine.pid) {
                 tracing::warn!(
                     engine = record.name,
                     pid = record.engine.pid,
                     "Killed an engine whose gateway is gone"
                 );
-                killed.push(record);
+                killed.push(left);
             }
             // Another gateway may have been faster.
             let _ = std::fs::remove_file(file);
         }
         let until = tokio::time::Instant::now() + PATIENCE;
-        while killed.iter().any(Record::is_left) && tokio::time::Instant::now() < until {
+        while killed.iter().flatten().any(|one| one.is_alive()) && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK).await;
         }
         killed.len()
@@ -163,15 +164,30 @@ impl Drop for Written {
 }
 
 impl Record {
-    /// Whether anything of the engine is left: itself, or a child of its in its group.
-    fn is_left(&self) -> bool {
-        self.engine.is_alive() || is_group_left(self.engine.pid, &mark_of(self.gateway))
+    /// Everyone who is left in the engine's group. A number alone proves nothing, since numbers are used again: it is
+    /// the engine's group if its leader is the engine, or if somebody bears the mark.
+    fn left(&self) -> Vec<Identity> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+        let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+        let in_group = pids.filter_map(|pid| {
+            let stat = Stat::of(pid).filter(|stat| stat.group == self.engine.pid && !stat.is_zombie)?;
+            Some(Identity { pid, started: stat.started })
+        });
+        let left: Vec<Identity> = in_group.collect();
+        let mark = format!("{MARK}={}", mark_of(self.gateway));
+        let is_its = left.iter().any(|one| *one == self.engine || one.bears(&mark));
+        if is_its { left } else { Vec::new() }
     }
 }
 
 impl Identity {
     fn of(pid: u32) -> Option<Self> {
         Stat::of(pid).map(|stat| Self { pid, started: stat.started })
+    }
+
+    fn bears(self, mark: &str) -> bool {
+        std::fs::read(format!("/proc/{}/environ", self.pid))
+            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|pair| pair == mark.as_bytes()))
     }
 
     /// Whether this very process runs. One that waits for being reaped does not.
@@ -212,18 +228,6 @@ pub(super) fn mark() -> Option<(&'static str, String)> {
 
 fn mark_of(gateway: Identity) -> String {
     format!("{}-{}", gateway.pid, gateway.started)
-}
-
-/// Whether somebody in the group bears the mark. A number alone proves nothing, since numbers are used again.
-fn is_group_left(group: u32, mark: &str) -> bool {
-    let marked = format!("{MARK}={mark}");
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
-    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
-    pids.any(|pid| {
-        Stat::of(pid).is_some_and(|stat| stat.group == group && !stat.is_zombie)
-            && std::fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|pair| pair == marked.as_bytes()))
-    })
 }
 
 /// Whether there was anybody to kill.

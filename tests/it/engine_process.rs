@@ -6,17 +6,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use llm_proxy_api::engine::{Exit, Launch, Launcher, Process, RunFolder, StartError};
+use llm_proxy_api::engine::{Exit, Launch, Process, RunFolder, StartError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::engine::{PROGRAM, launcher};
 use crate::support::{PATIENCE, eventually};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-proxy-api");
-
-fn launcher() -> Launcher {
-    Launcher::default().guarding_with(PROGRAM)
-}
 
 fn shell(script: &str) -> Launch {
     Launch {

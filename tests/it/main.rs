@@ -19,6 +19,7 @@ mod commands;
 mod conversation;
 mod discovery;
 mod docs;
+mod engine_fake;
 mod engine_process;
 mod errors;
 mod layering;
