@@ -15,6 +15,7 @@ mod process;
 mod registry;
 mod run_folder;
 mod runner;
+mod tokenizer;
 
 pub use log::Log;
 pub use need::{AnswerLength, Need};

@@ -69,7 +69,7 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
     let known = engines.iter().map(|(name, engine)| Known {
         name: name.clone(),
         context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
-        counting: Arc::new(Counting::new(name.clone(), engine.default_output_reserve)),
+        counting: Arc::new(Counting::new(name.clone(), engine)),
     });
     Ok(Arc::new(Managed {
         models: known.collect(),
