@@ -14,6 +14,8 @@ use super::tokenizer;
 use crate::config::{EngineModel, EngineSettings, Tokenization};
 use crate::llm::ChatRequest;
 
+/// A prompt that takes no more than this part of a context, whatever its tokens, is not counted.
+const SHORT: u64 = 16;
 /// How long an engine may take to count a prompt.
 const COUNTING: Duration = Duration::from_secs(2);
 
@@ -139,10 +141,11 @@ impl Counting {
     pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Thought) {
         let guess = estimate::guess(request);
         let answer = estimate::answer_length(request, self.answer_reserve);
-        let of = |prompt_tokens| Need { prompt_tokens, answer };
+        let of = |prompt_tokens| Need { prompt_tokens, answer, is_alone: false };
         let guessed = self.experience.corrected(guess);
         let counted = match pool.locate(&self.model).await {
-            Some((_, context_tokens)) if of(guess.at_most).fits(context_tokens, false) => None,
+            // So short that it does not matter how much of the bound is used.
+            Some((_, context_tokens)) if guess.at_most <= context_tokens / SHORT => Some(guess.at_most),
             Some((place, _)) => place.door.input_tokens(request.body.text().clone(), COUNTING).await,
             None if self.smallest(of(guess.at_most)) == self.smallest(of(guessed / 2)) => None,
             None => self.tokenized(request, guess).await,

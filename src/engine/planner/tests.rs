@@ -32,7 +32,7 @@ fn model(contexts: &[u64]) -> EngineModel {
 }
 
 fn need(prompt_tokens: u64) -> Need {
-    Need { prompt_tokens, answer: AnswerLength::Open(0) }
+    Need { prompt_tokens, answer: AnswerLength::Open(0), is_alone: false }
 }
 
 /// A planner, and the world that it decides about.
