@@ -54,11 +54,12 @@ impl App {
         let engines = Engines::started_by(launcher(&settings).await);
         let sources = Sources::new(settings.clone(), folder, metrics.clone()).with_engines(engines.clone());
         let loaded = sources.load(&environment).await?;
+        sources.settle(&loaded);
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
         api::check_serving(&settings.serving).map_err(Faults::from)?;
-        let listeners = Listeners::bind(&settings.listen).map_err(Faults::from)?;
+        let listeners = Listeners::bind(&loaded.listeners(&settings)?).map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state()));
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
@@ -115,6 +116,7 @@ impl App {
             }
         });
         tasks.spawn(self.watcher.run(end.clone()));
+        self.engines.preload();
         let context =
             Arc::new(api::Context::new(&self.settings, self.gateway, self.metrics.clone(), self.health));
         let endpoint = api::endpoint(&context);

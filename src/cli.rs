@@ -157,7 +157,6 @@ async fn serve(settings: Settings, folder: PathBuf, environment: Environment) ->
 }
 
 async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
-    let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     let mut warnings = settings.warnings.clone();
     // All are looked at, so that all faults are told at once.
     let mut faults = Vec::new();
@@ -166,8 +165,10 @@ async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -
         Err(fault) => faults.push(Faults::from(fault)),
     }
     faults.extend(api::check_serving(&settings.serving).err().map(Faults::from));
-    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await;
-    let loaded = Faults::beside(faults, loaded)?;
+    let loaded = Sources::new(settings.clone(), folder, Metrics::default()).load(environment).await;
+    let loaded = loaded.and_then(|loaded| Ok((loaded.listeners(&settings)?, loaded)));
+    let (listen, loaded) = Faults::beside(faults, loaded)?;
+    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     let mut lines = vec![format!("would listen on {}", listen.join(", "))];
     lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));
     lines.extend(loaded.prompts().list().iter().map(|prompt| {

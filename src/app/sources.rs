@@ -10,7 +10,9 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::surroundings::{self, Surroundings};
-use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, ProviderConfig, Settings};
+use crate::config::{
+    Catalog, ConfigError, Environment, Fault, ListenAddress, ModelSource, ProviderConfig, Settings,
+};
 use crate::engine::Engines;
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
@@ -127,6 +129,12 @@ impl Sources {
         let (served, silent) = with_discovered(served, &surroundings).await;
         let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
         Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
+    }
+
+    /// What was loaded holds from now on: engines of another configuration end.
+    pub(super) fn settle(&self, loaded: &Loaded) {
+        let providers: Vec<&str> = loaded.served.iter().map(|served| served.config.name.as_str()).collect();
+        self.shared.engines.settle(&providers);
     }
 
     /// Reads the environment anew: `.env` may have changed.
@@ -268,6 +276,14 @@ impl Loaded {
             }
         }
         warnings
+    }
+
+    /// Where to listen, as settings and models file say it together.
+    ///
+    /// # Errors
+    /// The file names an address that other machines reach.
+    pub fn listeners(&self, settings: &Settings) -> Result<Vec<ListenAddress>, Faults> {
+        Ok(settings.listeners(&self.catalog)?)
     }
 
     /// Who serves which model.

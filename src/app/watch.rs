@@ -84,6 +84,7 @@ impl Watcher {
         match loaded {
             Ok(loaded) => {
                 self.gateway.replace(loaded.state());
+                self.sources.settle(&loaded);
                 for warning in loaded.warnings() {
                     tracing::warn!("{warning}");
                 }

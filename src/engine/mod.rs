@@ -20,7 +20,7 @@ pub mod watch;
 
 pub use log::Log;
 pub use need::{AnswerLength, Need};
-pub use pool::{EngineError, EngineState, Lease, Place, Pool};
+pub use pool::{EngineError, EngineEvent, EngineState, Lease, Place, Pool};
 pub use process::{Exit, Launch, Launcher, Process, StartError};
 pub use registry::{Counting, Engines, Thought};
 pub use run_folder::RunFolder;

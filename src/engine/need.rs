@@ -23,6 +23,9 @@ pub enum AnswerLength {
 }
 
 impl Need {
+    /// That of a request without a prompt to count.
+    pub const NOTHING: Self = Self { prompt_tokens: 0, answer: AnswerLength::Open(0) };
+
     /// Whether a context of this size will do. In the largest there is, a long answer ends where the context does.
     pub(super) fn fits(&self, context_tokens: u64, is_largest: bool) -> bool {
         // llama-server refuses a prompt that leaves no room at all.

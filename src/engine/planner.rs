@@ -221,6 +221,17 @@ impl Planner {
         }
     }
 
+    /// The engine of a model ends with the answers that it is giving. Whether there is one.
+    pub(super) fn unload(&mut self, model: usize) -> bool {
+        let engine = self.engines.iter_mut().find(|engine| engine.model == model);
+        engine.is_some_and(|engine| {
+            if engine.phase != Phase::Stopping {
+                engine.phase = Phase::Draining;
+            }
+            true
+        })
+    }
+
     /// Nothing more is wanted: engines end with the answers that they are giving. Whoever waits is forgotten.
     pub(super) fn close(&mut self) {
         self.waiting.clear();

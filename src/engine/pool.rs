@@ -6,13 +6,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use serde::Serialize;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::log::Log;
 use super::need::Need;
 use super::planner::{Effect, EngineId, Phase, Planner, Refusal, TicketId};
 use super::probe::Door;
@@ -37,11 +39,30 @@ struct Running {
     // Unbounded, but each entry stands for a request that is held elsewhere, or for a step in an engine's life.
     commands: mpsc::UnboundedSender<Command>,
     states: watch::Receiver<Vec<EngineState>>,
+    events: broadcast::Sender<EngineEvent>,
+}
+
+/// So many steps are kept for a listener that is slow; then it misses some.
+const EVENTS_KEPT: usize = 256;
+
+/// A step in an engine's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EngineEvent {
+    /// `<model>@<context>`.
+    pub variant: Arc<str>,
+    /// The model's name.
+    pub model: Arc<str>,
+    /// `loading`, `ready`, `draining`, `stopping`, or `gone`.
+    pub phase: &'static str,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
 }
 
 /// An engine as it was a moment ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineState {
+    /// No other engine of the provider ever has the same number.
+    pub id: u64,
     /// `<model>@<context>`.
     pub variant: Arc<str>,
     /// The model's name.
@@ -56,6 +77,12 @@ pub struct EngineState {
     pub slots: usize,
     /// Requests that wait for its model.
     pub waiting: usize,
+    /// Its process, once it runs.
+    pub pid: Option<u32>,
+    /// How long it took to load, in milliseconds, once it has.
+    pub load_ms: Option<u64>,
+    /// What it may take, in MiB, if the models file says.
+    pub memory_mib: Option<u64>,
 }
 
 /// Why a request gets no engine.
@@ -147,6 +174,8 @@ enum Command {
     Leave(TicketId),
     Report(EngineId, Report),
     Locate { model: Arc<str>, answer: oneshot::Sender<Option<(Place, u64)>> },
+    Log { model: Arc<str>, answer: oneshot::Sender<Option<Arc<Log>>> },
+    Unload { model: Arc<str>, answer: oneshot::Sender<()> },
     Close,
 }
 
@@ -168,6 +197,7 @@ impl Pool {
         self.running.get_or_init(|| {
             let (commands, inbox) = mpsc::unbounded_channel();
             let (states, seen) = watch::channel(Vec::new());
+            let (events, _) = broadcast::channel(EVENTS_KEPT);
             let owner = Owner {
                 planner: Planner::new(self.settings.clone(), self.models.clone()),
                 models: self.models.clone(),
@@ -178,9 +208,12 @@ impl Pool {
                 reports: commands.downgrade(),
                 is_closing: false,
                 states,
+                events: events.clone(),
+                logs: HashMap::new(),
+                unloading: Vec::new(),
             };
             self.tasks.spawn(owner.run(inbox));
-            Running { commands, states: seen }
+            Running { commands, states: seen, events }
         })
     }
 
@@ -213,6 +246,61 @@ impl Pool {
         self.running.get().map(|running| running.states.borrow().clone()).unwrap_or_default()
     }
 
+    /// Every step in an engine's life from now on.
+    pub fn events(&self) -> broadcast::Receiver<EngineEvent> {
+        self.running().events.subscribe()
+    }
+
+    /// Whether a model is one of this pool's.
+    pub fn has(&self, model: &str) -> bool {
+        self.models.iter().any(|(name, _)| **name == *model)
+    }
+
+    /// The models, each with its variants' contexts in tokens.
+    pub fn models(&self) -> impl Iterator<Item = (&str, Vec<u64>)> {
+        self.models.iter().map(|(name, engine)| {
+            (&**name, engine.variants.iter().map(|variant| variant.context_tokens).collect())
+        })
+    }
+
+    /// What the last engine of a model said, the newest last; `None` if none has been started.
+    pub async fn log(&self, model: &str) -> Option<Vec<String>> {
+        let running = self.running.get()?;
+        let (answer, answered) = oneshot::channel();
+        running.commands.send(Command::Log { model: model.into(), answer }).ok()?;
+        Some(answered.await.ok()??.lines())
+    }
+
+    /// Starts an engine of a model, if none runs, and waits until it has loaded.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn load(&self, model: &str) -> Result<(), EngineError> {
+        self.lease(model, Need::NOTHING).await.map(drop)
+    }
+
+    /// Ends the engine of a model once its answers have ended, and waits for that.
+    pub async fn unload(&self, model: &str) {
+        let Some(running) = self.running.get() else { return };
+        let (answer, answered) = oneshot::channel();
+        let _ = running.commands.send(Command::Unload { model: model.into(), answer });
+        // Answered, or dropped with the pool: it is gone.
+        let _ = answered.await;
+    }
+
+    /// Starts what is to run from the beginning. Nobody waits for it.
+    pub(super) fn preload(self: &Arc<Self>) {
+        let preloaded = self.models.iter().filter(|(_, engine)| engine.is_preloaded);
+        for (name, _) in preloaded {
+            let (pool, name) = (self.clone(), name.clone());
+            self.tasks.spawn(async move {
+                if let Err(error) = pool.load(&name).await {
+                    tracing::warn!(model = %name, %error, "The model is not preloaded");
+                }
+            });
+        }
+    }
+
     /// Ends all engines, once their answers have ended.
     pub(super) fn close(&self) {
         if let Some(running) = self.running.get() {
@@ -233,13 +321,23 @@ struct Owner {
     reports: mpsc::WeakUnboundedSender<Command>,
     is_closing: bool,
     states: watch::Sender<Vec<EngineState>>,
+    events: broadcast::Sender<EngineEvent>,
+    /// What the last engine of each model has said, also when it is gone.
+    logs: HashMap<Arc<str>, Arc<Log>>,
+    /// Who waits for the end of a model's engine.
+    unloading: Vec<(usize, oneshot::Sender<()>)>,
 }
 
 /// What belongs to an engine beside what the planner knows.
 struct Known {
     variant: Arc<str>,
+    model: Arc<str>,
+    started: Instant,
     stop: CancellationToken,
     door: Option<Arc<Door>>,
+    pid: Option<u32>,
+    load_ms: Option<u64>,
+    memory_mib: Option<u64>,
 }
 
 impl Owner {
@@ -290,9 +388,16 @@ impl Owner {
                 self.waiting.remove(&ticket);
                 self.planner.leave(ticket, now);
             }
+            Command::Report(engine, Report::Started(pid, log)) => {
+                if let Some(known) = self.engines.get_mut(&engine) {
+                    known.pid = Some(pid);
+                    self.logs.insert(known.model.clone(), log);
+                }
+            }
             Command::Report(engine, Report::Ready(door, capacity)) => {
                 if let Some(known) = self.engines.get_mut(&engine) {
                     known.door = Some(door);
+                    known.load_ms = u64::try_from(known.started.elapsed().as_millis()).ok();
                 }
                 self.planner.is_ready(engine, capacity, now);
             }
@@ -301,6 +406,13 @@ impl Owner {
                 self.planner.is_gone(engine, told, now);
             }
             Command::Locate { model, answer } => drop(answer.send(self.located(&model))),
+            Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
+            Command::Unload { model, answer } => {
+                let index = self.models.iter().position(|(name, _)| *name == model);
+                if let Some(index) = index.filter(|index| self.planner.unload(*index)) {
+                    self.unloading.push((index, answer));
+                }
+            }
             Command::Close => self.is_closing = true,
         }
     }
@@ -328,12 +440,38 @@ impl Owner {
                 }
             }
         }
+        let running = |model: usize| self.planner.engines().iter().any(|engine| engine.model == model);
+        // Dropped, the sender has told that it is gone.
+        self.unloading.retain(|(model, _)| running(*model));
+        self.show();
+    }
+
+    /// Lets others see what has changed.
+    fn show(&mut self) {
         let states = self.pictured();
-        self.states.send_if_modified(|known| {
-            let is_new = *known != states;
-            *known = states;
-            is_new
-        });
+        let known = self.states.borrow().clone();
+        if states == known {
+            return;
+        }
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let step = |state: &EngineState, phase| EngineEvent {
+            variant: state.variant.clone(),
+            model: state.model.clone(),
+            phase,
+            at_ms,
+        };
+        let find = |among: &[EngineState], state: &EngineState| {
+            among.iter().find(|other| other.id == state.id).map(|other| other.phase)
+        };
+        let gone =
+            known.iter().filter(|state| find(&states, state).is_none()).map(|state| step(state, "gone"));
+        let moved = states.iter().filter(|state| find(&known, state) != Some(state.phase));
+        for event in gone.chain(moved.map(|state| step(state, state.phase))) {
+            // Mostly nobody listens.
+            let _ = self.events.send(event);
+        }
+        self.states.send_replace(states);
     }
 
     fn start(&mut self, engine: EngineId, model: usize, variant: usize) {
@@ -342,7 +480,16 @@ impl Owner {
         let Some(reports) = self.reports.upgrade() else { return };
         let name: Arc<str> = format!("{name}@{}", variant.context_tokens).into();
         let stop = CancellationToken::new();
-        let known = Known { variant: name.clone(), stop: stop.clone(), door: None };
+        let known = Known {
+            variant: name.clone(),
+            model: self.models.get(model).map_or_else(|| name.clone(), |(name, _)| name.clone()),
+            started: Instant::now(),
+            stop: stop.clone(),
+            door: None,
+            pid: None,
+            load_ms: None,
+            memory_mib: variant.memory_mib,
+        };
         self.engines.insert(engine, known);
         let order = Order { name, variant: variant.clone(), launcher: self.launcher.clone(), stop };
         // The pool may have been dropped when the last report comes, and then nobody needs it.
@@ -378,10 +525,14 @@ impl Owner {
 
     fn pictured(&self) -> Vec<EngineState> {
         let picture = |engine: &super::planner::Engine| {
-            let (model, _) = self.models.get(engine.model)?;
+            let known = self.engines.get(&engine.id)?;
             Some(EngineState {
-                variant: self.engines.get(&engine.id)?.variant.clone(),
-                model: model.clone(),
+                id: engine.id,
+                variant: known.variant.clone(),
+                model: known.model.clone(),
+                pid: known.pid,
+                load_ms: known.load_ms,
+                memory_mib: known.memory_mib,
                 phase: match engine.phase {
                     Phase::Loading => "loading",
                     Phase::Ready => "ready",

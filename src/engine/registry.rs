@@ -1,14 +1,14 @@
 //! All pools of the service, which outlive a change of the configuration, and how prompts are counted for them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
 use super::estimate::{self, Experience, Guess};
 use super::need::Need;
-use super::pool::{EngineState, Pool};
+use super::pool::Pool;
 use super::process::Launcher;
 use crate::config::{EngineModel, EngineSettings};
 use crate::llm::ChatRequest;
@@ -19,10 +19,19 @@ const COUNTING: Duration = Duration::from_secs(2);
 /// All engines of the service.
 #[derive(Clone, Debug, Default)]
 pub struct Engines {
-    // A std mutex: held for a look into a map.
-    pools: Arc<Mutex<HashMap<String, Arc<Pool>>>>,
+    // A std mutex: held for a look into two maps.
+    pools: Arc<Mutex<Pools>>,
     tasks: TaskTracker,
     launcher: Launcher,
+}
+
+type ByProvider = HashMap<String, Arc<Pool>>;
+
+#[derive(Debug, Default)]
+struct Pools {
+    current: ByProvider,
+    /// Made for a configuration that may still be refused.
+    proposed: ByProvider,
 }
 
 impl Engines {
@@ -31,34 +40,65 @@ impl Engines {
         Self { launcher, ..Self::default() }
     }
 
-    /// The pool of a provider. One that is configured as before is the same as before; another takes the place of the
-    /// old one, whose engines end with their answers.
+    fn locked(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pool of a provider. One that is configured as before is the same as before. Another is proposed, and takes
+    /// the place of the old one with [`Engines::settle`].
     pub fn pool(
         &self,
         provider: &str,
         settings: &EngineSettings,
         models: Vec<(Arc<str>, EngineModel)>,
     ) -> Arc<Pool> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(provider).filter(|pool| pool.is_for(settings, &models)) {
-            return pool.clone();
+        let mut pools = self.locked();
+        if let Some(pool) = pools.current.get(provider).filter(|pool| pool.is_for(settings, &models)) {
+            let pool = pool.clone();
+            pools.proposed.remove(provider);
+            return pool;
         }
         let pool = Arc::new(Pool::new(settings.clone(), models, self.tasks.clone(), self.launcher.clone()));
-        if let Some(old) = pools.insert(provider.to_owned(), pool.clone()) {
-            old.close();
-        }
+        pools.proposed.insert(provider.to_owned(), pool.clone());
         pool
     }
 
-    /// All engines of a provider, as they were a moment ago.
-    pub fn states(&self, provider: &str) -> Vec<EngineState> {
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.get(provider).map(|pool| pool.states()).unwrap_or_default()
+    /// A configuration with these providers holds from now on. Engines that it does not know any more end with their
+    /// answers.
+    pub fn settle(&self, providers: &[&str]) {
+        let mut pools = self.locked();
+        let proposed = std::mem::take(&mut pools.proposed);
+        for (provider, pool) in proposed.into_iter().filter(|(name, _)| providers.contains(&name.as_str())) {
+            if let Some(old) = pools.current.insert(provider, pool) {
+                old.close();
+            }
+        }
+        pools.current.retain(|provider, pool| {
+            let stays = providers.contains(&provider.as_str());
+            if !stays {
+                pool.close();
+            }
+            stays
+        });
+    }
+
+    /// All pools with their providers' names, in the order of those.
+    pub fn pools(&self) -> Vec<(String, Arc<Pool>)> {
+        let pools = self.locked();
+        let mut pools: Vec<_> =
+            pools.current.iter().map(|(name, pool)| (name.clone(), pool.clone())).collect();
+        pools.sort_by(|one, other| one.0.cmp(&other.0));
+        pools
+    }
+
+    /// Starts the engines that are to run from the beginning. Nobody waits for them.
+    pub fn preload(&self) {
+        self.pools().iter().for_each(|(_, pool)| pool.preload());
     }
 
     /// Stops all engines, and comes back when the last of them has ended.
     pub async fn end(&self) {
-        for pool in self.pools.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for (_, pool) in self.pools() {
             pool.close();
         }
         self.tasks.close();

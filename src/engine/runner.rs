@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::log::Log;
 use super::planner::Capacity;
 use super::probe::Door;
 use super::process::{Launch, Launcher, Process};
@@ -39,6 +40,8 @@ pub(super) struct Order {
 
 /// How it went so far.
 pub(super) enum Report {
+    /// Its process runs, under this number; this is what it says.
+    Started(u32, Arc<Log>),
     /// It serves.
     Ready(Arc<Door>, Capacity),
     /// It has ended, and why, if nobody asked for it.
@@ -81,6 +84,7 @@ async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
         Ok(process) => process,
         Err(error) => return End::Failed(error.to_string()),
     };
+    report(Report::Started(process.pid(), process.log()));
     if let Err(end) = loaded(order, &door, &process).await {
         process.stop(STOP_PATIENCE).await;
         return end;

@@ -15,11 +15,9 @@ use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
-use crate::engine::{AnswerLength, Counting, EngineError, Lease, Need, Pool, Thought};
+use crate::engine::{Counting, EngineError, Lease, Need, Pool, Thought};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
 
-/// What a request needs that has no prompt to count.
-const NOTHING: Need = Need { prompt_tokens: 0, answer: AnswerLength::Open(0) };
 /// Servers of engines that have ended are forgotten beyond so many.
 const MOST_SERVERS: usize = 16;
 /// The end of a process is noticed a moment after its connections broke.
@@ -225,7 +223,7 @@ impl Provider for Managed {
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         self.known(model)?;
-        let (_lease, server) = self.lease(model, NOTHING).await?;
+        let (_lease, server) = self.lease(model, Need::NOTHING).await?;
         server.embed(model, request).await
     }
 
@@ -237,7 +235,7 @@ impl Provider for Managed {
                 return Err(self.failed(ErrorKind::Unsupported("raw requests that do not name a model")));
             }
         };
-        let (lease, server) = self.lease(&model, NOTHING).await?;
+        let (lease, server) = self.lease(&model, Need::NOTHING).await?;
         let mut answer = server.forward(request).await?;
         answer.hold(lease);
         Ok(answer)
