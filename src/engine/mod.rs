@@ -5,6 +5,7 @@
 
 mod estimate;
 pub mod guard;
+mod identity;
 mod inherited;
 mod log;
 mod need;
@@ -16,6 +17,7 @@ mod registry;
 mod run_folder;
 mod runner;
 mod tokenizer;
+pub mod watch;
 
 pub use log::Log;
 pub use need::{AnswerLength, Need};

@@ -11,6 +11,8 @@
 //!    smaller only by a stop for idleness.
 //! 4. Another model's engine goes when it has nothing to do, or when somebody has waited for as long as is fair.
 
+mod state;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use tokio::time::Instant;
 
 use super::need::Need;
 use crate::config::{EngineModel, EngineSettings};
+
+pub(super) use state::{Capacity, Effect, Engine, EngineId, Phase, Refusal, TicketId};
 
 /// An engine that has served for so long may go as soon as it is idle.
 const RESIDENCY: Duration = Duration::from_secs(10);
@@ -31,72 +35,6 @@ const GLANCE: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// An engine that has run for so long makes earlier failures forgotten.
 const PROVEN_AFTER: Duration = Duration::from_secs(300);
-
-/// A request that waits, or is being answered.
-pub(super) type TicketId = u64;
-/// A process, from its start to its end.
-pub(super) type EngineId = u64;
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Effect {
-    /// Start an engine.
-    Start { engine: EngineId, model: usize, variant: usize },
-    /// Stop an engine, which nobody uses.
-    Stop { engine: EngineId },
-    /// Let a request ask an engine.
-    Grant { ticket: TicketId, engine: EngineId },
-    /// Turn a request away.
-    Refuse { ticket: TicketId, why: Refusal },
-}
-
-/// Why a request is turned away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Too many wait already.
-    QueueFull,
-    /// Every variant that would do has failed lately.
-    StartFailed { retry_after: Duration, told: Arc<str> },
-    /// No variant is large enough.
-    TooLarge { needed_tokens: u64, context_tokens: u64 },
-    /// The model is not configured any more.
-    Gone,
-}
-
-/// What a running engine can take, as it says itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capacity {
-    /// Requests at once.
-    pub(super) slots: usize,
-    /// Context of one request, in tokens.
-    pub(super) context_tokens: u64,
-    /// Whether all requests at once share that context.
-    pub(super) is_shared: bool,
-}
-
-/// What an engine is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Loading,
-    Ready,
-    /// It takes no more requests, and ends those that it has.
-    Draining,
-    Stopping,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Engine {
-    pub(super) id: EngineId,
-    pub(super) model: usize,
-    pub(super) variant: usize,
-    pub(super) phase: Phase,
-    pub(super) capacity: Capacity,
-    /// Who asks it, and how many tokens are kept for it.
-    pub(super) running: Vec<(TicketId, u64)>,
-    started: Instant,
-    ready: Option<Instant>,
-    idle_since: Instant,
-}
 
 #[derive(Clone, Debug)]
 struct Model {
@@ -513,17 +451,6 @@ impl Planner {
                 effects.push(Effect::Stop { engine: engine.id });
             }
         }
-    }
-}
-
-impl Engine {
-    fn has_room_for(&self, need: &Need) -> bool {
-        let Capacity { slots, context_tokens, is_shared } = self.capacity;
-        if self.running.len() >= slots.max(1) {
-            return false;
-        }
-        let kept: u64 = self.running.iter().map(|(_, tokens)| tokens).sum();
-        !is_shared || self.running.is_empty() || kept + need.reserved(context_tokens) <= context_tokens
     }
 }
 
