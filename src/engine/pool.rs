@@ -328,8 +328,8 @@ struct Owner {
     stage: Stage,
     /// What the last engine of each model has said, also when it is gone.
     logs: HashMap<Arc<str>, Arc<Log>>,
-    /// Who waits for the end of a model's engine.
-    unloading: Vec<(usize, oneshot::Sender<()>)>,
+    /// Who waits for the end of an engine.
+    unloading: Vec<(EngineId, oneshot::Sender<()>)>,
 }
 
 /// What belongs to an engine beside what the planner knows.
@@ -413,41 +413,47 @@ impl Owner {
             Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
             Command::Unload { model, answer } => {
                 let index = self.models.iter().position(|(name, _)| *name == model);
-                if let Some(index) = index.filter(|index| self.planner.unload(*index)) {
-                    self.unloading.push((index, answer));
-                }
+                let engine = index.and_then(|index| self.planner.unload(index));
+                self.unloading.extend(engine.map(|engine| (engine, answer)));
             }
             Command::Close => self.is_closing = true,
         }
     }
 
     fn act(&mut self) {
-        for effect in self.planner.plan(Instant::now()) {
+        let effects = self.planner.plan(Instant::now());
+        for effect in &effects {
             match effect {
-                Effect::Start { engine, model, variant } => self.start(engine, model, variant),
+                Effect::Start { engine, model, variant } => self.start(*engine, *model, *variant),
                 Effect::Stop { engine } => {
-                    if let Some(known) = self.engines.get(&engine) {
+                    if let Some(known) = self.engines.get(engine) {
                         known.stop.cancel();
                     }
                 }
-                Effect::Grant { ticket, engine } => {
-                    let (answer, place) = (self.waiting.remove(&ticket), self.place(engine));
-                    // A caller who has left says so by another way.
-                    if let Some(answer) = answer {
-                        let _ = answer.send(place.ok_or(EngineError::Gone));
-                    }
-                }
-                Effect::Refuse { ticket, why } => {
-                    if let Some(answer) = self.waiting.remove(&ticket) {
-                        let _ = answer.send(Err(why.into()));
-                    }
-                }
+                Effect::Grant { .. } | Effect::Refuse { .. } => {}
             }
         }
-        let running = |model: usize| self.planner.engines().iter().any(|engine| engine.model == model);
-        // Dropped, the sender has told that it is gone.
-        self.unloading.retain(|(model, _)| running(*model));
+        // First: whoever is answered sees the engines as they are now.
         self.show();
+        for effect in effects {
+            match effect {
+                Effect::Grant { ticket, engine } => {
+                    let place = self.place(engine).ok_or(EngineError::Gone);
+                    self.answer(ticket, place);
+                }
+                Effect::Refuse { ticket, why } => self.answer(ticket, Err(why.into())),
+                Effect::Start { .. } | Effect::Stop { .. } => {}
+            }
+        }
+        // Dropped, the sender has told that it is gone.
+        self.unloading.retain(|(engine, _)| self.engines.contains_key(engine));
+    }
+
+    fn answer(&mut self, ticket: TicketId, answer: Result<Place, EngineError>) {
+        // A caller who has left says so by another way.
+        if let Some(asking) = self.waiting.remove(&ticket) {
+            let _ = asking.send(answer);
+        }
     }
 
     /// Lets others see what has changed.
