@@ -117,8 +117,9 @@ impl App {
         });
         tasks.spawn(self.watcher.run(end.clone()));
         self.engines.preload();
+        let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
         let context =
-            Arc::new(api::Context::new(&self.settings, self.gateway, self.metrics.clone(), self.health));
+            Arc::new(api::Context::new(&self.settings, self.gateway, engines, metrics, self.health));
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
         api::serve(self.listeners, endpoint, &self.settings.serving, self.metrics, (stop, kill)).await?;

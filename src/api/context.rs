@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Auth, Settings};
+use crate::engine::Engines;
 use crate::gateway::Gateway;
 use crate::telemetry::{Health, Metrics, RequestRecord};
 
@@ -12,6 +13,8 @@ use crate::telemetry::{Health, Metrics, RequestRecord};
 pub struct Context {
     /// Who answers.
     pub gateway: Arc<Gateway>,
+    /// The engines that the gateway runs itself.
+    pub engines: Engines,
     /// Figures.
     pub metrics: Metrics,
     /// What probes are told.
@@ -52,9 +55,16 @@ impl Default for Limits {
 
 impl Context {
     /// Puts together what the settings say.
-    pub fn new(settings: &Settings, gateway: Arc<Gateway>, metrics: Metrics, health: Arc<Health>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        gateway: Arc<Gateway>,
+        engines: Engines,
+        metrics: Metrics,
+        health: Arc<Health>,
+    ) -> Self {
         Self {
             gateway,
+            engines,
             metrics,
             health,
             prefix: settings.prefix.clone(),

@@ -1,7 +1,7 @@
 //! The API: the only part of the house that knows HTTP towards callers.
 //!
 //! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `prompts` and `passthrough` are
-//! the documented operations, `meta` is for operators. An endpoint is added as a method of one of these.
+//! the documented operations, `engines` and `meta` are for operators. An endpoint is added as a method of one of these.
 
 mod access;
 mod answering;
@@ -11,6 +11,7 @@ mod context;
 mod cors;
 mod docs;
 mod dto;
+mod engines;
 mod error;
 mod meta;
 mod openai;
@@ -52,6 +53,8 @@ enum Tag {
     OpenAi,
     /// The prompt library.
     Prompts,
+    /// Engines that the gateway runs itself.
+    Engines,
     /// Probes and figures.
     Operators,
 }
@@ -61,6 +64,7 @@ type Documented = (
     openai::OpenAiApi,
     prompts::PromptsApi,
     passthrough::PassthroughApi,
+    engines::EnginesApi,
     meta::OperatorsApi,
 );
 
@@ -71,6 +75,7 @@ fn operations(context: &Arc<Context>) -> Documented {
         openai::OpenAiApi { context: context.clone() },
         prompts::PromptsApi { context: context.clone() },
         passthrough::PassthroughApi { context: context.clone() },
+        engines::EnginesApi { context: context.clone() },
         meta::OperatorsApi { context: context.clone() },
     )
 }

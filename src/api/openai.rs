@@ -5,7 +5,6 @@ use std::sync::Arc;
 use poem::Request;
 use poem_openapi::OpenApi;
 
-use super::Tag;
 use super::body::JsonBody;
 use super::context::Context;
 use super::error::ApiError;
@@ -16,6 +15,7 @@ use super::schema::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
+use super::{Tag, engines};
 use crate::llm::ChatRequest;
 use crate::router::Route;
 use crate::wire::openai;
@@ -139,6 +139,7 @@ impl OpenAiApi {
 
 impl OpenAiApi {
     fn card(&self, route: &Route) -> ModelCardBody {
+        let (state, variants) = engines::state_of(&self.context, route);
         ModelCardBody {
             id: route.model.to_string(),
             object: "model".to_owned(),
@@ -149,6 +150,8 @@ impl OpenAiApi {
                 .map(|deployment| deployment.provider_name.to_string())
                 .unwrap_or_default(),
             context_length: route.deployments.iter().filter_map(|deployment| deployment.context_tokens).max(),
+            state: variants.is_some().then(|| state.to_owned()),
+            variants,
         }
     }
 }

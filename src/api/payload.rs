@@ -3,8 +3,8 @@
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use poem::http::HeaderValue;
-use poem::http::header::CONTENT_TYPE;
+use poem::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use poem::http::{HeaderMap, HeaderValue};
 use poem::{Body, IntoResponse, Response};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaMediaType, MetaSchema, MetaSchemaRef, Registry};
@@ -111,6 +111,51 @@ pub(super) fn text_response(content_type: &'static str, text: impl Into<Body>) -
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.set_body(text);
     response
+}
+
+/// A stream of server-sent events.
+pub(super) fn event_stream(body: impl Into<Body>) -> Response {
+    let mut response = Response::default();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    not_held_back(headers);
+    response.set_body(body);
+    response
+}
+
+/// Nobody on the way is to keep a stream, nor to wait for the whole of it.
+pub(super) fn not_held_back(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+}
+
+/// A stream of events, each of which is a `T`.
+pub(super) struct StepsAnswer<T> {
+    response: Response,
+    described: PhantomData<fn() -> T>,
+}
+
+impl<T> From<Response> for StepsAnswer<T> {
+    fn from(response: Response) -> Self {
+        Self { response, described: PhantomData }
+    }
+}
+
+impl<T: Send> IntoResponse for StepsAnswer<T> {
+    fn into_response(self) -> Response {
+        self.response
+    }
+}
+
+impl<T: Type> ApiResponse for StepsAnswer<T> {
+    fn meta() -> registry::MetaResponses {
+        let schema = Events::<T>::schema_ref();
+        answered(vec![MetaMediaType { content_type: Events::<T>::CONTENT_TYPE, schema }])
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
 }
 
 /// A JSON answer that comes from a provider, described as `T`.

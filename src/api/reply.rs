@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::Stream;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame};
-use poem::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use poem::http::header::{ACCEPT, CONTENT_TYPE};
 use poem::http::{HeaderMap, HeaderName, HeaderValue};
 use poem::{IntoResponse, Response};
 use poem_openapi::ApiResponse;
@@ -213,8 +213,7 @@ fn whole_response(
 fn stream_response(mut response: Response, body: EventBody) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, body.form.content_type());
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    payload::not_held_back(headers);
     response.set_body(BoxBody::new(body));
     response
 }

@@ -1,7 +1,6 @@
 //! The facade: chat, conversations with prompts from the library, models, and a sign of life.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use poem::{Request, Response};
 use poem_openapi::OpenApi;
@@ -16,7 +15,7 @@ use super::schema::{
     ChatChunk, ChatCompletion, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat,
     GenerationOptions, Pong, TagDetails, TagList, UsageBody,
 };
-use super::{Tag, dto, openai as openai_api, prompts, record_of};
+use super::{Tag, dto, engines, openai as openai_api, prompts, record_of};
 use crate::gateway::{self, Opening, Role};
 use crate::lint::out_of_range;
 use crate::llm::{Change, ChatRequest, Completion, Options};
@@ -107,8 +106,7 @@ impl FacadeApi {
     async fn tags(&self) -> Result<Json<TagList>, ApiError> {
         let state = self.context.gateway.state();
         let library: Vec<String> = state.prompts.languages().iter().map(ToString::to_string).collect();
-        let started = self.context.health.started_at();
-        let models = state.routes.routes().iter().map(|route| tag(route, &library, started)).collect();
+        let models = state.routes.routes().iter().map(|route| tag(&self.context, route, &library)).collect();
         Ok(Json(TagList { models }))
     }
 
@@ -283,7 +281,9 @@ fn conversation_answer(
     Ok(serde_json::to_vec(&body).map_err(|_| ApiError::internal())?.into())
 }
 
-fn tag(route: &Route, library: &[String], started: SystemTime) -> super::schema::Tag {
+fn tag(context: &Context, route: &Route, library: &[String]) -> super::schema::Tag {
+    let started = context.health.started_at();
+    let (state, variants) = engines::state_of(context, route);
     let first = route.deployments.first();
     let details = first.map(|deployment| deployment.details.clone()).unwrap_or_default();
     let text = |name: &str| details.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -303,7 +303,8 @@ fn tag(route: &Route, library: &[String], started: SystemTime) -> super::schema:
         aliases: route.aliases.clone(),
         context: route.deployments.iter().filter_map(|deployment| deployment.context_tokens).max(),
         languages: if languages.is_empty() { library.to_vec() } else { languages },
-        state: "available".to_owned(),
+        state: state.to_owned(),
+        variants,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What requests and answers look like, for the document. Their doc comments are the manual.
 
 mod chat;
+mod engines;
 mod facade;
 mod object;
 
@@ -11,6 +12,7 @@ pub(super) use chat::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
+pub(super) use engines::{EngineBody, EngineList, EngineModelBody, EngineStep, EngineVariantBody};
 pub(super) use facade::{
     Alive, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions,
     PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, Reload,

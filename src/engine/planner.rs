@@ -159,15 +159,13 @@ impl Planner {
         }
     }
 
-    /// The engine of a model ends with the answers that it is giving. Whether there is one.
-    pub(super) fn unload(&mut self, model: usize) -> bool {
-        let engine = self.engines.iter_mut().find(|engine| engine.model == model);
-        engine.is_some_and(|engine| {
-            if engine.phase != Phase::Stopping {
-                engine.phase = Phase::Draining;
-            }
-            true
-        })
+    /// The engine of a model, if there is one, ends with the answers that it is giving. Which one that is.
+    pub(super) fn unload(&mut self, model: usize) -> Option<EngineId> {
+        let engine = self.engines.iter_mut().find(|engine| engine.model == model)?;
+        if engine.phase != Phase::Stopping {
+            engine.phase = Phase::Draining;
+        }
+        Some(engine.id)
     }
 
     /// Nothing more is wanted: engines end with the answers that they are giving. Whoever waits is forgotten.

@@ -32,6 +32,16 @@ pub struct Pool {
     /// Begins with the first request: whoever only looks at the configuration starts nothing.
     running: OnceLock<Running>,
     tickets: AtomicU64,
+    stage: Stage,
+}
+
+/// Where the engines of a provider are seen.
+#[derive(Clone, Debug)]
+pub(super) struct Stage {
+    /// The provider.
+    pub(super) provider: Arc<str>,
+    /// The steps of all providers' engines.
+    pub(super) events: broadcast::Sender<EngineEvent>,
 }
 
 #[derive(Debug)]
@@ -39,15 +49,13 @@ struct Running {
     // Unbounded, but each entry stands for a request that is held elsewhere, or for a step in an engine's life.
     commands: mpsc::UnboundedSender<Command>,
     states: watch::Receiver<Vec<EngineState>>,
-    events: broadcast::Sender<EngineEvent>,
 }
-
-/// So many steps are kept for a listener that is slow; then it misses some.
-const EVENTS_KEPT: usize = 256;
 
 /// A step in an engine's life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineEvent {
+    /// The provider's name.
+    pub provider: Arc<str>,
     /// `<model>@<context>`.
     pub variant: Arc<str>,
     /// The model's name.
@@ -185,8 +193,10 @@ impl Pool {
         models: Vec<(Arc<str>, EngineModel)>,
         tasks: TaskTracker,
         launcher: Launcher,
+        stage: Stage,
     ) -> Self {
-        Self { settings, models, tasks, launcher, running: OnceLock::new(), tickets: AtomicU64::new(0) }
+        let (running, tickets) = (OnceLock::new(), AtomicU64::new(0));
+        Self { settings, models, tasks, launcher, running, tickets, stage }
     }
 
     pub(super) fn is_for(&self, settings: &EngineSettings, models: &[(Arc<str>, EngineModel)]) -> bool {
@@ -197,7 +207,6 @@ impl Pool {
         self.running.get_or_init(|| {
             let (commands, inbox) = mpsc::unbounded_channel();
             let (states, seen) = watch::channel(Vec::new());
-            let (events, _) = broadcast::channel(EVENTS_KEPT);
             let owner = Owner {
                 planner: Planner::new(self.settings.clone(), self.models.clone()),
                 models: self.models.clone(),
@@ -208,12 +217,12 @@ impl Pool {
                 reports: commands.downgrade(),
                 is_closing: false,
                 states,
-                events: events.clone(),
+                stage: self.stage.clone(),
                 logs: HashMap::new(),
                 unloading: Vec::new(),
             };
             self.tasks.spawn(owner.run(inbox));
-            Running { commands, states: seen, events }
+            Running { commands, states: seen }
         })
     }
 
@@ -244,11 +253,6 @@ impl Pool {
     /// All engines, as they were a moment ago.
     pub fn states(&self) -> Vec<EngineState> {
         self.running.get().map(|running| running.states.borrow().clone()).unwrap_or_default()
-    }
-
-    /// Every step in an engine's life from now on.
-    pub fn events(&self) -> broadcast::Receiver<EngineEvent> {
-        self.running().events.subscribe()
     }
 
     /// Whether a model is one of this pool's.
@@ -321,11 +325,11 @@ struct Owner {
     reports: mpsc::WeakUnboundedSender<Command>,
     is_closing: bool,
     states: watch::Sender<Vec<EngineState>>,
-    events: broadcast::Sender<EngineEvent>,
+    stage: Stage,
     /// What the last engine of each model has said, also when it is gone.
     logs: HashMap<Arc<str>, Arc<Log>>,
-    /// Who waits for the end of a model's engine.
-    unloading: Vec<(usize, oneshot::Sender<()>)>,
+    /// Who waits for the end of an engine.
+    unloading: Vec<(EngineId, oneshot::Sender<()>)>,
 }
 
 /// What belongs to an engine beside what the planner knows.
@@ -409,41 +413,47 @@ impl Owner {
             Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
             Command::Unload { model, answer } => {
                 let index = self.models.iter().position(|(name, _)| *name == model);
-                if let Some(index) = index.filter(|index| self.planner.unload(*index)) {
-                    self.unloading.push((index, answer));
-                }
+                let engine = index.and_then(|index| self.planner.unload(index));
+                self.unloading.extend(engine.map(|engine| (engine, answer)));
             }
             Command::Close => self.is_closing = true,
         }
     }
 
     fn act(&mut self) {
-        for effect in self.planner.plan(Instant::now()) {
+        let effects = self.planner.plan(Instant::now());
+        for effect in &effects {
             match effect {
-                Effect::Start { engine, model, variant } => self.start(engine, model, variant),
+                Effect::Start { engine, model, variant } => self.start(*engine, *model, *variant),
                 Effect::Stop { engine } => {
-                    if let Some(known) = self.engines.get(&engine) {
+                    if let Some(known) = self.engines.get(engine) {
                         known.stop.cancel();
                     }
                 }
-                Effect::Grant { ticket, engine } => {
-                    let (answer, place) = (self.waiting.remove(&ticket), self.place(engine));
-                    // A caller who has left says so by another way.
-                    if let Some(answer) = answer {
-                        let _ = answer.send(place.ok_or(EngineError::Gone));
-                    }
-                }
-                Effect::Refuse { ticket, why } => {
-                    if let Some(answer) = self.waiting.remove(&ticket) {
-                        let _ = answer.send(Err(why.into()));
-                    }
-                }
+                Effect::Grant { .. } | Effect::Refuse { .. } => {}
             }
         }
-        let running = |model: usize| self.planner.engines().iter().any(|engine| engine.model == model);
-        // Dropped, the sender has told that it is gone.
-        self.unloading.retain(|(model, _)| running(*model));
+        // First: whoever is answered sees the engines as they are now.
         self.show();
+        for effect in effects {
+            match effect {
+                Effect::Grant { ticket, engine } => {
+                    let place = self.place(engine).ok_or(EngineError::Gone);
+                    self.answer(ticket, place);
+                }
+                Effect::Refuse { ticket, why } => self.answer(ticket, Err(why.into())),
+                Effect::Start { .. } | Effect::Stop { .. } => {}
+            }
+        }
+        // Dropped, the sender has told that it is gone.
+        self.unloading.retain(|(engine, _)| self.engines.contains_key(engine));
+    }
+
+    fn answer(&mut self, ticket: TicketId, answer: Result<Place, EngineError>) {
+        // A caller who has left says so by another way.
+        if let Some(asking) = self.waiting.remove(&ticket) {
+            let _ = asking.send(answer);
+        }
     }
 
     /// Lets others see what has changed.
@@ -456,6 +466,7 @@ impl Owner {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         let step = |state: &EngineState, phase| EngineEvent {
+            provider: self.stage.provider.clone(),
             variant: state.variant.clone(),
             model: state.model.clone(),
             phase,
@@ -469,7 +480,7 @@ impl Owner {
         let moved = states.iter().filter(|state| find(&known, state) != Some(state.phase));
         for event in gone.chain(moved.map(|state| step(state, state.phase))) {
             // Mostly nobody listens.
-            let _ = self.events.send(event);
+            let _ = self.stage.events.send(event);
         }
         self.states.send_replace(states);
     }

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
 use super::estimate::{self, Experience, Guess};
 use super::need::Need;
-use super::pool::Pool;
+use super::pool::{EngineEvent, Pool, Stage};
 use super::process::Launcher;
 use super::tokenizer;
 use crate::config::{EngineModel, EngineSettings, Tokenization};
@@ -20,13 +21,17 @@ const SHORT: u64 = 16;
 const COUNTING: Duration = Duration::from_secs(2);
 
 /// All engines of the service.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Engines {
     // A std mutex: held for a look into two maps.
     pools: Arc<Mutex<Pools>>,
     tasks: TaskTracker,
     launcher: Launcher,
+    events: broadcast::Sender<EngineEvent>,
 }
+
+/// So many steps are kept for a listener that is slow; then it misses some.
+const EVENTS_KEPT: usize = 256;
 
 type ByProvider = HashMap<String, Arc<Pool>>;
 
@@ -35,6 +40,17 @@ struct Pools {
     current: ByProvider,
     /// Made for a configuration that may still be refused.
     proposed: ByProvider,
+}
+
+impl Default for Engines {
+    fn default() -> Self {
+        Self {
+            pools: Arc::default(),
+            tasks: TaskTracker::new(),
+            launcher: Launcher::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+        }
+    }
 }
 
 impl Engines {
@@ -61,7 +77,9 @@ impl Engines {
             pools.proposed.remove(provider);
             return pool;
         }
-        let pool = Arc::new(Pool::new(settings.clone(), models, self.tasks.clone(), self.launcher.clone()));
+        let stage = Stage { provider: provider.into(), events: self.events.clone() };
+        let (tasks, launcher) = (self.tasks.clone(), self.launcher.clone());
+        let pool = Arc::new(Pool::new(settings.clone(), models, tasks, launcher, stage));
         pools.proposed.insert(provider.to_owned(), pool.clone());
         pool
     }
@@ -92,6 +110,16 @@ impl Engines {
             pools.current.iter().map(|(name, pool)| (name.clone(), pool.clone())).collect();
         pools.sort_by(|one, other| one.0.cmp(&other.0));
         pools
+    }
+
+    /// The pool of a provider, if the gateway runs its engines.
+    pub fn pool_of(&self, provider: &str) -> Option<Arc<Pool>> {
+        self.locked().current.get(provider).cloned()
+    }
+
+    /// Every step in any engine's life from now on.
+    pub fn events(&self) -> broadcast::Receiver<EngineEvent> {
+        self.events.subscribe()
     }
 
     /// Starts the engines that are to run from the beginning. Nobody waits for them.

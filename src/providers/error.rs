@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::EngineError;
 use crate::wire::Invalid;
 
 /// A failure of one provider.
@@ -106,6 +107,30 @@ pub enum Failover {
 }
 
 impl ProviderError {
+    /// Why a request gets none of a provider's engines.
+    pub fn no_engine(provider: &Arc<str>, error: EngineError) -> Self {
+        let message = error.to_string();
+        let overloaded = |code, retry_after: Duration| ErrorKind::Overloaded {
+            code,
+            retry_after: retry_after.max(Duration::from_secs(1)),
+        };
+        match error {
+            EngineError::QueueFull => Self::new(provider, overloaded("queue_full", Duration::ZERO)),
+            EngineError::StartFailed { retry_after, told } => {
+                Self::new(provider, overloaded("engine_start_failed", retry_after)).with_detail(&*told)
+            }
+            EngineError::TooLarge { needed_tokens, context_tokens } => Self::new(
+                provider,
+                ErrorKind::ContextTooLong {
+                    needed_tokens: Some(needed_tokens),
+                    context_tokens: Some(context_tokens),
+                    message,
+                },
+            ),
+            EngineError::Gone => Self::new(provider, overloaded("engine_gone", Duration::ZERO)),
+        }
+    }
+
     /// A failure without further detail.
     pub fn new(provider: &Arc<str>, kind: ErrorKind) -> Self {
         Self { provider: provider.clone(), kind, detail: None, source: None }

@@ -15,7 +15,7 @@ use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
-use crate::engine::{Counting, EngineError, Lease, Need, Pool, Thought};
+use crate::engine::{Counting, Lease, Need, Pool, Thought};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
 
 /// Servers of engines that have ended are forgotten beyond so many.
@@ -90,32 +90,11 @@ impl Managed {
     }
 
     async fn lease(&self, model: &str, need: Need) -> Result<(Lease, Arc<OpenAi>), ProviderError> {
-        let lease = self.pool.lease(model, need).await.map_err(|error| self.no_engine(error))?;
+        let lease = self.pool.lease(model, need).await;
+        let lease =
+            lease.map_err(|error| ProviderError::no_engine(&self.config.name.as_str().into(), error))?;
         let server = self.server(&lease)?;
         Ok((lease, server))
-    }
-
-    fn no_engine(&self, error: EngineError) -> ProviderError {
-        match error {
-            EngineError::QueueFull => {
-                self.failed(ErrorKind::Overloaded { code: "queue_full", retry_after: Duration::from_secs(1) })
-            }
-            EngineError::StartFailed { retry_after, told } => {
-                let retry_after = retry_after.max(Duration::from_secs(1));
-                let kind = ErrorKind::Overloaded { code: "engine_start_failed", retry_after };
-                self.failed(kind).with_detail(&*told)
-            }
-            EngineError::TooLarge { needed_tokens, context_tokens } => {
-                let message = error.to_string();
-                self.failed(ErrorKind::ContextTooLong {
-                    needed_tokens: Some(needed_tokens),
-                    context_tokens: Some(context_tokens),
-                    message,
-                })
-            }
-            EngineError::Gone => self
-                .failed(ErrorKind::Overloaded { code: "engine_gone", retry_after: Duration::from_secs(1) }),
-        }
     }
 
     /// The server of a leased engine, with its connections.

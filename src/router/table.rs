@@ -48,6 +48,8 @@ pub struct Deployment {
     pub priority: i32,
     /// Context size in tokens, if known.
     pub context_tokens: Option<u64>,
+    /// The contexts in which the gateway runs it, smallest first; none if it does not run it itself.
+    pub variants: Vec<u64>,
     /// Languages it is good at, if stated.
     pub languages: Vec<String>,
     /// What the provider itself says of the model.
@@ -181,6 +183,12 @@ fn deployment(
         upstream_model: model.upstream.into(),
         priority: model.priority,
         context_tokens: model.context_tokens,
+        variants: model
+            .engine
+            .iter()
+            .flat_map(|engine| &engine.variants)
+            .map(|it| it.context_tokens)
+            .collect(),
         languages: model.languages,
         details: card.details,
         defaults: model.defaults,

@@ -352,4 +352,10 @@ pub(in crate::api) struct ModelCardBody {
     /// Context size in tokens, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::api) context_length: Option<u64>,
+    /// For a model that the gateway runs itself: `cold`, `loading`, `ready`, `draining` or `stopping`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) state: Option<String>,
+    /// The contexts in which the gateway runs it, if it does so itself, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) variants: Option<Vec<u64>>,
 }

@@ -256,8 +256,11 @@ pub(in crate::api) struct Tag {
     pub(in crate::api) context: Option<u64>,
     /// Languages of the model, or else those of the prompt library.
     pub(in crate::api) languages: Vec<String>,
-    /// `available`
+    /// `available`; for a model that the gateway runs itself `cold`, `loading`, `ready`, `draining` or `stopping`.
     pub(in crate::api) state: String,
+    /// The contexts in which the gateway runs it, if it does so itself, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) variants: Option<Vec<u64>>,
 }
 
 /// What Ollama's clients show.

@@ -1,0 +1,116 @@
+//! The steps of engines as a stream. Who listens slowly misses some and is told so; nobody waits for a listener.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::StreamBody;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Frame;
+use poem::Response;
+use serde_json::json;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, timeout};
+
+use super::super::context::Context;
+use super::super::payload::event_stream;
+use super::super::schema::EngineStep;
+use crate::engine::{EngineEvent, EngineState};
+
+/// How long the stream may be silent before a sign of life is sent.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often it is looked whether the service is about to end, which this stream must not hold up.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// One who listens.
+struct Listener {
+    context: Arc<Context>,
+    steps: broadcast::Receiver<EngineEvent>,
+    /// What is to be sent.
+    ahead: VecDeque<Bytes>,
+    /// When something was last sent.
+    heard: Instant,
+}
+
+/// The present states, then each step.
+pub(super) fn response(context: &Arc<Context>) -> Response {
+    // First the ear, then the eye: a step in between is told twice, and none is lost.
+    let steps = context.engines.events();
+    let ahead = VecDeque::from([Bytes::from_static(b": the engines as they are\n\n")]);
+    let mut listener = Listener { context: context.clone(), steps, ahead, heard: Instant::now() };
+    listener.tell_states();
+    let frames = stream::unfold(listener, async |mut listener| {
+        let piece = listener.next().await?;
+        Some((Ok::<_, std::io::Error>(Frame::data(piece)), listener))
+    });
+    event_stream(BoxBody::new(StreamBody::new(sync_wrapper::SyncStream::new(frames))))
+}
+
+impl Listener {
+    /// What is to be sent next; `None` when the service is about to end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(piece) = self.ahead.pop_front() {
+                self.heard = Instant::now();
+                return Some(piece);
+            }
+            if self.context.health.is_draining() {
+                return None;
+            }
+            match timeout(GLANCE, self.steps.recv()).await {
+                Ok(Ok(step)) => self.tell(&step),
+                Ok(Err(RecvError::Lagged(missed))) => {
+                    self.ahead.push_back(event(&json!({ "missed": missed })));
+                    self.tell_states();
+                }
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) if self.heard.elapsed() >= KEEP_ALIVE => {
+                    self.ahead.push_back(Bytes::from_static(b": keep-alive\n\n"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn tell_states(&mut self) {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        for (provider, pool) in self.context.engines.pools() {
+            let provider: Arc<str> = provider.into();
+            let step = |EngineState { variant, model, phase, .. }| {
+                let provider = provider.clone();
+                EngineEvent { provider, variant, model, phase, at_ms }
+            };
+            pool.states().into_iter().map(step).for_each(|step| self.tell(&step));
+        }
+    }
+
+    fn tell(&mut self, step: &EngineEvent) {
+        let told = EngineStep {
+            provider: step.provider.to_string(),
+            model: self.public_name(step),
+            variant: step.variant.to_string(),
+            state: step.phase.to_owned(),
+            at_ms: step.at_ms,
+        };
+        self.ahead.push_back(event(&json!(told)));
+    }
+
+    /// What callers call the model, if the present configuration still knows it.
+    fn public_name(&self, step: &EngineEvent) -> String {
+        let state = self.context.gateway.state();
+        let route = state.routes.routes().iter().find(|route| {
+            route.deployments.iter().any(|deployment| {
+                deployment.provider_name == step.provider && deployment.upstream_model == step.model
+            })
+        });
+        route.map_or(&step.model, |route| &route.model).to_string()
+    }
+}
+
+fn event(data: &serde_json::Value) -> Bytes {
+    format!("data: {data}\n\n").into()
+}
