@@ -21,6 +21,7 @@ mod discovery;
 mod docs;
 mod engine_fake;
 mod engine_process;
+mod engines;
 mod errors;
 mod layering;
 mod openai;
