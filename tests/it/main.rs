@@ -22,6 +22,7 @@ mod docs;
 mod engine_fake;
 mod engine_killed;
 mod engine_process;
+mod engines;
 mod errors;
 mod layering;
 mod openai;
