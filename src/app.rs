@@ -59,7 +59,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         api::check_serving(&settings.serving).map_err(Faults::from)?;
-        let listeners = Listeners::bind(&settings.listen).map_err(Faults::from)?;
+        let listeners = Listeners::bind(&loaded.listeners(&settings)?).map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state()));
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);

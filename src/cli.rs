@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value};
@@ -11,6 +12,7 @@ use crate::api;
 use crate::app::{App, Faults, Sources};
 use crate::config::{Environment, Settings};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
+use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::router::Route;
 use crate::telemetry::{self, Metrics};
@@ -48,6 +50,14 @@ enum Command {
         /// The program.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+    /// End what the engines of a gateway that was killed have left. For the gateway itself.
+    #[command(name = WATCH_COMMAND, hide = true)]
+    EngineWatch {
+        /// The process that is watched.
+        gateway: u32,
+        /// Where its engines are written down.
+        folder: PathBuf,
     },
 }
 
@@ -95,11 +105,22 @@ pub enum CommandError {
 }
 
 impl Cli {
-    /// The guard that this is to be, if it is to be one: before any thread, and instead of running.
-    pub fn guard(&self) -> Option<Guard> {
-        let Some(Command::EngineGuard { gateway, command }) = &self.command else { return None };
-        let (binary, args) = command.split_first()?;
-        Some(Guard::new(*gateway, binary, args.to_vec()))
+    /// Does what the gateway starts itself for: before any thread, and instead of running. With what to exit, if this
+    /// was it.
+    pub fn beside_gateway(&self) -> Option<ExitCode> {
+        match self.command.as_ref()? {
+            Command::EngineGuard { gateway, command } => {
+                let (binary, args) = command.split_first()?;
+                let error = Guard::new(*gateway, binary, args.to_vec()).become_engine();
+                let _ = writeln!(std::io::stderr(), "{error}");
+                Some(ExitCode::from(error.exit_code()))
+            }
+            Command::EngineWatch { gateway, folder } => {
+                watch(*gateway, folder);
+                Some(ExitCode::SUCCESS)
+            }
+            _ => None,
+        }
     }
 
     /// Does what was asked.
@@ -116,8 +137,8 @@ impl Cli {
             Command::Models => models(settings, folder, &environment).await,
             Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Openapi => print(&api::document(&settings.prefix)),
-            Command::EngineGuard { .. } => {
-                Err(CommandError::Refused("a guard is no guard once threads run".to_owned()))
+            Command::EngineGuard { .. } | Command::EngineWatch { .. } => {
+                Err(CommandError::Refused("this is done before any thread, or not at all".to_owned()))
             }
         }
     }
@@ -136,7 +157,6 @@ async fn serve(settings: Settings, folder: PathBuf, environment: Environment) ->
 }
 
 async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
-    let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     let mut warnings = settings.warnings.clone();
     // All are looked at, so that all faults are told at once.
     let mut faults = Vec::new();
@@ -145,8 +165,10 @@ async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -
         Err(fault) => faults.push(Faults::from(fault)),
     }
     faults.extend(api::check_serving(&settings.serving).err().map(Faults::from));
-    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await;
-    let loaded = Faults::beside(faults, loaded)?;
+    let loaded = Sources::new(settings.clone(), folder, Metrics::default()).load(environment).await;
+    let loaded = loaded.and_then(|loaded| Ok((loaded.listeners(&settings)?, loaded)));
+    let (listen, loaded) = Faults::beside(faults, loaded)?;
+    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     let mut lines = vec![format!("would listen on {}", listen.join(", "))];
     lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));
     lines.extend(loaded.prompts().list().iter().map(|prompt| {

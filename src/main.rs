@@ -8,10 +8,8 @@ use llm_proxy_api::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(guard) = cli.guard() {
-        let error = guard.become_engine();
-        let _ = writeln!(std::io::stderr(), "{error}");
-        return ExitCode::from(error.exit_code());
+    if let Some(code) = cli.beside_gateway() {
+        return code;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {

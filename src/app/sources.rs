@@ -10,7 +10,9 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::surroundings::{self, Surroundings};
-use crate::config::{Catalog, ConfigError, Environment, Fault, ModelSource, ProviderConfig, Settings};
+use crate::config::{
+    Catalog, ConfigError, Environment, Fault, ListenAddress, ModelSource, ProviderConfig, Settings,
+};
 use crate::engine::Engines;
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
@@ -274,6 +276,14 @@ impl Loaded {
             }
         }
         warnings
+    }
+
+    /// Where to listen, as settings and models file say it together.
+    ///
+    /// # Errors
+    /// The file names an address that other machines reach.
+    pub fn listeners(&self, settings: &Settings) -> Result<Vec<ListenAddress>, Faults> {
+        Ok(settings.listeners(&self.catalog)?)
     }
 
     /// Who serves which model.

@@ -7,6 +7,7 @@
 mod checks;
 mod engines;
 mod expand;
+mod lua;
 mod raw;
 
 use std::path::Path;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value};
 use self::engines::Outer;
 use self::expand::Expansion;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawPolicy, RawProvider};
-use super::{ConfigError, EngineModel, EngineSettings, Environment, Fault, Timeouts, nearest};
+use super::{ConfigError, EngineModel, EngineSettings, Environment, Fault, ListenAddress, Timeouts, nearest};
 
 /// All providers and models, checked.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Catalog {
     pub providers: Vec<ProviderConfig>,
     /// What is said of public models whoever serves them.
     pub policies: Vec<ModelPolicy>,
+    /// Where to listen, if the file says so, as those in Lua do.
+    pub listen: Option<Vec<ListenAddress>>,
     /// Things to tell the operator that are no errors.
     pub warnings: Vec<String>,
 }
@@ -94,7 +97,7 @@ pub struct ModelPolicy {
 }
 
 impl Catalog {
-    /// Reads a models file. Its ending says whether it is JSON or YAML.
+    /// Reads a models file. Its ending says whether it is JSON, YAML or Lua.
     ///
     /// With `minimum`, a provider whose `${NAME}` is unset is left out with a warning.
     ///
@@ -136,6 +139,8 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
         let policies = raw.models.0;
+        self.catalog.listen = raw.listen;
+        self.catalog.warnings = raw.warnings;
         let listed: Vec<String> =
             raw.providers.0.iter().flat_map(|(_, provider)| provider.0.listed_models()).collect();
         let anything_discovered =
@@ -605,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_forms_are_refused_with_a_word() {
-        assert!(load_as("x.lua", "", false).unwrap_err().to_string().contains(".json"));
+    fn other_endings_are_refused_with_a_word() {
+        assert!(load_as("x.toml", "", false).unwrap_err().to_string().contains(".json"));
     }
 }

@@ -154,7 +154,7 @@ pub(super) fn host_of(address: &str) -> Option<&str> {
     Some(host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host))
 }
 
-fn listen_address(text: &str) -> Option<ListenAddress> {
+pub(super) fn listen_address(text: &str) -> Option<ListenAddress> {
     if let Some(path) = text.strip_prefix("unix:") {
         return (!path.is_empty()).then(|| ListenAddress::Unix(path.into()));
     }
@@ -169,7 +169,7 @@ fn listen_address(text: &str) -> Option<ListenAddress> {
 }
 
 /// Whether two addresses cannot both be listened on. Port 0 is another one each time.
-fn are_the_same(one: &ListenAddress, other: &ListenAddress) -> bool {
+pub(super) fn are_the_same(one: &ListenAddress, other: &ListenAddress) -> bool {
     let (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) = (one, other) else { return one == other };
     let parts = |address: &str| {
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::parse::{self, Parsed};
-use super::{ConfigError, Environment, Fault, nearest};
+use super::{Catalog, ConfigError, Environment, Fault, nearest};
 
 const PREFIX: &str = "LLM_PROXY_API_";
 
@@ -19,6 +19,8 @@ pub struct Settings {
     pub minimum: bool,
     /// `LISTEN`
     pub listen: Vec<ListenAddress>,
+    /// Whether `LISTEN` was set: then it holds whatever the models file says.
+    pub listen_is_set: bool,
     /// `EP_PREFIX`: empty, or with a slash in front and none behind.
     pub prefix: String,
     /// `MODELS_CONFIG`
@@ -245,22 +247,37 @@ impl Settings {
         let mut settings = raw.checked(&mut check);
         settings.found = Found::from_environment(environment, raw.gguf_dir.clone());
         settings.warnings = raw.warnings(environment);
-        settings.require_local_listeners(&mut check);
+        for fault in settings.faults_of_listeners("LISTEN", &settings.listen) {
+            check.fault("LISTEN", fault.problem, fault.cure);
+        }
         check.finish(settings)
     }
 
+    /// Where to listen, as a models file may say, too.
+    ///
+    /// # Errors
+    /// The file names an address that other machines reach.
+    pub fn listeners(&self, catalog: &Catalog) -> Result<Vec<ListenAddress>, ConfigError> {
+        let of_file = catalog.listen.as_ref().filter(|_| !self.listen_is_set);
+        let Some(listen) = of_file else { return Ok(self.listen.clone()) };
+        let faults = self.faults_of_listeners(&self.models_config.display().to_string(), listen);
+        if faults.is_empty() { Ok(listen.clone()) } else { Err(faults.into()) }
+    }
+
     /// Without keys, whoever reaches a listener may spend the operator's money.
-    fn require_local_listeners(&self, check: &mut Parsed) {
+    fn faults_of_listeners(&self, place: &str, listen: &[ListenAddress]) -> Vec<Fault> {
         if self.auth == Auth::None {
-            return;
+            return Vec::new();
         }
-        for address in self.listen.iter().filter(|address| !address.is_local()) {
-            check.fault(
-                "LISTEN",
+        let open = listen.iter().filter(|address| !address.is_local());
+        open.map(|address| {
+            Fault::new(
+                place,
                 format!("`{address}` can be reached from other machines, and callers are not checked"),
                 format!("listen on 127.0.0.1, or set {PREFIX}AUTH=none to serve everybody who reaches it"),
-            );
-        }
+            )
+        })
+        .collect()
     }
 }
 
@@ -271,6 +288,7 @@ impl Raw {
         Settings {
             minimum: self.minimum.as_deref().is_some_and(|value| check.flag("MINIMUM", value)),
             listen: check.listen("LISTEN", self.listen.as_deref().unwrap_or("127.0.0.1:8080")),
+            listen_is_set: self.listen.is_some(),
             prefix: check.prefix("EP_PREFIX", self.ep_prefix.as_deref().unwrap_or("/api")),
             models_config: self
                 .models_config

@@ -26,6 +26,8 @@ pub(super) struct Guess {
     pub(super) tokens: u64,
     /// Never more.
     pub(super) at_most: u64,
+    /// So many of them for pictures, about which nobody can be sure.
+    pub(super) pictures: u64,
 }
 
 /// What a model's prompts have turned out to be, against what was guessed.
@@ -98,6 +100,47 @@ pub(super) fn guess(request: &ChatRequest) -> Guess {
     Guess {
         tokens: seen.tokens + 8 * seen.messages + 4,
         at_most: seen.bytes + AROUND_MESSAGE * seen.messages + AROUND_ALL,
+        pictures: seen.pictures,
+    }
+}
+
+/// All texts of a request one after the other, and the number of messages.
+pub(super) fn text_of(request: &ChatRequest) -> (String, u64) {
+    let member = |name: &str| {
+        request.body.get(name).and_then(|json| serde_json::from_slice::<Value>(json).ok()).unwrap_or_default()
+    };
+    let mut text = String::new();
+    let messages = match request.kind {
+        RequestKind::Completion => {
+            add_texts(&member("prompt"), &mut text);
+            1
+        }
+        RequestKind::Chat => {
+            let messages = member("messages");
+            let messages = messages.as_array().map(Vec::as_slice).unwrap_or_default();
+            for message in messages {
+                let said = message.as_object().into_iter().flatten().filter(|(name, _)| *name != "role");
+                said.for_each(|(_, value)| add_texts(value, &mut text));
+            }
+            // They go through the template as text.
+            text.push_str(
+                &member("tools").as_array().map_or_else(String::new, |_| member("tools").to_string()),
+            );
+            messages.len() as u64
+        }
+    };
+    (text, messages)
+}
+
+fn add_texts(value: &Value, text: &mut String) {
+    match value {
+        Value::String(more) => text.push_str(more),
+        Value::Array(parts) => parts.iter().for_each(|part| add_texts(part, text)),
+        Value::Object(part) if is_picture(part.get("type")) => {}
+        Value::Object(part) => {
+            part.iter().filter(|(name, _)| *name != "type").for_each(|(_, value)| add_texts(value, text));
+        }
+        _ => {}
     }
 }
 
@@ -106,6 +149,7 @@ struct Seen {
     messages: u64,
     tokens: u64,
     bytes: u64,
+    pictures: u64,
 }
 
 impl Seen {
@@ -124,6 +168,7 @@ impl Seen {
             Value::Array(parts) => parts.iter().for_each(|part| self.value(part)),
             Value::Object(part) if is_picture(part.get("type")) => {
                 self.tokens += PICTURE;
+                self.pictures += PICTURE;
                 self.bytes += PICTURE * 4;
             }
             Value::Object(part) => part.values().for_each(|value| self.value(value)),
@@ -184,7 +229,7 @@ mod tests {
     #[test]
     fn answers_teach() {
         let experience = Experience::default();
-        let guess = Guess { tokens: 1000, at_most: 10_000 };
+        let guess = Guess { tokens: 1000, at_most: 10_000, pictures: 0 };
         assert_eq!(experience.corrected(guess), 1050);
         for _ in 0..50 {
             experience.learn(guess, 600);

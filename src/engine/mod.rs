@@ -5,6 +5,7 @@
 
 mod estimate;
 pub mod guard;
+mod identity;
 mod inherited;
 mod log;
 mod need;
@@ -15,6 +16,8 @@ mod process;
 mod registry;
 mod run_folder;
 mod runner;
+mod tokenizer;
+pub mod watch;
 
 pub use log::Log;
 pub use need::{AnswerLength, Need};

@@ -11,6 +11,8 @@ pub struct Need {
     pub prompt_tokens: u64,
     /// The answer.
     pub answer: AnswerLength,
+    /// Whether it is to be alone at its engine, because it was not with others once.
+    pub is_alone: bool,
 }
 
 /// How long an answer may become, in tokens.
@@ -24,7 +26,7 @@ pub enum AnswerLength {
 
 impl Need {
     /// That of a request without a prompt to count.
-    pub const NOTHING: Self = Self { prompt_tokens: 0, answer: AnswerLength::Open(0) };
+    pub const NOTHING: Self = Self { prompt_tokens: 0, answer: AnswerLength::Open(0), is_alone: false };
 
     /// Whether a context of this size will do. In the largest there is, a long answer ends where the context does.
     pub(super) fn fits(&self, context_tokens: u64, is_largest: bool) -> bool {
@@ -35,7 +37,8 @@ impl Need {
 
     /// How much of a context of this size it may take.
     pub(super) fn reserved(&self, context_tokens: u64) -> u64 {
-        (self.prompt_tokens + self.kept(context_tokens)).min(context_tokens)
+        let needed = self.prompt_tokens + self.kept(context_tokens);
+        if self.is_alone { context_tokens } else { needed.min(context_tokens) }
     }
 
     fn kept(&self, context_tokens: u64) -> u64 {
@@ -51,7 +54,7 @@ mod tests {
     use super::*;
 
     fn need(prompt_tokens: u64, answer: AnswerLength) -> Need {
-        Need { prompt_tokens, answer }
+        Need { prompt_tokens, answer, is_alone: false }
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //!    smaller only by a stop for idleness.
 //! 4. Another model's engine goes when it has nothing to do, or when somebody has waited for as long as is fair.
 
+mod room;
+mod state;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use tokio::time::Instant;
 
 use super::need::Need;
 use crate::config::{EngineModel, EngineSettings};
+
+pub(super) use state::{Capacity, Effect, Engine, EngineId, Phase, Refusal, TicketId};
 
 /// An engine that has served for so long may go as soon as it is idle.
 const RESIDENCY: Duration = Duration::from_secs(10);
@@ -32,77 +37,20 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// An engine that has run for so long makes earlier failures forgotten.
 const PROVEN_AFTER: Duration = Duration::from_secs(300);
 
-/// A request that waits, or is being answered.
-pub(super) type TicketId = u64;
-/// A process, from its start to its end.
-pub(super) type EngineId = u64;
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Effect {
-    /// Start an engine.
-    Start { engine: EngineId, model: usize, variant: usize },
-    /// Stop an engine, which nobody uses.
-    Stop { engine: EngineId },
-    /// Let a request ask an engine.
-    Grant { ticket: TicketId, engine: EngineId },
-    /// Turn a request away.
-    Refuse { ticket: TicketId, why: Refusal },
-}
-
-/// Why a request is turned away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Too many wait already.
-    QueueFull,
-    /// Every variant that would do has failed lately.
-    StartFailed { retry_after: Duration, told: Arc<str> },
-    /// No variant is large enough.
-    TooLarge { needed_tokens: u64, context_tokens: u64 },
-    /// The model is not configured any more.
-    Gone,
-}
-
-/// What a running engine can take, as it says itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capacity {
-    /// Requests at once.
-    pub(super) slots: usize,
-    /// Context of one request, in tokens.
-    pub(super) context_tokens: u64,
-    /// Whether all requests at once share that context.
-    pub(super) is_shared: bool,
-}
-
-/// What an engine is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Loading,
-    Ready,
-    /// It takes no more requests, and ends those that it has.
-    Draining,
-    Stopping,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Engine {
-    pub(super) id: EngineId,
-    pub(super) model: usize,
-    pub(super) variant: usize,
-    pub(super) phase: Phase,
-    pub(super) capacity: Capacity,
-    /// Who asks it, and how many tokens are kept for it.
-    pub(super) running: Vec<(TicketId, u64)>,
-    started: Instant,
-    ready: Option<Instant>,
-    idle_since: Instant,
-}
-
 #[derive(Clone, Debug)]
 struct Model {
     name: Arc<str>,
     spec: EngineModel,
     health: Vec<Health>,
+    /// Not configured any more, and kept for the engine that still runs.
+    is_retired: bool,
+}
+
+impl Model {
+    fn new((name, spec): (Arc<str>, EngineModel)) -> Self {
+        let health = vec![Health::default(); spec.variants.len()];
+        Self { name, spec, health, is_retired: false }
+    }
 }
 
 /// How a variant has fared.
@@ -135,17 +83,71 @@ pub(super) struct Planner {
 
 impl Planner {
     pub(super) fn new(settings: EngineSettings, models: Vec<(Arc<str>, EngineModel)>) -> Self {
-        let models = models.into_iter().map(|(name, spec)| {
-            let health = vec![Health::default(); spec.variants.len()];
-            Model { name, spec, health }
-        });
         Self {
             settings,
-            models: models.collect(),
+            models: models.into_iter().map(Model::new).collect(),
             engines: Vec::new(),
             waiting: VecDeque::new(),
             engines_so_far: 0,
         }
+    }
+
+    /// Another configuration holds from now on. Engines whose variant is the same run on, the others end with their
+    /// answers; requests of models that are gone are turned away.
+    pub(super) fn configure(
+        &mut self,
+        settings: EngineSettings,
+        models: Vec<(Arc<str>, EngineModel)>,
+    ) -> Vec<Effect> {
+        self.settings = settings;
+        let old = std::mem::replace(&mut self.models, models.into_iter().map(Model::new).collect());
+        let mut effects = Vec::new();
+        self.waiting.retain_mut(|ticket| {
+            let name = old.get(ticket.model).map(|model| model.name.clone()).unwrap_or_default();
+            let index = self.models.iter().position(|model| model.name == name);
+            ticket.model = index.unwrap_or(ticket.model);
+            if index.is_none() {
+                effects.push(Effect::Refuse { ticket: ticket.id, why: Refusal::Gone });
+            }
+            index.is_some()
+        });
+        for at in 0..self.engines.len() {
+            self.reassign(at, &old);
+        }
+        effects
+    }
+
+    /// Finds the place of an engine in a new configuration, or keeps its old one until it has ended.
+    fn reassign(&mut self, at: usize, old: &[Model]) {
+        let Some(engine) = self.engines.get_mut(at) else { return };
+        let Some(was) = old.get(engine.model) else { return };
+        let variant = was.spec.variants.get(engine.variant);
+        let index = self.models.iter().position(|model| model.name == was.name && !was.is_retired);
+        let same = index.and_then(|index| {
+            let model = self.models.get_mut(index)?;
+            let same = model.spec.variants.iter().position(|other| Some(other) == variant)?;
+            *model.health.get_mut(same)? = was.health.get(engine.variant)?.clone();
+            Some((index, same))
+        });
+        if let Some((model, variant)) = same {
+            (engine.model, engine.variant) = (model, variant);
+            return;
+        }
+        self.models.push(Model { is_retired: true, ..was.clone() });
+        engine.model = self.models.len() - 1;
+        if engine.phase != Phase::Stopping {
+            engine.phase = Phase::Draining;
+        }
+    }
+
+    /// Where a model stands, by its name.
+    pub(super) fn index_of(&self, model: &str) -> Option<usize> {
+        self.models.iter().position(|known| *known.name == *model && !known.is_retired)
+    }
+
+    /// A model's name, and how it is run.
+    pub(super) fn model(&self, model: usize) -> Option<(&Arc<str>, &EngineModel)> {
+        self.models.get(model).map(|model| (&model.name, &model.spec))
     }
 
     /// A request arrives. It may be turned away at once.
@@ -156,9 +158,7 @@ impl Planner {
         need: Need,
         now: Instant,
     ) -> Option<Refusal> {
-        let Some(index) = self.models.iter().position(|known| *known.name == *model) else {
-            return Some(Refusal::Gone);
-        };
+        let Some(index) = self.index_of(model) else { return Some(Refusal::Gone) };
         let largest = self.largest_context(index);
         if !need.fits(largest, true) {
             return Some(Refusal::TooLarge { needed_tokens: need.prompt_tokens, context_tokens: largest });
@@ -399,93 +399,6 @@ impl Planner {
         Err(Refusal::StartFailed { retry_after: wait, told: told.unwrap_or_default() })
     }
 
-    /// Whether an engine can be started beside those there are; if not, sees to it that some of them go.
-    fn has_way(&mut self, ticket: &Ticket, variant: usize, now: Instant) -> bool {
-        let memory = self.memory(ticket.model, variant);
-        let mut in_the_way = self.in_the_way(memory);
-        if in_the_way.is_empty() {
-            return true;
-        }
-        // The longest idle goes first.
-        in_the_way.sort_by_key(|engine| (!engine.running.is_empty(), engine.idle_since));
-        for engine in in_the_way {
-            if self.enough_go(memory) {
-                break;
-            }
-            if engine.phase == Phase::Ready && self.may_go(&engine, ticket, now) {
-                self.drain(engine.id);
-            }
-        }
-        false
-    }
-
-    /// The engines of which at least one has to go before so much more fits; none if it fits now.
-    fn in_the_way(&self, memory_mib: u64) -> Vec<Engine> {
-        let movable = || self.engines.iter().filter(|engine| !self.stays_put(engine));
-        match self.settings.memory_budget_mib {
-            None if memory_mib == 0 => Vec::new(),
-            None => {
-                movable().filter(|engine| self.memory(engine.model, engine.variant) > 0).cloned().collect()
-            }
-            Some(budget) if self.used_mib(|_| true) + memory_mib <= budget => Vec::new(),
-            Some(_) => movable().cloned().collect(),
-        }
-    }
-
-    /// Whether what is about to go makes room enough.
-    fn enough_go(&self, memory_mib: u64) -> bool {
-        let stays = |engine: &Engine| matches!(engine.phase, Phase::Loading | Phase::Ready);
-        match self.settings.memory_budget_mib {
-            None => !self.engines.iter().any(|engine| {
-                stays(engine) && !self.stays_put(engine) && self.memory(engine.model, engine.variant) > 0
-            }),
-            Some(budget) => self.used_mib(stays) + memory_mib <= budget,
-        }
-    }
-
-    fn used_mib(&self, counts: impl Fn(&Engine) -> bool) -> u64 {
-        let counted = self.engines.iter().filter(|engine| counts(engine));
-        counted.map(|engine| self.memory(engine.model, engine.variant)).sum()
-    }
-
-    /// What a variant takes. One that does not say takes all there is. Without a budget only this counts: one that says
-    /// it takes nothing, or that it is a helper, may run beside any other.
-    fn memory(&self, model: usize, variant: usize) -> u64 {
-        let Some(model) = self.models.get(model) else { return 0 };
-        if model.spec.is_secondary {
-            return 0;
-        }
-        let stated = model.spec.variants.get(variant).and_then(|variant| variant.memory_mib);
-        stated.or(self.settings.memory_budget_mib).unwrap_or(1)
-    }
-
-    /// Whether stopping the engine for another's sake is out of the question.
-    fn stays_put(&self, engine: &Engine) -> bool {
-        self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned || model.spec.is_secondary)
-    }
-
-    fn is_pinned(&self, engine: &Engine) -> bool {
-        self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned)
-    }
-
-    /// Whether an engine may go for the sake of another model's request.
-    fn may_go(&self, engine: &Engine, ticket: &Ticket, now: Instant) -> bool {
-        if now.duration_since(ticket.arrived) >= self.settings.max_unfairness {
-            return true;
-        }
-        let is_wanted = self
-            .waiting
-            .iter()
-            .any(|other| other.model == engine.model && self.fits(&other.need, engine.model, engine.variant));
-        if is_wanted || !engine.running.is_empty() {
-            return false;
-        }
-        let ready = engine.ready.unwrap_or(engine.started);
-        let loading = ready.duration_since(engine.started);
-        let linger = (loading / 10).clamp(LINGER.0, LINGER.1);
-        now.duration_since(ready) >= RESIDENCY || now.duration_since(engine.idle_since) >= linger
-    }
-
     fn may_idle_out(&self, engine: &Engine) -> bool {
         engine.phase == Phase::Ready && engine.running.is_empty() && !self.is_pinned(engine)
     }
@@ -511,17 +424,6 @@ impl Planner {
                 effects.push(Effect::Stop { engine: engine.id });
             }
         }
-    }
-}
-
-impl Engine {
-    fn has_room_for(&self, need: &Need) -> bool {
-        let Capacity { slots, context_tokens, is_shared } = self.capacity;
-        if self.running.len() >= slots.max(1) {
-            return false;
-        }
-        let kept: u64 = self.running.iter().map(|(_, tokens)| tokens).sum();
-        !is_shared || self.running.is_empty() || kept + need.reserved(context_tokens) <= context_tokens
     }
 }
 

@@ -112,6 +112,9 @@ impl Launcher {
         if let Some(folder) = launch.folder {
             command.current_dir(folder);
         }
+        if let Some(folder) = &self.run_folder {
+            folder.have_watched(&self.program);
+        }
         let entry = self.run_folder.as_ref().map(|folder| folder.entry(&launch.name, &launch.binary));
         Ok(keeper::Keeper { name: launch.name, command, output, report, entry })
     }

@@ -11,9 +11,12 @@ use super::estimate::{self, Experience, Guess};
 use super::need::Need;
 use super::pool::{EngineEvent, Pool, Stage};
 use super::process::Launcher;
-use crate::config::{EngineModel, EngineSettings};
+use super::tokenizer;
+use crate::config::{EngineModel, EngineSettings, Tokenization};
 use crate::llm::ChatRequest;
 
+/// A prompt that takes no more than this part of a context, whatever its tokens, is not counted.
+const SHORT: u64 = 16;
 /// How long an engine may take to count a prompt.
 const COUNTING: Duration = Duration::from_secs(2);
 
@@ -138,7 +141,10 @@ impl Engines {
 #[derive(Debug)]
 pub struct Counting {
     model: Arc<str>,
+    /// Of the variants, smallest first.
+    contexts: Vec<u64>,
     answer_reserve: u64,
+    tokenization: Option<Tokenization>,
     experience: Experience,
 }
 
@@ -147,24 +153,46 @@ pub struct Counting {
 pub struct Thought(Guess);
 
 impl Counting {
-    /// For a model that keeps so many tokens for answers of open length.
-    pub fn new(model: Arc<str>, answer_reserve: u64) -> Self {
-        Self { model, answer_reserve, experience: Experience::default() }
+    /// For a model, by its name and what is said of its engines.
+    pub fn new(model: Arc<str>, engine: &EngineModel) -> Self {
+        Self {
+            model,
+            contexts: engine.variants.iter().map(|variant| variant.context_tokens).collect(),
+            answer_reserve: engine.default_output_reserve,
+            tokenization: engine.tokenization.clone(),
+            experience: Experience::default(),
+        }
     }
 
-    /// What a request needs. The engine that runs counts it exactly, where only that can tell whether it fits.
+    /// What a request needs. It is counted exactly only where a guess cannot tell which variant will do: by the engine
+    /// that runs, or else by the program that the models file names.
     pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Thought) {
         let guess = estimate::guess(request);
         let answer = estimate::answer_length(request, self.answer_reserve);
-        let of = |prompt_tokens| Need { prompt_tokens, answer };
-        let mut prompt_tokens = self.experience.corrected(guess);
-        if let Some((place, context_tokens)) = pool.locate(&self.model).await
-            && !of(guess.at_most).fits(context_tokens, false)
-        {
-            let counted = place.door.input_tokens(request.body.text().clone(), COUNTING).await;
-            prompt_tokens = counted.unwrap_or(prompt_tokens);
-        }
-        (of(prompt_tokens), Thought(guess))
+        let of = |prompt_tokens| Need { prompt_tokens, answer, is_alone: false };
+        let guessed = self.experience.corrected(guess);
+        let counted = match pool.locate(&self.model).await {
+            // So short that it does not matter how much of the bound is used.
+            Some((_, context_tokens)) if guess.at_most <= context_tokens / SHORT => Some(guess.at_most),
+            Some((place, _)) => place.door.input_tokens(request.body.text().clone(), COUNTING).await,
+            None if self.smallest(of(guess.at_most)) == self.smallest(of(guessed / 2)) => None,
+            None => self.tokenized(request, guess).await,
+        };
+        (of(counted.unwrap_or(guessed)), Thought(guess))
+    }
+
+    /// The variant that would be started.
+    fn smallest(&self, need: Need) -> Option<usize> {
+        let largest = self.contexts.last().copied().unwrap_or(0);
+        self.contexts.iter().position(|context| need.fits(*context, *context == largest))
+    }
+
+    async fn tokenized(&self, request: &ChatRequest, guess: Guess) -> Option<u64> {
+        let tokenization = self.tokenization.as_ref()?;
+        let (text, messages) = estimate::text_of(request);
+        let counted = tokenizer::count(tokenization, &text, messages).await?;
+        // Pictures are not in the text.
+        Some(counted + guess.pictures)
     }
 
     /// A prompt turned out to be so long.

@@ -1,17 +1,21 @@
 //! The run folder: which engines run, written down for the gateway's next start.
 //!
 //! Engines end with the gateway by themselves ([`super::guard`]). What may be left all the same are the children of an
-//! engine that was a script, or an engine that gained privileges on its way. Before a gateway starts engines it ends
-//! those whose gateway is gone, and leaves those of others that run beside it.
+//! engine that was a script, or an engine that gained privileges on its way. Those are ended by the watch
+//! ([`super::watch`]), and by any gateway before it starts engines: only those whose gateway is gone.
 
 use std::fs::{DirBuilder, Metadata, Permissions};
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, PipeWriter};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use serde::{Deserialize, Serialize};
+
+use super::identity::Identity;
+use super::watch;
 
 /// Only for this user: sockets of engines may stand here, too.
 const MODE: u32 = 0o700;
@@ -25,14 +29,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-}
-
-/// A process, by what is never given to another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    pid: u32,
-    /// When it started, in ticks since the system did.
-    started: u64,
+    // Held open as long as this, for the watch. Locked only to start it.
+    watch: Mutex<Option<PipeWriter>>,
 }
 
 /// What is written down of an engine.
@@ -47,7 +45,7 @@ struct Record {
 /// What will be written down of an engine that is about to start.
 #[derive(Debug)]
 pub(super) struct Entry {
-    folder: PathBuf,
+    folder: Arc<RunFolder>,
     name: String,
     binary: PathBuf,
 }
@@ -80,7 +78,7 @@ impl RunFolder {
         if permissions(&found) != MODE {
             std::fs::set_permissions(&path, Permissions::from_mode(MODE)).map_err(named)?;
         }
-        Ok(Self { path })
+        Ok(Self::at(&path))
     }
 
     /// Where it is.
@@ -88,8 +86,19 @@ impl RunFolder {
         &self.path
     }
 
+    /// The one that a gateway has opened.
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), watch: Mutex::default() }
+    }
+
     /// Kills the engines whose gateway is gone, with their groups, and waits until they are gone. How many there were.
     pub async fn clean_up(&self) -> usize {
+        let folder = Self::at(&self.path);
+        tokio::task::spawn_blocking(move || folder.sweep()).await.unwrap_or_default()
+    }
+
+    /// What [`RunFolder::clean_up`] does, on this thread.
+    pub(super) fn sweep(&self) -> usize {
         let mut killed = Vec::new();
         for (file, record) in self.records() {
             // A gateway that is there looks after its engines itself.
@@ -108,16 +117,28 @@ impl RunFolder {
             // Another gateway may have been faster.
             let _ = std::fs::remove_file(file);
         }
-        let until = tokio::time::Instant::now() + PATIENCE;
-        while killed.iter().flatten().any(|one| one.is_alive()) && tokio::time::Instant::now() < until {
-            tokio::time::sleep(LOOK).await;
+        let until = Instant::now() + PATIENCE;
+        while killed.iter().flatten().any(|one| one.is_alive()) && Instant::now() < until {
+            std::thread::sleep(LOOK);
         }
         killed.len()
     }
 
     /// What to write down as soon as an engine has a number.
-    pub(super) fn entry(&self, name: &str, binary: &Path) -> Entry {
-        Entry { folder: self.path.clone(), name: name.to_owned(), binary: binary.to_owned() }
+    pub(super) fn entry(self: &Arc<Self>, name: &str, binary: &Path) -> Entry {
+        Entry { folder: self.clone(), name: name.to_owned(), binary: binary.to_owned() }
+    }
+
+    /// Has this process watched by `program`, if it is not yet. It works without, but for the children of engines that
+    /// are scripts, which then wait for the next start.
+    pub(super) fn have_watched(&self, program: &Path) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if watch.is_none() {
+            match watch::start(program, &self.path) {
+                Ok(held) => *watch = Some(held),
+                Err(error) => tracing::warn!(%error, "Nobody watches for a bad end of this process"),
+            }
+        }
     }
 
     /// All that can be read. What cannot is not ours to judge.
@@ -138,7 +159,7 @@ impl Entry {
     /// Writes it down. An engine that cannot be written down runs all the same.
     pub(super) fn write(self, pid: u32) -> Option<Written> {
         let (gateway, engine) = (Identity::of(std::process::id())?, Identity::of(pid)?);
-        let file = self.folder.join(format!("engine-{}-{pid}.json", gateway.pid));
+        let file = self.folder.path.join(format!("engine-{}-{pid}.json", gateway.pid));
         let record = Record { name: self.name, binary: self.binary, gateway, engine };
         match write(&file, &record) {
             Ok(()) => Some(Written { file }),
@@ -167,57 +188,10 @@ impl Record {
     /// Everyone who is left in the engine's group. A number alone proves nothing, since numbers are used again: it is
     /// the engine's group if its leader is the engine, or if somebody bears the mark.
     fn left(&self) -> Vec<Identity> {
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
-        let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
-        let in_group = pids.filter_map(|pid| {
-            let stat = Stat::of(pid).filter(|stat| stat.group == self.engine.pid && !stat.is_zombie)?;
-            Some(Identity { pid, started: stat.started })
-        });
-        let left: Vec<Identity> = in_group.collect();
+        let left = Identity::of_group(self.engine.pid);
         let mark = format!("{MARK}={}", mark_of(self.gateway));
-        let is_its = left.iter().any(|one| *one == self.engine || one.bears(&mark));
+        let is_its = left.iter().any(|one| *one == self.engine || one.has_variable(&mark));
         if is_its { left } else { Vec::new() }
-    }
-}
-
-impl Identity {
-    fn of(pid: u32) -> Option<Self> {
-        Stat::of(pid).map(|stat| Self { pid, started: stat.started })
-    }
-
-    fn bears(self, mark: &str) -> bool {
-        std::fs::read(format!("/proc/{}/environ", self.pid))
-            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|pair| pair == mark.as_bytes()))
-    }
-
-    /// Whether this very process runs. One that waits for being reaped does not.
-    fn is_alive(self) -> bool {
-        Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && !stat.is_zombie)
-    }
-}
-
-/// What Linux tells of a process.
-struct Stat {
-    is_zombie: bool,
-    group: u32,
-    started: u64,
-}
-
-impl Stat {
-    fn of(pid: u32) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-    }
-
-    /// The second field is the program's name in parentheses, which may hold anything; the third follows the last one.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, fields) = text.rsplit_once(')')?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).copied();
-        Some(Self {
-            is_zombie: matches!(field(3)?, "Z" | "X"),
-            group: field(5)?.parse().ok()?,
-            started: field(22)?.parse().ok()?,
-        })
     }
 }
 

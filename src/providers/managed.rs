@@ -69,7 +69,7 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
     let known = engines.iter().map(|(name, engine)| Known {
         name: name.clone(),
         context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
-        counting: Arc::new(Counting::new(name.clone(), engine.default_output_reserve)),
+        counting: Arc::new(Counting::new(name.clone(), engine)),
     });
     Ok(Arc::new(Managed {
         models: known.collect(),
@@ -126,25 +126,33 @@ struct Tries {
     again: u32,
 }
 
+/// What llama-server says when requests that share a context have filled it.
+const SHARED_CONTEXT_FULL: &str = "Context size has been exceeded";
+
 impl Tries {
-    /// The need with which to try once more after a failure; `None` if that would be of no use.
-    async fn next(&mut self, error: &ProviderError, need: Need) -> Option<Need> {
+    /// Whether it is worth trying once more after a failure; what was learned from it goes into `need`.
+    async fn next(&mut self, error: &ProviderError, need: &mut Need) -> bool {
         match error.kind {
             ErrorKind::ContextTooLong { needed_tokens: Some(prompt_tokens), .. }
                 if self.larger && prompt_tokens > need.prompt_tokens =>
             {
                 self.larger = false;
-                Some(Need { prompt_tokens, ..need })
+                need.prompt_tokens = prompt_tokens;
+                true
             }
-            // The engine has died, or its shared context has run full.
             ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. }
                 if self.again > 0 =>
             {
                 self.again -= 1;
-                sleep(MOMENT).await;
-                Some(need)
+                if error.detail.as_deref().is_some_and(|words| words.contains(SHARED_CONTEXT_FULL)) {
+                    need.is_alone = true;
+                } else {
+                    // The engine has died.
+                    sleep(MOMENT).await;
+                }
+                true
             }
-            _ => None,
+            _ => false,
         }
     }
 }
@@ -187,7 +195,9 @@ impl Provider for Managed {
                 Err(error) => error,
             };
             drop(lease);
-            need = tries.next(&error, need).await.ok_or(error)?;
+            if !tries.next(&error, &mut need).await {
+                return Err(error);
+            }
         }
     }
 

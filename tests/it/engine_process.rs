@@ -250,9 +250,9 @@ fn a_guard_that_cannot_execute_exits_with_127() {
 }
 
 #[test]
-fn the_guard_is_no_command_for_people() {
+fn guard_and_watch_are_no_commands_for_people() {
     let output = Command::new(PROGRAM).arg("--help").output().unwrap();
-    assert!(!String::from_utf8(output.stdout).unwrap().contains("engine-guard"));
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("engine-"));
 }
 
 fn files(folder: &RunFolder) -> Vec<PathBuf> {
@@ -310,25 +310,72 @@ async fn engines_of_dead_gateways_are_ended_and_no_others() {
     assert_eq!(rest, [kept, folder.path().join("notes.json")]);
 }
 
+/// An engine that is a script and does not become the server that it starts: both their numbers.
+fn script_of(folder: &RunFolder, gateway: (u32, u64)) -> (std::process::Child, u32) {
+    use std::os::unix::process::CommandExt;
+    let mark = format!("{}-{}", gateway.0, gateway.1);
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 1000 & echo $!; wait"]).stdout(Stdio::piped()).process_group(0);
+    let mut script = command.env("LLM_PROXY_API_ENGINE_OF", mark).spawn().unwrap();
+    let server = first_line(&mut script).parse().unwrap();
+    write_down(folder, gateway, (script.id(), started(script.id())));
+    (script, server)
+}
+
 #[tokio::test]
 async fn children_of_a_dead_engine_are_ended_too() {
     let base = TempDir::new().unwrap();
     let folder = RunFolder::open(base.path()).unwrap();
-    // A script that does not become the engine: it ends with the gateway, what it has started does not.
-    let dead = (999_999_999, 1);
-    let script = "sleep 1000 & echo $!";
-    let mut leader = Command::new("sh");
-    std::os::unix::process::CommandExt::process_group(&mut leader, 0);
-    let mark = format!("{}-{}", dead.0, dead.1);
-    leader.args(["-c", script]).env("LLM_PROXY_API_ENGINE_OF", mark).stdout(Stdio::piped());
-    let mut leader = leader.spawn().unwrap();
-    let child: u32 = first_line(&mut leader).parse().unwrap();
-    let engine = (leader.id(), started(leader.id()));
-    leader.wait().unwrap();
-    write_down(&folder, dead, engine);
+    let (mut script, server) = script_of(&folder, (999_999_999, 1));
+    script.kill().unwrap();
+    script.wait().unwrap();
 
     assert_eq!(folder.clean_up().await, 1);
-    assert!(!is_running(child) && files(&folder).is_empty());
+    assert!(!is_running(server) && files(&folder).is_empty());
+}
+
+#[tokio::test]
+async fn what_a_script_has_started_ends_with_a_gateway_that_is_killed() {
+    let base = TempDir::new().unwrap();
+    let folder = RunFolder::open(base.path()).unwrap();
+    let mut gateway = Command::new("sleep").arg("1000").spawn().unwrap();
+    let (mut script, server) = script_of(&folder, (gateway.id(), started(gateway.id())));
+    let mut watch = Command::new(PROGRAM);
+    watch.arg("engine-watch").arg(gateway.id().to_string()).arg(folder.path()).stdin(Stdio::piped());
+    let mut watch = watch.spawn().unwrap();
+
+    // The end of its files comes before its own, and the guard's bond ends the script.
+    drop(watch.stdin.take());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(is_running(server), "its gateway is there");
+    script.kill().unwrap();
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    let before = Instant::now();
+    gone(server).await;
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+    assert!(watch.wait().unwrap().success() && files(&folder).is_empty());
+    script.wait().unwrap();
+}
+
+#[tokio::test]
+async fn one_watch_is_there_as_long_as_the_run_folder_is_open() {
+    let base = TempDir::new().unwrap();
+    let folder = Arc::new(RunFolder::open(base.path()).unwrap());
+    let watched = folder.path().to_str().unwrap().to_owned();
+    let count = || {
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let commands =
+            processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+        commands.filter(|command| command.contains("engine-watch") && command.contains(&watched)).count()
+    };
+    let launcher = launcher().recording_in(folder.clone());
+    let first = launcher.start(shell("exec sleep 1000")).await.unwrap();
+    let second = launcher.start(shell("exec sleep 1000")).await.unwrap();
+    assert_eq!(count(), 1);
+    drop((launcher, folder, first));
+    eventually("no watch", async || count() == 0).await;
+    assert!(is_running(second.pid()), "its gateway is there");
 }
 
 #[test]

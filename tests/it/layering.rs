@@ -33,6 +33,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("handlebars", &["prompts"]),
     ("envy", &["config"]),
     ("dotenvy", &["config"]),
+    ("mlua", &["config"]),
     ("std::env", &["config"]),
     ("clap", &["cli", "main"]),
     ("prometheus_client", &["telemetry", "router"]),

@@ -20,6 +20,7 @@ mod conversation;
 mod discovery;
 mod docs;
 mod engine_fake;
+mod engine_killed;
 mod engine_process;
 mod engines;
 mod errors;

@@ -15,6 +15,7 @@ mod support;
 mod tiny_gguf;
 
 mod llama_chat;
+mod llama_engines;
 mod llama_facade;
 mod llama_faults;
 mod llama_tools;
@@ -25,6 +26,7 @@ mod swagger;
 fn main() {
     let claims = [
         llama_chat::claims(),
+        llama_engines::claims(),
         llama_facade::claims(),
         llama_faults::claims(),
         llama_tools::claims(),

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, Fault};
+use super::lua;
+use crate::config::{ConfigError, Fault, ListenAddress};
 use crate::lint::{self, Object, Syntax};
 
 #[derive(Deserialize, Default)]
@@ -18,8 +19,13 @@ pub(super) struct RawCatalog {
     pub(super) providers: Pairs<Object<RawProvider>>,
     #[serde(default)]
     pub(super) models: Pairs<Object<RawPolicy>>,
+    /// Where to listen, which only files in Lua say.
+    #[serde(skip)]
+    pub(super) listen: Option<Vec<ListenAddress>>,
+    #[serde(skip)]
+    pub(super) warnings: Vec<String>,
     #[serde(default, rename = "comment")]
-    _comment: Option<IgnoredAny>,
+    pub(super) _comment: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize, Default)]
@@ -211,10 +217,11 @@ pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
     match ending.to_ascii_lowercase().as_str() {
         "json" => from(Syntax::Json, &file, text),
         "yaml" | "yml" => from(Syntax::Yaml, &file, text),
+        "lua" => lua::read(path, text),
         _ => Err(Fault::new(
             file,
             format!("models files that end in `.{ending}` are not read in this version"),
-            "name a .json, .yaml or .yml file",
+            "name a .json, .yaml, .yml or .lua file",
         )
         .into()),
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{EngineTimeouts, EngineVariant};
+use crate::config::{EngineAddress, EngineTimeouts, EngineVariant};
 use crate::engine::need::AnswerLength;
 
 const LOAD: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ fn model(contexts: &[u64]) -> EngineModel {
 }
 
 fn need(prompt_tokens: u64) -> Need {
-    Need { prompt_tokens, answer: AnswerLength::Open(0) }
+    Need { prompt_tokens, answer: AnswerLength::Open(0), is_alone: false }
 }
 
 /// A planner, and the world that it decides about.
@@ -356,6 +356,54 @@ fn two_callers_that_take_turns_do_not_make_it_thrash() {
     let longest = world.waited.values().max().unwrap();
     let bound = Duration::from_secs(30) + world.answer_takes + STOP + LOAD + GLANCE * 2;
     assert!(*longest <= bound, "{longest:?}");
+}
+
+#[test]
+fn a_changed_configuration_ends_what_it_does_not_know_and_leaves_the_rest() {
+    let mut world = World::with(
+        EngineSettings { memory_budget_mib: Some(10), ..EngineSettings::default() },
+        &[&[8192], &[4096], &[2048]],
+    );
+    world.planner.models.iter_mut().for_each(|model| model.spec.variants[0].memory_mib = Some(1));
+    let specs: Vec<EngineModel> = world.planner.models.iter().map(|model| model.spec.clone()).collect();
+    world.answer_takes = Duration::from_secs(5);
+    for at in 0..3 {
+        world.ask(at, usize::try_from(at).unwrap(), need(10));
+    }
+    world.run_for(LOAD);
+    world.ask(3, 0, need(10));
+    world.ask(4, 2, need(10));
+    // In another order, the first as it was, the second with other arguments, the third not at all.
+    let mut changed = specs[1].clone();
+    changed.variants[0].args = vec!["-ngl".to_owned(), "9".to_owned()];
+    let models = vec![("m1".into(), changed), ("m0".into(), specs[0].clone())];
+    let effects = world.planner.configure(world.planner.settings.clone(), models);
+    assert_eq!(effects, [Effect::Refuse { ticket: 4, why: Refusal::Gone }]);
+    world.act();
+    world.ask(5, 1, need(10));
+    world.run_for(Duration::from_secs(60));
+
+    // The first engine went on and served the next; the second ended after its answer, and another took its place.
+    assert_eq!(world.granted_to[&3], world.granted_to[&0]);
+    assert!(world.granted_to[&5] > world.granted_to[&2]);
+    assert_eq!(world.waited[&5], LOAD, "there is room for both");
+    assert_eq!(world.planner.engines().len(), 2);
+}
+
+#[test]
+fn engines_at_one_address_take_turns_whatever_room_there_is() {
+    let settings = EngineSettings { memory_budget_mib: Some(100), ..EngineSettings::default() };
+    let mut world = World::with(settings, &[&[8192], &[8192]]);
+    for model in &mut world.planner.models {
+        model.spec.variants[0].memory_mib = Some(1);
+        model.spec.variants[0].address = Some(EngineAddress { host: "127.0.0.1".to_owned(), port: 8081 });
+    }
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(20));
+    world.ask(2, 1, need(10));
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.waited[&2], STOP + LOAD);
+    assert_eq!(world.planner.engines().len(), 1);
 }
 
 proptest! {

@@ -17,7 +17,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-proxy-api");
 pub(crate) struct Gateway {
     client: Client,
     // Killed before its folder goes.
-    _process: Process,
+    process: Process,
     _folder: TempDir,
 }
 
@@ -40,11 +40,26 @@ impl Gateway {
 
     /// A gateway with a models file.
     pub(crate) async fn start(models: &Value) -> Self {
+        Self::start_from("models.json", &models.to_string()).await
+    }
+
+    /// A gateway with a models file of this name.
+    pub(crate) async fn start_from(name: &str, text: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        std::fs::write(folder.path().join("models.json"), models.to_string()).unwrap();
+        std::fs::write(folder.path().join(name), text).unwrap();
         let mut command = Command::new(PROGRAM);
-        command.env_clear().env("LLM_PROXY_API_MODELS_CONFIG", "models.json").env("TINY_KEY", llama::KEY);
+        command.env_clear().env("LLM_PROXY_API_MODELS_CONFIG", name).env("TINY_KEY", llama::KEY);
         Self::listening(command, folder).await
+    }
+
+    /// Kills it, without giving it time for anything.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) async fn end(&mut self) {
+        self.process.end().await;
     }
 
     /// A gateway without a models file, which serves what it finds.
@@ -67,7 +82,7 @@ impl Gateway {
             base.is_some()
         })
         .await;
-        Self { client: Client::new(base.unwrap(), None), _process: process, _folder: folder }
+        Self { client: Client::new(base.unwrap(), None), process, _folder: folder }
     }
 
     /// What a figure without labels stands at.

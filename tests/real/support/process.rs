@@ -41,6 +41,13 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Asks it to end, and waits for that.
+    pub(crate) async fn end(&mut self) {
+        let pid = self.child.id().expect("it runs").to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        soon("a process that is asked to end ends", self.child.wait()).await.unwrap();
+    }
+
     /// Kills it, without giving it time for anything.
     pub(crate) async fn kill(&mut self) {
         soon("a killed process ends", self.child.kill()).await.unwrap();

@@ -1,0 +1,83 @@
+//! Which process is meant: numbers are used again, a number and its start are not.
+
+use serde::{Deserialize, Serialize};
+
+/// A process, by what is never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub(super) pid: u32,
+    /// When it started, in ticks since the system did.
+    pub(super) started: u64,
+}
+
+impl Identity {
+    /// The process that has this number now.
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        Stat::of(pid).map(|stat| Self { pid, started: stat.started })
+    }
+
+    /// Whether this very process runs. One that waits for being reaped does not.
+    pub(super) fn is_alive(self) -> bool {
+        Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && !stat.is_zombie)
+    }
+
+    /// Everyone who runs in a process group.
+    pub(super) fn of_group(group: u32) -> Vec<Self> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+        let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+        let in_group = pids.filter_map(|pid| {
+            let stat = Stat::of(pid).filter(|stat| stat.group == group && !stat.is_zombie)?;
+            Some(Self { pid, started: stat.started })
+        });
+        in_group.collect()
+    }
+
+    /// Whether it was started with this variable, as `NAME=value`. Only its own user is told.
+    pub(super) fn has_variable(self, pair: &str) -> bool {
+        std::fs::read(format!("/proc/{}/environ", self.pid))
+            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|other| other == pair.as_bytes()))
+    }
+}
+
+/// What Linux tells of a process.
+struct Stat {
+    is_zombie: bool,
+    group: u32,
+    started: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The second field is the program's name in parentheses, which may hold anything; the third follows the last one.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, fields) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Self {
+            is_zombie: matches!(field(3)?, "Z" | "X"),
+            group: field(5)?.parse().ok()?,
+            started: field(22)?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_may_be_called_anything() {
+        let text = "42 (a) Z 1 (b)) S 7 40 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 987 0";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.is_zombie, stat.group, stat.started), (false, 40, 987));
+    }
+
+    #[test]
+    fn one_with_the_same_number_is_another() {
+        let own = Identity::of(std::process::id()).unwrap();
+        assert!(own.is_alive() && !Identity { started: own.started + 1, ..own }.is_alive());
+    }
+}

@@ -1,0 +1,117 @@
+//! Room for one more engine: whether there is any, and who has to go for it.
+
+use tokio::time::Instant;
+
+use super::{Engine, EngineId, LINGER, Phase, Planner, RESIDENCY, Ticket};
+
+impl Planner {
+    /// Whether an engine can be started beside those there are; if not, sees to it that some of them go.
+    pub(super) fn has_way(&mut self, ticket: &Ticket, variant: usize, now: Instant) -> bool {
+        let memory = self.memory(ticket.model, variant);
+        let mut in_the_way = self.in_the_way(memory);
+        let at_its_address = self.at_the_address_of(ticket.model, variant);
+        in_the_way.retain(|engine| !at_its_address.contains(&engine.id));
+        for id in &at_its_address {
+            let engine = self.engines.iter().find(|engine| engine.id == *id).cloned();
+            if engine.is_some_and(|engine| engine.phase == Phase::Ready && self.may_go(&engine, ticket, now))
+            {
+                self.drain(*id);
+            }
+        }
+        if !at_its_address.is_empty() {
+            return false;
+        }
+        if in_the_way.is_empty() {
+            return true;
+        }
+        // The longest idle goes first.
+        in_the_way.sort_by_key(|engine| (!engine.running.is_empty(), engine.idle_since));
+        for engine in in_the_way {
+            if self.enough_go(memory) {
+                break;
+            }
+            if engine.phase == Phase::Ready && self.may_go(&engine, ticket, now) {
+                self.drain(engine.id);
+            }
+        }
+        false
+    }
+
+    /// Engines that listen where a variant is to listen, if the models file says where. All of them have to go.
+    fn at_the_address_of(&self, model: usize, variant: usize) -> Vec<EngineId> {
+        let address = |model: usize, variant: usize| {
+            self.models.get(model)?.spec.variants.get(variant)?.address.as_ref()
+        };
+        let Some(wanted) = address(model, variant) else { return Vec::new() };
+        let there =
+            self.engines.iter().filter(|engine| address(engine.model, engine.variant) == Some(wanted));
+        there.map(|engine| engine.id).collect()
+    }
+
+    /// The engines of which at least one has to go before so much more fits; none if it fits now.
+    fn in_the_way(&self, memory_mib: u64) -> Vec<Engine> {
+        let movable = || self.engines.iter().filter(|engine| !self.stays_put(engine));
+        match self.settings.memory_budget_mib {
+            None if memory_mib == 0 => Vec::new(),
+            None => {
+                movable().filter(|engine| self.memory(engine.model, engine.variant) > 0).cloned().collect()
+            }
+            Some(budget) if self.used_mib(|_| true) + memory_mib <= budget => Vec::new(),
+            Some(_) => movable().cloned().collect(),
+        }
+    }
+
+    /// Whether what is about to go makes room enough.
+    fn enough_go(&self, memory_mib: u64) -> bool {
+        let stays = |engine: &Engine| matches!(engine.phase, Phase::Loading | Phase::Ready);
+        match self.settings.memory_budget_mib {
+            None => !self.engines.iter().any(|engine| {
+                stays(engine) && !self.stays_put(engine) && self.memory(engine.model, engine.variant) > 0
+            }),
+            Some(budget) => self.used_mib(stays) + memory_mib <= budget,
+        }
+    }
+
+    fn used_mib(&self, counts: impl Fn(&Engine) -> bool) -> u64 {
+        let counted = self.engines.iter().filter(|engine| counts(engine));
+        counted.map(|engine| self.memory(engine.model, engine.variant)).sum()
+    }
+
+    /// What a variant takes. One that does not say takes all there is. Without a budget only this counts: one that says
+    /// it takes nothing, or that it is a helper, may run beside any other.
+    fn memory(&self, model: usize, variant: usize) -> u64 {
+        let Some(model) = self.models.get(model) else { return 0 };
+        if model.spec.is_secondary {
+            return 0;
+        }
+        let stated = model.spec.variants.get(variant).and_then(|variant| variant.memory_mib);
+        stated.or(self.settings.memory_budget_mib).unwrap_or(1)
+    }
+
+    /// Whether stopping the engine for another's sake is out of the question.
+    fn stays_put(&self, engine: &Engine) -> bool {
+        self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned || model.spec.is_secondary)
+    }
+
+    pub(super) fn is_pinned(&self, engine: &Engine) -> bool {
+        self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned)
+    }
+
+    /// Whether an engine may go for the sake of another model's request.
+    fn may_go(&self, engine: &Engine, ticket: &Ticket, now: Instant) -> bool {
+        if now.duration_since(ticket.arrived) >= self.settings.max_unfairness {
+            return true;
+        }
+        let is_wanted = self
+            .waiting
+            .iter()
+            .any(|other| other.model == engine.model && self.fits(&other.need, engine.model, engine.variant));
+        if is_wanted || !engine.running.is_empty() {
+            return false;
+        }
+        let ready = engine.ready.unwrap_or(engine.started);
+        let loading = ready.duration_since(engine.started);
+        let linger = (loading / 10).clamp(LINGER.0, LINGER.1);
+        now.duration_since(ready) >= RESIDENCY || now.duration_since(engine.idle_since) >= linger
+    }
+}

@@ -1,0 +1,240 @@
+//! Engines that the gateway runs itself, with a real llama-server: chosen by what a request needs, switched without a
+//! loss, shared by many, and gone with the gateway.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Claim, Need, claims};
+use crate::support::client::{Answer, header};
+use crate::support::{Event, Gateway, eventually};
+use crate::tiny_gguf;
+
+const CHAT: &str = "/v1/chat/completions";
+const SOON: Duration = Duration::from_secs(10);
+
+pub(crate) fn claims() -> Vec<Claim> {
+    claims![&[Need::LlamaServer];
+        an_engine_starts_when_it_is_needed_and_grows_with_a_request,
+        a_prompt_that_no_variant_holds_starts_nothing,
+        a_prompt_that_was_guessed_too_short_is_planned_anew_unseen,
+        two_callers_that_take_turns_are_served_without_a_loss,
+        many_requests_of_all_sizes_share_an_engine_without_an_error,
+        a_stream_survives_that_another_model_is_asked_for,
+        an_engine_killed_in_mid_stream_is_told_and_replaced,
+        an_engine_killed_while_idle_is_replaced_unseen,
+        a_gateway_that_is_killed_leaves_no_engine,
+        a_gateway_that_ends_ends_its_engines,
+        the_configuration_of_the_original_runner_works_as_it_is,
+    ]
+}
+
+/// A gateway, and the folder of its models, whose path tells its engines from those of others.
+struct Setting {
+    gateway: Gateway,
+    folder: TempDir,
+}
+
+impl Setting {
+    /// Two models: `tiny` in two sizes, and `other`.
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("tiny.gguf"), tiny_gguf::bytes(8192)).unwrap();
+        let gateway = Gateway::start(&models(folder.path())).await;
+        Self { gateway, folder }
+    }
+
+    async fn ask(&self, model: &str, words: usize) -> Answer {
+        self.gateway.post(CHAT, &chat(model, words)).await
+    }
+
+    /// The processes of this gateway's engines.
+    fn engines(&self) -> Vec<u32> {
+        engines_of(self.folder.path())
+    }
+
+    async fn has_no_engines(&self, within: Duration) {
+        eventually("no engine is left", within, async || self.engines().is_empty()).await;
+    }
+}
+
+fn models(folder: &Path) -> Value {
+    let args = ["-m", folder.join("tiny.gguf").to_str().unwrap(), "-t", "1", "--offline"].map(str::to_owned);
+    json!({"providers": {"local": {"type": "llamacpp", "binary": Need::LlamaServer.path(), "args": args, "models": {
+        "tiny": {"variants": [{"context": 512}, {"context": 4096}]},
+        "other": {"variants": [{"context": 2048}]},
+    }}}})
+}
+
+/// Every byte of a prompt is a token, so a word is five.
+fn chat(model: &str, words: usize) -> Value {
+    json!({"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "word ".repeat(words)}]})
+}
+
+/// Engines know their models by path.
+fn engines_of(folder: &Path) -> Vec<u32> {
+    let folder = folder.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_engine = |pid: &u32| {
+        std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(folder))
+    };
+    processes.filter(is_engine).collect()
+}
+
+fn kill(pid: u32) {
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}
+
+async fn an_engine_starts_when_it_is_needed_and_grows_with_a_request() {
+    let setting = Setting::new().await;
+    assert!(setting.engines().is_empty());
+    for (words, variant) in [(2, "tiny@512"), (3, "tiny@512"), (300, "tiny@4096"), (2, "tiny@4096")] {
+        let answer = setting.ask("tiny", words).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.header("x-llm-variant"), variant);
+        assert_eq!(setting.engines().len(), 1);
+    }
+    assert_eq!(setting.ask("other", 2).await.header("x-llm-variant"), "other@2048");
+    eventually("only one engine runs", SOON, async || setting.engines().len() == 1).await;
+}
+
+async fn a_prompt_that_no_variant_holds_starts_nothing() {
+    let setting = Setting::new().await;
+    for stream in [false, true] {
+        let mut body = chat("tiny", 5000);
+        body["stream"] = json!(stream);
+        let answer = setting.gateway.post(CHAT, &body).await;
+        assert_eq!(answer.fault(), (400, "context_length_exceeded"), "{}", answer.body);
+        assert!(answer.body["error"]["message"].as_str().unwrap().contains("4096"), "{}", answer.body);
+    }
+    assert!(setting.engines().is_empty());
+}
+
+async fn a_prompt_that_was_guessed_too_short_is_planned_anew_unseen() {
+    let setting = Setting::new().await;
+    // Guessed at about a third of its length, which the small engine would hold.
+    let answer = setting.ask("tiny", 150).await;
+    assert_eq!((answer.status, answer.header("x-llm-variant")), (200, "tiny@4096"), "{}", answer.body);
+    assert_eq!(answer.header("x-llm-attempts"), "1");
+}
+
+async fn two_callers_that_take_turns_are_served_without_a_loss() {
+    let setting = Setting::new().await;
+    let caller = async |model: &str, words: usize| {
+        for _ in 0..60 {
+            let answer = setting.ask(model, words).await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    };
+    let began = Instant::now();
+    tokio::join!(caller("tiny", 2), caller("tiny", 300), caller("other", 2));
+    // One of the models has to wait until it is its turn, and that is all.
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+async fn many_requests_of_all_sizes_share_an_engine_without_an_error() {
+    let setting = Setting::new().await;
+    assert_eq!(setting.ask("tiny", 300).await.status, 200);
+    // Four slots share 4,096 tokens, of which some of these take nearly all.
+    let requests = (0..60).map(|number| setting.ask("tiny", 1 + (number * 37) % 700));
+    for answer in join_all(requests).await {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.header("x-llm-variant"), "tiny@4096");
+    }
+}
+
+fn long_stream(model: &str) -> Value {
+    let mut body = chat(model, 2);
+    body["stream"] = json!(true);
+    body["max_tokens"] = json!(400);
+    body["ignore_eos"] = json!(true);
+    body
+}
+
+async fn a_stream_survives_that_another_model_is_asked_for() {
+    let setting = Setting::new().await;
+    let mut stream = setting.gateway.open(CHAT, &long_stream("tiny")).await;
+    assert_eq!(header(&stream.headers, "x-llm-variant"), "tiny@512");
+    stream.chunk().await;
+    let (rest, other) = tokio::join!(stream.rest(), setting.ask("other", 2));
+    assert!(rest.is_done, "{:?}", rest.chunks.last());
+    assert_eq!((other.status, other.header("x-llm-variant")), (200, "other@2048"), "{}", other.body);
+}
+
+async fn an_engine_killed_in_mid_stream_is_told_and_replaced() {
+    let setting = Setting::new().await;
+    let mut body = long_stream("tiny");
+    body["messages"][0]["content"] = json!("word ".repeat(300));
+    body["max_tokens"] = json!(2000);
+    let mut stream = setting.gateway.open(CHAT, &body).await;
+    stream.chunk().await;
+    setting.engines().into_iter().for_each(kill);
+    let mut last = None;
+    while let Some(event) = stream.next().await {
+        assert_ne!(event, Event::Done);
+        last = Some(event);
+    }
+    let Some(Event::Chunk(last)) = last else { panic!("nothing came") };
+    assert_eq!(last["error"]["type"], "upstream_error", "{last}");
+    assert_eq!(setting.ask("tiny", 2).await.status, 200);
+}
+
+async fn an_engine_killed_while_idle_is_replaced_unseen() {
+    let setting = Setting::new().await;
+    for _ in 0..3 {
+        assert_eq!(setting.ask("tiny", 2).await.status, 200);
+        setting.engines().into_iter().for_each(kill);
+    }
+}
+
+async fn a_gateway_that_is_killed_leaves_no_engine() {
+    for pause_ms in [0, 5, 20, 60, 150, 400] {
+        let mut setting = Setting::new().await;
+        // Killed before the engine runs, while it loads, and while it answers.
+        let _ = tokio::time::timeout(Duration::from_millis(pause_ms), setting.ask("tiny", 2)).await;
+        setting.gateway.kill().await;
+        setting.has_no_engines(Duration::from_secs(2)).await;
+    }
+}
+
+async fn a_gateway_that_ends_ends_its_engines() {
+    let mut setting = Setting::new().await;
+    assert_eq!(setting.ask("tiny", 2).await.status, 200);
+    setting.gateway.end().await;
+    assert!(setting.engines().is_empty());
+}
+
+async fn the_configuration_of_the_original_runner_works_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let model = folder.path().join("tiny.gguf");
+    std::fs::write(&model, tiny_gguf::bytes(8192)).unwrap();
+    let port = crate::support::free_port();
+    let text = format!(
+        r#"
+server = {{ listen_v4 = "127.0.0.1:1", listen_v6 = "none", health_check_timeout = 4.0,
+  engine_startup_timeout = 60.0, engine_idle_timeout = 1.0 }}
+local common = {{ "--host", "127.0.0.1", "--port", "{port}", "-np", "1", "-t", "1" }}
+function args_for(ctx) return concat_arrays(common, {{ "-c", tostring(ctx), "-m", "{}" }}) end
+small = {{ engine = presets.engines.llamacpp, name = "tiny-chat", connect = "http://127.0.0.1:{port}",
+  variants = {{ {{ binary = "{1}", args = args_for(512), context = 512 }},
+    {{ binary = "{1}", args = args_for(4096), context = 4096 }} }} }}
+models = {{ small }}
+"#,
+        model.display(),
+        Need::LlamaServer.path().display()
+    );
+    let gateway = Gateway::start_from("engines.cfg.lua", &text).await;
+    let setting = Setting { gateway, folder };
+    for (words, variant) in [(2, "tiny-chat@512"), (300, "tiny-chat@4096")] {
+        let answer = setting.ask("tiny-chat", words).await;
+        assert_eq!((answer.status, answer.header("x-llm-variant")), (200, variant), "{}", answer.body);
+    }
+    // Its time without work is stated there, too.
+    setting.has_no_engines(SOON).await;
+}
