@@ -1,14 +1,16 @@
 //! Engines that the gateway runs itself: which, in what size, when, and for whom.
 //!
-//! A [`Pool`] is one provider's engines. One task owns them (`pool`), a pure planner decides (`planner`), each process
+//! A [`Pool`] is one provider's engines. One task owns them (`owner`), a pure planner decides (`planner`), each process
 //! has a task that watches it (`runner`). Providers ask for a [`Lease`] and drop it when their answer has ended.
 
 mod estimate;
 pub mod guard;
 mod identity;
 mod inherited;
+mod lease;
 mod log;
 mod need;
+mod owner;
 mod planner;
 mod pool;
 mod probe;
@@ -17,11 +19,14 @@ mod registry;
 mod run_folder;
 mod runner;
 mod tokenizer;
+mod view;
 pub mod watch;
 
+pub use lease::{EngineError, Lease, Place};
 pub use log::Log;
 pub use need::{AnswerLength, Need};
-pub use pool::{EngineError, EngineEvent, EngineState, Lease, Place, Pool};
+pub use pool::Pool;
 pub use process::{Exit, Launch, Launcher, Process, StartError};
 pub use registry::{Counting, Engines, Thought};
 pub use run_folder::RunFolder;
+pub use view::{EngineEvent, EngineState};

@@ -9,9 +9,10 @@ use tokio_util::task::TaskTracker;
 
 use super::estimate::{self, Experience, Guess};
 use super::need::Need;
-use super::pool::{EngineEvent, Pool, Stage};
+use super::pool::{Configured, Pool, Stage};
 use super::process::Launcher;
 use super::tokenizer;
+use super::view::EngineEvent;
 use crate::config::{EngineModel, EngineSettings, Tokenization};
 use crate::llm::ChatRequest;
 
@@ -33,13 +34,13 @@ pub struct Engines {
 /// So many steps are kept for a listener that is slow; then it misses some.
 const EVENTS_KEPT: usize = 256;
 
-type ByProvider = HashMap<String, Arc<Pool>>;
-
 #[derive(Debug, Default)]
 struct Pools {
-    current: ByProvider,
-    /// Made for a configuration that may still be refused.
-    proposed: ByProvider,
+    current: HashMap<String, Arc<Pool>>,
+    /// Of providers that are new in a configuration that may still be refused.
+    new: HashMap<String, Arc<Pool>>,
+    /// What such a configuration says.
+    proposed: HashMap<String, Configured>,
 }
 
 impl Default for Engines {
@@ -63,43 +64,40 @@ impl Engines {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pool of a provider. One that is configured as before is the same as before. Another is proposed, and takes
-    /// the place of the old one with [`Engines::settle`].
+    /// The pool of a provider, the same as before if there was one. What is said of it holds with [`Engines::settle`].
     pub fn pool(
         &self,
         provider: &str,
         settings: &EngineSettings,
         models: Vec<(Arc<str>, EngineModel)>,
     ) -> Arc<Pool> {
+        let configured = Configured { settings: settings.clone(), models };
         let mut pools = self.locked();
-        if let Some(pool) = pools.current.get(provider).filter(|pool| pool.is_for(settings, &models)) {
-            let pool = pool.clone();
-            pools.proposed.remove(provider);
-            return pool;
+        pools.proposed.insert(provider.to_owned(), configured.clone());
+        if let Some(pool) = pools.current.get(provider) {
+            return pool.clone();
         }
         let stage = Stage { provider: provider.into(), events: self.events.clone() };
         let (tasks, launcher) = (self.tasks.clone(), self.launcher.clone());
-        let pool = Arc::new(Pool::new(settings.clone(), models, tasks, launcher, stage));
-        pools.proposed.insert(provider.to_owned(), pool.clone());
+        let pool = Arc::new(Pool::new(configured, tasks, launcher, stage));
+        pools.new.insert(provider.to_owned(), pool.clone());
         pool
     }
 
-    /// A configuration with these providers holds from now on. Engines that it does not know any more end with their
-    /// answers.
+    /// The configuration that was proposed last holds from now on, with these providers. Engines that it does not know
+    /// any more end with their answers.
     pub fn settle(&self, providers: &[&str]) {
         let mut pools = self.locked();
-        let proposed = std::mem::take(&mut pools.proposed);
-        for (provider, pool) in proposed.into_iter().filter(|(name, _)| providers.contains(&name.as_str())) {
-            if let Some(old) = pools.current.insert(provider, pool) {
-                old.close();
+        let Pools { current, new, proposed } = &mut *pools;
+        current.extend(std::mem::take(new));
+        let proposed = std::mem::take(proposed);
+        current.retain(|provider, pool| {
+            let configured = proposed.get(provider).filter(|_| providers.contains(&provider.as_str()));
+            match configured {
+                Some(configured) => pool.configure(configured.clone()),
+                None => pool.close(),
             }
-        }
-        pools.current.retain(|provider, pool| {
-            let stays = providers.contains(&provider.as_str());
-            if !stays {
-                pool.close();
-            }
-            stays
+            configured.is_some()
         });
     }
 

@@ -1,0 +1,292 @@
+//! The task that owns all engines of a provider: it hears of requests and of processes, asks the planner, and acts.
+//!
+//! Nobody else changes anything. What others see of engines is a picture from a moment ago, and nothing is decided
+//! by it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lease::{EngineError, Place};
+use super::log::Log;
+use super::planner::{Effect, Engine, EngineId, Phase, Planner, Refusal, TicketId};
+use super::pool::{Answer, Command, Configured, Stage};
+use super::probe::Door;
+use super::process::Launcher;
+use super::runner::{self, Order, Report};
+use super::view::{EngineEvent, EngineState};
+
+/// The task.
+pub(super) struct Owner {
+    planner: Planner,
+    waiting: HashMap<TicketId, Answer>,
+    engines: HashMap<EngineId, Known>,
+    tasks: TaskTracker,
+    launcher: Launcher,
+    reports: mpsc::UnboundedSender<Command>,
+    is_closing: bool,
+    states: watch::Sender<Vec<EngineState>>,
+    stage: Stage,
+    /// What the last engine of each model has said, also when it is gone.
+    logs: HashMap<Arc<str>, Arc<Log>>,
+    /// Who waits for the end of an engine.
+    unloading: Vec<(EngineId, oneshot::Sender<()>)>,
+}
+
+/// What belongs to an engine beside what the planner knows.
+struct Known {
+    variant: Arc<str>,
+    model: Arc<str>,
+    started: Instant,
+    stop: CancellationToken,
+    door: Option<Arc<Door>>,
+    pid: Option<u32>,
+    load_ms: Option<u64>,
+    memory_mib: Option<u64>,
+}
+
+impl Owner {
+    pub(super) fn new(
+        configured: Configured,
+        (tasks, launcher): (TaskTracker, Launcher),
+        reports: mpsc::UnboundedSender<Command>,
+        states: watch::Sender<Vec<EngineState>>,
+        stage: Stage,
+    ) -> Self {
+        Self {
+            planner: Planner::new(configured.settings, configured.models),
+            waiting: HashMap::new(),
+            engines: HashMap::new(),
+            tasks,
+            launcher,
+            reports,
+            is_closing: false,
+            states,
+            stage,
+            logs: HashMap::new(),
+            unloading: Vec::new(),
+        }
+    }
+
+    /// Runs until it is closed and the last engine is gone.
+    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let look = self.planner.next_look(Instant::now());
+            let looking = async {
+                match look {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // It holds a sender itself, so this always brings something.
+                Some(command) = inbox.recv() => self.apply(command),
+                () = looking => {}
+            }
+            while let Ok(command) = inbox.try_recv() {
+                self.apply(command);
+            }
+            if self.is_closing {
+                self.close();
+            }
+            self.act();
+            if self.is_closing && self.engines.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Ask { ticket, model, need, answer } => {
+                let refused = if self.is_closing {
+                    Some(Refusal::Gone)
+                } else {
+                    self.planner.arrive(ticket, &model, need, now)
+                };
+                match refused {
+                    Some(why) => drop(answer.send(Err(why.into()))),
+                    None => drop(self.waiting.insert(ticket, answer)),
+                }
+            }
+            Command::Leave(ticket) => {
+                self.waiting.remove(&ticket);
+                self.planner.leave(ticket, now);
+            }
+            Command::Report(engine, Report::Started(pid, log)) => {
+                if let Some(known) = self.engines.get_mut(&engine) {
+                    known.pid = Some(pid);
+                    self.logs.insert(known.model.clone(), log);
+                }
+            }
+            Command::Report(engine, Report::Ready(door, capacity)) => {
+                if let Some(known) = self.engines.get_mut(&engine) {
+                    known.door = Some(door);
+                    known.load_ms = u64::try_from(known.started.elapsed().as_millis()).ok();
+                }
+                self.planner.is_ready(engine, capacity, now);
+            }
+            Command::Report(engine, Report::Gone(told)) => {
+                self.engines.remove(&engine);
+                self.planner.is_gone(engine, told, now);
+            }
+            Command::Locate { model, answer } => drop(answer.send(self.located(&model))),
+            Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
+            Command::Unload { model, answer } => {
+                let index = self.planner.index_of(&model);
+                let engine = index.and_then(|index| self.planner.unload(index));
+                self.unloading.extend(engine.map(|engine| (engine, answer)));
+            }
+            Command::Configure(configured) => {
+                for effect in self.planner.configure(configured.settings, configured.models) {
+                    if let Effect::Refuse { ticket, why } = effect {
+                        self.answer(ticket, Err(why.into()));
+                    }
+                }
+            }
+            Command::Close => self.is_closing = true,
+        }
+    }
+
+    fn act(&mut self) {
+        let effects = self.planner.plan(Instant::now());
+        for effect in &effects {
+            match effect {
+                Effect::Start { engine, model, variant } => self.start(*engine, *model, *variant),
+                Effect::Stop { engine } => {
+                    if let Some(known) = self.engines.get(engine) {
+                        known.stop.cancel();
+                    }
+                }
+                Effect::Grant { .. } | Effect::Refuse { .. } => {}
+            }
+        }
+        // First: whoever is answered sees the engines as they are now.
+        self.show();
+        for effect in effects {
+            match effect {
+                Effect::Grant { ticket, engine } => {
+                    let place = self.place(engine).ok_or(EngineError::Gone);
+                    self.answer(ticket, place);
+                }
+                Effect::Refuse { ticket, why } => self.answer(ticket, Err(why.into())),
+                Effect::Start { .. } | Effect::Stop { .. } => {}
+            }
+        }
+        // Dropped, the sender has told that it is gone.
+        self.unloading.retain(|(engine, _)| self.engines.contains_key(engine));
+    }
+
+    fn answer(&mut self, ticket: TicketId, answer: Result<Place, EngineError>) {
+        // A caller who has left says so by another way.
+        if let Some(asking) = self.waiting.remove(&ticket) {
+            let _ = asking.send(answer);
+        }
+    }
+
+    /// Lets others see what has changed.
+    fn show(&mut self) {
+        let states = self.pictured();
+        let known = self.states.borrow().clone();
+        if states == known {
+            return;
+        }
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let step = |state: &EngineState, phase| EngineEvent {
+            provider: self.stage.provider.clone(),
+            variant: state.variant.clone(),
+            model: state.model.clone(),
+            phase,
+            at_ms,
+        };
+        let find = |among: &[EngineState], state: &EngineState| {
+            among.iter().find(|other| other.id == state.id).map(|other| other.phase)
+        };
+        let gone =
+            known.iter().filter(|state| find(&states, state).is_none()).map(|state| step(state, "gone"));
+        let moved = states.iter().filter(|state| find(&known, state) != Some(state.phase));
+        for event in gone.chain(moved.map(|state| step(state, state.phase))) {
+            // Mostly nobody listens.
+            let _ = self.stage.events.send(event);
+        }
+        self.states.send_replace(states);
+    }
+
+    fn start(&mut self, engine: EngineId, model: usize, variant: usize) {
+        let Some((model, spec)) = self.planner.model(model) else { return };
+        let Some(variant) = spec.variants.get(variant) else { return };
+        let name: Arc<str> = format!("{model}@{}", variant.context_tokens).into();
+        let stop = CancellationToken::new();
+        let known = Known {
+            variant: name.clone(),
+            model: model.clone(),
+            started: Instant::now(),
+            stop: stop.clone(),
+            door: None,
+            pid: None,
+            load_ms: None,
+            memory_mib: variant.memory_mib,
+        };
+        let order = Order { name, variant: variant.clone(), launcher: self.launcher.clone(), stop };
+        self.engines.insert(engine, known);
+        let reports = self.reports.clone();
+        self.tasks.spawn(runner::run(order, move |report| {
+            // The task that hears it lives longer than its engines.
+            let _ = reports.send(Command::Report(engine, report));
+        }));
+    }
+
+    fn place(&self, engine: EngineId) -> Option<Place> {
+        let known = self.engines.get(&engine)?;
+        Some(Place { engine, variant: known.variant.clone(), door: known.door.clone()? })
+    }
+
+    fn located(&self, model: &str) -> Option<(Place, u64)> {
+        let index = self.planner.index_of(model)?;
+        let engine = self
+            .planner
+            .engines()
+            .iter()
+            .find(|engine| engine.model == index && engine.phase == Phase::Ready)?;
+        Some((self.place(engine.id)?, engine.capacity.context_tokens))
+    }
+
+    fn close(&mut self) {
+        for answer in std::mem::take(&mut self.waiting).into_values() {
+            let _ = answer.send(Err(EngineError::Gone));
+        }
+        self.planner.close();
+    }
+
+    fn pictured(&self) -> Vec<EngineState> {
+        let picture = |engine: &Engine| {
+            let known = self.engines.get(&engine.id)?;
+            Some(EngineState {
+                id: engine.id,
+                variant: known.variant.clone(),
+                model: known.model.clone(),
+                pid: known.pid,
+                load_ms: known.load_ms,
+                memory_mib: known.memory_mib,
+                phase: match engine.phase {
+                    Phase::Loading => "loading",
+                    Phase::Ready => "ready",
+                    Phase::Draining => "draining",
+                    Phase::Stopping => "stopping",
+                },
+                context_tokens: engine.capacity.context_tokens,
+                running: engine.running.len(),
+                slots: engine.capacity.slots,
+                waiting: self.planner.waiting_for(engine.model),
+            })
+        };
+        self.planner.engines().iter().filter_map(picture).collect()
+    }
+}
