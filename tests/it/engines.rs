@@ -408,3 +408,29 @@ async fn who_waits_for_another_models_end_hears_that_he_waits() {
     let response = gateway.post(CHAT, &streams("two", "hi")).send().await.unwrap();
     assert_eq!(Events::of(response).next().await.unwrap(), ": waiting for two 1 s");
 }
+
+#[tokio::test]
+async fn starts_waits_and_plans_that_were_wrong_are_counted() {
+    let model = json!({"variants": [{"context": 512, "args": ["--fake-load-ms", "100"]}, {"context": 4096}]});
+    let models = json!({"tiny": model, "broken": one("--fake-exit no-memory")});
+    let gateway = setup(&models, &json!({})).start();
+    assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
+    assert_eq!(gateway.ask(CHAT, &says("broken", "hi")).await.0, 503);
+    let of = async |name: &str, label: &str| gateway.figure(&format!("llm_proxy_{name}"), label).await;
+    assert_eq!(of("engine_starts_total", "model=\"tiny\",outcome=\"ready\"").await, 1.0);
+    assert_eq!(of("engine_starts_total", "model=\"broken\",outcome=\"failed\"").await, 1.0);
+    assert_eq!(of("engine_load_seconds_count", "model=\"tiny\"").await, 1.0);
+    assert!(of("engine_load_seconds_sum", "model=\"tiny\"").await >= 0.1);
+    assert_eq!(of("engine_queue_wait_seconds_count", "model=\"tiny\"").await, 1.0);
+    assert!(of("engine_queue_wait_seconds_sum", "model=\"tiny\"").await >= 0.1);
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    assert_eq!((of("engines_running", "").await, of("engine_replans_total", "").await), (0.0, 0.0));
+
+    // More tokens than its letters let expect: only the engine can tell.
+    let answer = gateway.post(CHAT, &says("tiny", &"a ".repeat(600))).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-llm-variant"]),
+        (200, &"tiny@4096".parse().unwrap())
+    );
+    assert_eq!(of("engine_replans_total", "model=\"tiny\"").await, 1.0);
+}
