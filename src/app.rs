@@ -51,7 +51,7 @@ impl App {
         raise_file_limit();
         let metrics = Metrics::default();
         let health = Arc::new(Health::default());
-        let engines = Engines::started_by(launcher(&settings).await);
+        let engines = Engines::started_by(launcher(&settings).await).metered_by(metrics.clone());
         let sources = Sources::new(settings.clone(), folder, metrics.clone()).with_engines(engines.clone());
         let loaded = sources.load(&environment).await?;
         sources.settle(&loaded);

@@ -1,7 +1,9 @@
 //! Generated answers on their way out: whole, as server-sent events, or line by line.
 //!
 //! Runs of events leave as they came. What else a stream needs is added here: a sign of life while nothing
-//! comes, an error in the place of an end, and `[DONE]`.
+//! comes (which says more while an engine is loaded for it), an error in the place of an end, and `[DONE]`.
+
+mod waiting;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,7 +24,7 @@ use poem_openapi::registry::{
 };
 use poem_openapi::types::Type;
 use sync_wrapper::SyncWrapper;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::context::Context;
 use super::error::ApiError;
@@ -31,6 +33,7 @@ use crate::gateway::{GatewayError, Generated, MeteredStream, Reply};
 use crate::llm::{Completion, Frames};
 use crate::prompts::Rendered;
 use crate::telemetry::RequestRecord;
+use waiting::EngineWait;
 
 /// How long a stream may be silent before a sign of life is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -174,7 +177,7 @@ pub(super) async fn respond(
         return whole_response(&reply, record, whole);
     };
     let mut waiting: Waiting = Box::pin(asked);
-    let phase = match timeout(KEEP_ALIVE, &mut waiting).await {
+    let (phase, engine) = match waiting::first(context, record, &mut waiting).await {
         Ok(reply) => {
             let mut reply = reply?;
             let mut response = Response::default();
@@ -191,9 +194,10 @@ pub(super) async fn respond(
                 EventBody::new(context, record, form, Phase::Streaming(frames)),
             ));
         }
-        Err(_) => Phase::Waiting(SyncWrapper::new(waiting)),
+        Err(engine) => (Phase::Waiting(SyncWrapper::new(waiting)), engine),
     };
     let mut body = EventBody::new(context, record, form, phase);
+    body.engine = engine;
     // The time to the first sign of life is over already.
     body.heard = Instant::now() - KEEP_ALIVE;
     Ok(stream_response(Response::default(), body))
@@ -257,6 +261,8 @@ struct EventBody {
     form: StreamForm,
     context: Arc<Context>,
     record: Arc<RequestRecord>,
+    /// The engine that is waited for, if the gateway runs it itself.
+    engine: Option<EngineWait>,
     /// When something was last sent.
     heard: Instant,
     /// One timer, set anew only when it goes off.
@@ -285,6 +291,7 @@ impl EventBody {
             form,
             context: context.clone(),
             record: record.clone(),
+            engine: None,
             heard: Instant::now(),
             timer: None,
         }
@@ -298,6 +305,7 @@ impl EventBody {
                 Phase::Waiting(waiting) => match ready!(waiting.get_mut().as_mut().poll(cx)) {
                     Ok(Reply { body: Generated::Stream(frames), .. }) => {
                         self.phase = Phase::Streaming(frames);
+                        self.engine = None;
                     }
                     Ok(_) => return Poll::Ready(Some(self.fail(&ApiError::internal()))),
                     Err(error) => return Poll::Ready(Some(self.fail(&error.into()))),
@@ -332,13 +340,17 @@ impl EventBody {
             let due = self.heard + KEEP_ALIVE;
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
-            timer.as_mut().reset(due.max(Instant::now() + Duration::from_millis(1)));
-            if Instant::now() >= due {
-                self.heard = Instant::now();
-                // A line that is no JSON would break a reader of lines; it has no comments.
-                if self.form == StreamForm::Events {
-                    return Poll::Ready(Bytes::from_static(SIGN_OF_LIFE));
-                }
+            let now = Instant::now();
+            let comment = self.engine.as_ref().and_then(EngineWait::comment);
+            let look = if self.engine.is_some() { now + waiting::LOOK_AGAIN } else { due };
+            timer.as_mut().reset(look.max(now + Duration::from_millis(1)));
+            if now < due && comment.is_none() {
+                continue;
+            }
+            self.heard = now;
+            // A line that is no JSON would break a reader of lines; it has no comments.
+            if self.form == StreamForm::Events {
+                return Poll::Ready(comment.unwrap_or(Bytes::from_static(SIGN_OF_LIFE)));
             }
         }
     }

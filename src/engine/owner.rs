@@ -234,7 +234,8 @@ impl Owner {
             load_ms: None,
             memory_mib: variant.memory_mib,
         };
-        let order = Order { name, variant: variant.clone(), launcher: self.launcher.clone(), stop };
+        let metrics = self.stage.metrics.of_engines(&self.stage.provider, model);
+        let order = Order { name, variant: variant.clone(), launcher: self.launcher.clone(), stop, metrics };
         self.engines.insert(engine, known);
         let reports = self.reports.clone();
         self.tasks.spawn(runner::run(order, move |report| {

@@ -15,6 +15,7 @@ use super::process::Launcher;
 use super::runner::Report;
 use super::view::{EngineEvent, EngineState};
 use crate::config::{EngineModel, EngineSettings};
+use crate::telemetry::Metrics;
 
 /// The engines of one provider.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Stage {
     pub(super) provider: Arc<str>,
     /// The steps of all providers' engines.
     pub(super) events: broadcast::Sender<EngineEvent>,
+    /// Where their figures are.
+    pub(super) metrics: Metrics,
 }
 
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use super::tokenizer;
 use super::view::EngineEvent;
 use crate::config::{EngineModel, EngineSettings, Tokenization};
 use crate::llm::ChatRequest;
+use crate::telemetry::Metrics;
 
 /// A prompt that takes no more than this part of a context, whatever its tokens, is not counted.
 const SHORT: u64 = 16;
@@ -29,6 +30,7 @@ pub struct Engines {
     tasks: TaskTracker,
     launcher: Launcher,
     events: broadcast::Sender<EngineEvent>,
+    metrics: Metrics,
 }
 
 /// So many steps are kept for a listener that is slow; then it misses some.
@@ -50,6 +52,7 @@ impl Default for Engines {
             tasks: TaskTracker::new(),
             launcher: Launcher::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -58,6 +61,17 @@ impl Engines {
     /// Engines that are started in this way.
     pub fn started_by(launcher: Launcher) -> Self {
         Self { launcher, ..Self::default() }
+    }
+
+    /// The same, with their figures among these.
+    #[must_use]
+    pub fn metered_by(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Where their figures are.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     fn locked(&self) -> MutexGuard<'_, Pools> {
@@ -77,7 +91,8 @@ impl Engines {
         if let Some(pool) = pools.current.get(provider) {
             return pool.clone();
         }
-        let stage = Stage { provider: provider.into(), events: self.events.clone() };
+        let stage =
+            Stage { provider: provider.into(), events: self.events.clone(), metrics: self.metrics.clone() };
         let (tasks, launcher) = (self.tasks.clone(), self.launcher.clone());
         let pool = Arc::new(Pool::new(configured, tasks, launcher, stage));
         pools.new.insert(provider.to_owned(), pool.clone());

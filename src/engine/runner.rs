@@ -14,6 +14,7 @@ use super::planner::Capacity;
 use super::probe::Door;
 use super::process::{Launch, Launcher, Process};
 use crate::config::{EngineAddress, EngineVariant};
+use crate::telemetry::{EngineMetrics, StartOutcome};
 
 /// How often a loading engine is asked whether it has loaded: soon at first, then less often.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
@@ -36,6 +37,8 @@ pub(super) struct Order {
     pub(super) launcher: Launcher,
     /// Asks for an end.
     pub(super) stop: CancellationToken,
+    /// The figures of its model's engines.
+    pub(super) metrics: EngineMetrics,
 }
 
 /// How it went so far.
@@ -59,9 +62,10 @@ enum End {
 /// Runs an engine to its end. The last report is that it is gone.
 pub(super) async fn run(order: Order, mut report: impl FnMut(Report)) {
     let mut tried = 0;
+    order.metrics.started();
     let told = loop {
         tried += 1;
-        match run_once(&order, &mut report).await {
+        match run_metered(&order, &mut report).await {
             End::Asked => break None,
             End::PortTaken(_) if tried < PORTS_TRIED && order.variant.address.is_none() => {}
             End::PortTaken(told) | End::Failed(told) => {
@@ -70,7 +74,26 @@ pub(super) async fn run(order: Order, mut report: impl FnMut(Report)) {
             }
         }
     };
+    order.metrics.ended();
     report(Report::Gone(told));
+}
+
+async fn run_metered(order: &Order, report: &mut impl FnMut(Report)) -> End {
+    let started = Instant::now();
+    let mut has_loaded = false;
+    let mut metered = |told: Report| {
+        if matches!(told, Report::Ready(..)) {
+            has_loaded = true;
+            order.metrics.loaded(StartOutcome::Ready, started.elapsed());
+        }
+        report(told);
+    };
+    let end = run_once(order, &mut metered).await;
+    if !has_loaded {
+        let outcome = if matches!(end, End::Asked) { StartOutcome::Stopped } else { StartOutcome::Failed };
+        order.metrics.loaded(outcome, started.elapsed());
+    }
+    end
 }
 
 async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {

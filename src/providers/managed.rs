@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Map;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::error::{ErrorKind, ProviderError};
 use super::llamacpp::LLAMA_CPP;
@@ -17,6 +17,7 @@ use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Share
 use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
 use crate::engine::{Counting, Lease, Need, Pool, Thought};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
+use crate::telemetry::EngineMetrics;
 
 /// Servers of engines that have ended are forgotten beyond so many.
 const MOST_SERVERS: usize = 16;
@@ -38,6 +39,7 @@ struct Known {
     name: Arc<str>,
     context_tokens: u64,
     counting: Arc<Counting>,
+    metrics: EngineMetrics,
 }
 
 /// Kept with an answer until its end.
@@ -66,7 +68,9 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
         .iter()
         .filter_map(|model| Some((model.upstream.as_str().into(), model.engine.clone()?)))
         .collect();
+    let provider: Arc<str> = config.name.as_str().into();
     let known = engines.iter().map(|(name, engine)| Known {
+        metrics: shared.engines.metrics().of_engines(&provider, name),
         name: name.clone(),
         context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
         counting: Arc::new(Counting::new(name.clone(), engine)),
@@ -89,8 +93,10 @@ impl Managed {
         ProviderError::new(&self.config.name.as_str().into(), kind)
     }
 
-    async fn lease(&self, model: &str, need: Need) -> Result<(Lease, Arc<OpenAi>), ProviderError> {
-        let lease = self.pool.lease(model, need).await;
+    async fn lease(&self, known: &Known, need: Need) -> Result<(Lease, Arc<OpenAi>), ProviderError> {
+        let asked = Instant::now();
+        let lease = self.pool.lease(&known.name, need).await;
+        known.metrics.waited(asked.elapsed());
         let lease =
             lease.map_err(|error| ProviderError::no_engine(&self.config.name.as_str().into(), error))?;
         let server = self.server(&lease)?;
@@ -131,12 +137,13 @@ const SHARED_CONTEXT_FULL: &str = "Context size has been exceeded";
 
 impl Tries {
     /// Whether it is worth trying once more after a failure; what was learned from it goes into `need`.
-    async fn next(&mut self, error: &ProviderError, need: &mut Need) -> bool {
+    async fn next(&mut self, error: &ProviderError, need: &mut Need, metrics: &EngineMetrics) -> bool {
         match error.kind {
             ErrorKind::ContextTooLong { needed_tokens: Some(prompt_tokens), .. }
                 if self.larger && prompt_tokens > need.prompt_tokens =>
             {
                 self.larger = false;
+                metrics.replanned();
                 need.prompt_tokens = prompt_tokens;
                 true
             }
@@ -168,7 +175,7 @@ impl Provider for Managed {
         let (mut need, thought) = known.counting.need(&self.pool, request).await;
         let mut tries = Tries { larger: true, again: 2 };
         loop {
-            let (lease, server) = self.lease(model, need).await?;
+            let (lease, server) = self.lease(known, need).await?;
             let variant = lease.place().variant.clone();
             let answer = async {
                 let mut answer = server.chat(model, request).await?;
@@ -195,7 +202,7 @@ impl Provider for Managed {
                 Err(error) => error,
             };
             drop(lease);
-            if !tries.next(&error, &mut need).await {
+            if !tries.next(&error, &mut need, &known.metrics).await {
                 return Err(error);
             }
         }
@@ -211,8 +218,8 @@ impl Provider for Managed {
     }
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
-        self.known(model)?;
-        let (_lease, server) = self.lease(model, Need::NOTHING).await?;
+        let known = self.known(model)?;
+        let (_lease, server) = self.lease(known, Need::NOTHING).await?;
         server.embed(model, request).await
     }
 
@@ -224,7 +231,7 @@ impl Provider for Managed {
                 return Err(self.failed(ErrorKind::Unsupported("raw requests that do not name a model")));
             }
         };
-        let (lease, server) = self.lease(&model, Need::NOTHING).await?;
+        let (lease, server) = self.lease(self.known(&model)?, Need::NOTHING).await?;
         let mut answer = server.forward(request).await?;
         answer.hold(lease);
         Ok(answer)

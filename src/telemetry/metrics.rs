@@ -3,6 +3,8 @@
 //! Every label is bounded by construction: endpoints are route patterns, models and providers are those
 //! of the catalog, error codes are our own.
 
+mod engines;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use engines::{EngineMetrics, StartOutcome};
 
 /// All figures of the process. Clones share them.
 #[derive(Clone, Debug)]
@@ -25,6 +29,7 @@ pub struct Metrics {
     first_token: Family<ModelLabels, Histogram>,
     tokens: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    engines: engines::Families,
     /// Answers that are being streamed now.
     pub streams_open: Gauge,
     /// Connections of callers that are open now.
@@ -123,6 +128,7 @@ impl Default for Metrics {
             first_token: Family::new_with_constructor(histogram),
             tokens: Family::default(),
             reloads: Family::default(),
+            engines: engines::Families::default(),
             streams_open: Gauge::default(),
             connections_open: Gauge::default(),
         };
@@ -152,6 +158,7 @@ impl Metrics {
         );
         registry.register("tokens", "Tokens by model and direction", self.tokens.clone());
         registry.register("reloads", "Changed configurations, accepted or not", self.reloads.clone());
+        self.engines.register(&mut registry);
         registry.register("streams_open", "Answers being streamed now", self.streams_open.clone());
         registry.register(
             "connections_open",
@@ -170,6 +177,11 @@ impl Metrics {
             input_tokens: tokens("input"),
             output_tokens: tokens("output"),
         }
+    }
+
+    /// The figures of the engines of a model, by the provider's own name of it.
+    pub fn of_engines(&self, provider: &Arc<str>, model: &Arc<str>) -> EngineMetrics {
+        self.engines.of(provider, model)
     }
 
     /// The count of attempts at a deployment with this outcome.

@@ -366,3 +366,71 @@ async fn an_engines_own_routes_are_reached_by_its_model() {
     // The only model of a provider need not be named.
     assert_eq!(answer(gateway.get("/api/passthrough/local/props")).await.0, 200);
 }
+
+#[tokio::test]
+async fn who_waits_for_an_engine_hears_of_it() {
+    let gateway = tiny("--fake-load-ms 4500");
+    let began = Instant::now();
+    let response = gateway.post(CHAT, &streams("tiny", "answer=2")).send().await.unwrap();
+    let mut events = Events::of(response);
+    let mut comments = Vec::new();
+    let first = loop {
+        let event = events.next().await.unwrap();
+        if event.starts_with("data: ") {
+            break event;
+        }
+        comments.push((event, began.elapsed().as_millis()));
+    };
+    assert!(first.contains("assistant"), "{first}");
+    assert_eq!(events.rest().await.last().unwrap(), "[DONE]");
+    let (words, times): (Vec<_>, Vec<_>) = comments.into_iter().unzip();
+    assert_eq!(words, [": loading tiny@1024 1 s", ": loading tiny@1024 3 s"]);
+    assert!((1500..2300).contains(&times[0]) && (3500..4300).contains(&times[1]), "{times:?}");
+}
+
+#[tokio::test]
+async fn a_failure_after_comments_comes_in_the_stream_and_one_before_has_its_status() {
+    let gateway = tiny("--fake-load-ms 4500 --fake-load-failure no-memory");
+    let response = gateway.post(CHAT, &streams("tiny", "hi")).send().await.unwrap();
+    let mut events = Events::of(response);
+    assert_eq!(events.next().await.unwrap(), ": loading tiny@1024 1 s");
+    let rest = events.rest().await;
+    assert_eq!(rest.len(), 1, "{rest:?}");
+    assert!(rest[0].contains("engine_start_failed"), "{rest:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_another_models_end_hears_that_he_waits() {
+    let models = json!({"one": one("--fake-token-ms 30"), "two": one("")});
+    let gateway = setup(&models, &json!({})).start();
+    let mut busy = Events::of(gateway.post(CHAT, &streams("one", "answer=100")).send().await.unwrap());
+    busy.next().await.unwrap();
+    let response = gateway.post(CHAT, &streams("two", "hi")).send().await.unwrap();
+    assert_eq!(Events::of(response).next().await.unwrap(), ": waiting for two 1 s");
+}
+
+#[tokio::test]
+async fn starts_waits_and_plans_that_were_wrong_are_counted() {
+    let model = json!({"variants": [{"context": 512, "args": ["--fake-load-ms", "100"]}, {"context": 4096}]});
+    let models = json!({"tiny": model, "broken": one("--fake-exit no-memory")});
+    let gateway = setup(&models, &json!({})).start();
+    assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
+    assert_eq!(gateway.ask(CHAT, &says("broken", "hi")).await.0, 503);
+    let of = async |name: &str, label: &str| gateway.figure(&format!("llm_proxy_{name}"), label).await;
+    assert_eq!(of("engine_starts_total", "model=\"tiny\",outcome=\"ready\"").await, 1.0);
+    assert_eq!(of("engine_starts_total", "model=\"broken\",outcome=\"failed\"").await, 1.0);
+    assert_eq!(of("engine_load_seconds_count", "model=\"tiny\"").await, 1.0);
+    assert!(of("engine_load_seconds_sum", "model=\"tiny\"").await >= 0.1);
+    assert_eq!(of("engine_queue_wait_seconds_count", "model=\"tiny\"").await, 1.0);
+    assert!(of("engine_queue_wait_seconds_sum", "model=\"tiny\"").await >= 0.1);
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    assert_eq!((of("engines_running", "").await, of("engine_replans_total", "").await), (0.0, 0.0));
+
+    // More tokens than its letters let expect: only the engine can tell.
+    let answer = gateway.post(CHAT, &says("tiny", &"a ".repeat(600))).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-llm-variant"]),
+        (200, &"tiny@4096".parse().unwrap())
+    );
+    assert_eq!(of("engine_replans_total", "model=\"tiny\"").await, 1.0);
+}

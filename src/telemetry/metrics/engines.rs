@@ -1,0 +1,135 @@
+//! Figures of the engines that the gateway runs itself. Their labels are the models of the models file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Engines take from a fraction of a second to many minutes to load, and so may a wait for one.
+const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
+
+#[derive(Clone, Debug)]
+pub(super) struct Families {
+    starts: Family<StartLabels, Counter>,
+    loads: Family<Labels, Histogram>,
+    running: Family<Labels, Gauge>,
+    waits: Family<Labels, Histogram>,
+    replans: Family<Labels, Counter>,
+}
+
+/// The figures of the engines of one model, found once when the models file is loaded.
+#[derive(Clone, Debug)]
+pub struct EngineMetrics {
+    ready: Counter,
+    failed: Counter,
+    stopped: Counter,
+    loads: Histogram,
+    running: Gauge,
+    waits: Histogram,
+    replans: Counter,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    provider: Arc<str>,
+    model: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StartLabels {
+    provider: Arc<str>,
+    model: Arc<str>,
+    outcome: &'static str,
+}
+
+/// How the start of an engine went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartOutcome {
+    /// It has loaded.
+    Ready,
+    /// It has not, by itself.
+    Failed,
+    /// It was stopped before it had.
+    Stopped,
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Self {
+            starts: Family::default(),
+            loads: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            running: Family::default(),
+            waits: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            replans: Family::default(),
+        }
+    }
+}
+
+impl Families {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("engine_starts", "Starts of engines by outcome", self.starts.clone());
+        let load = "Time from an engine's start until it has loaded";
+        registry.register_with_unit("engine_load", load, Unit::Seconds, self.loads.clone());
+        registry.register("engines_running", "Engines that load or serve now", self.running.clone());
+        let wait = "Time that requests wait for an engine";
+        registry.register_with_unit("engine_queue_wait", wait, Unit::Seconds, self.waits.clone());
+        let replans = "Requests that turned out too long for their engine and went to a larger one";
+        registry.register("engine_replans", replans, self.replans.clone());
+    }
+
+    pub(super) fn of(&self, provider: &Arc<str>, model: &Arc<str>) -> EngineMetrics {
+        let labels = Labels { provider: provider.clone(), model: model.clone() };
+        let starts = |outcome| {
+            let labels = StartLabels { provider: provider.clone(), model: model.clone(), outcome };
+            self.starts.get_or_create(&labels).clone()
+        };
+        EngineMetrics {
+            ready: starts("ready"),
+            failed: starts("failed"),
+            stopped: starts("stopped"),
+            loads: self.loads.get_or_create(&labels).clone(),
+            running: self.running.get_or_create(&labels).clone(),
+            waits: self.waits.get_or_create(&labels).clone(),
+            replans: self.replans.get_or_create(&labels).clone(),
+        }
+    }
+}
+
+impl EngineMetrics {
+    /// An engine is started.
+    pub fn started(&self) {
+        self.running.inc();
+    }
+
+    /// The start of an engine has come to something, after so long.
+    pub fn loaded(&self, outcome: StartOutcome, after: Duration) {
+        match outcome {
+            StartOutcome::Ready => {
+                self.ready.inc();
+                self.loads.observe(after.as_secs_f64());
+            }
+            StartOutcome::Failed => drop(self.failed.inc()),
+            StartOutcome::Stopped => drop(self.stopped.inc()),
+        }
+    }
+
+    /// An engine has ended.
+    pub fn ended(&self) {
+        self.running.dec();
+    }
+
+    /// A request has got its engine, or given up, after so long.
+    pub fn waited(&self, time: Duration) {
+        self.waits.observe(time.as_secs_f64());
+    }
+
+    /// A request goes to a larger engine than was thought to do.
+    pub fn replanned(&self) {
+        self.replans.inc();
+    }
+}
