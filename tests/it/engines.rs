@@ -368,6 +368,27 @@ async fn an_engines_own_routes_are_reached_by_its_model() {
 }
 
 #[tokio::test]
+async fn a_header_names_the_model_of_a_raw_request_that_is_not_wrapped() {
+    let two = json!({"upstream": "second", "variants": [{"context": 2048}]});
+    let gateway = setup(&json!({"one": one(""), "two": two}), &json!({})).start();
+    let ask = async |model: Option<&str>| {
+        let request = gateway.get("/api/passthrough/local/props");
+        answer(match model {
+            Some(model) => request.header("x-llm-model", model),
+            None => request,
+        })
+        .await
+    };
+    for (model, context) in [("one", 1024), ("two", 2048)] {
+        let (status, props) = ask(Some(model)).await;
+        assert_eq!((status, &props["default_generation_settings"]["n_ctx"]), (200, &json!(context)));
+    }
+    for (model, status) in [(None, 400), (Some("echo"), 400), (Some("nobody"), 404)] {
+        assert_eq!(ask(model).await.0, status, "{model:?}");
+    }
+}
+
+#[tokio::test]
 async fn who_waits_for_an_engine_hears_of_it() {
     let gateway = tiny("--fake-load-ms 4500");
     let began = Instant::now();
