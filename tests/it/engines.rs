@@ -455,3 +455,19 @@ async fn starts_waits_and_plans_that_were_wrong_are_counted() {
     );
     assert_eq!(of("engine_replans_total", "model=\"tiny\"").await, 1.0);
 }
+
+#[tokio::test]
+async fn the_time_for_an_answer_begins_when_its_engine_has_loaded() {
+    let provider = json!({"first_token_timeout": 0.5, "timeout": 0.5});
+    let gateway = setup(&json!({"tiny": one("--fake-load-ms 700")}), &provider).start();
+    for (body, code) in
+        [(says("tiny", "hang"), "upstream_timeout"), (streams("tiny", "hang"), "upstream_timeout")]
+    {
+        let (status, told) = gateway.ask(CHAT, &body).await;
+        assert_eq!((status, &told["error"]["code"]), (504, &json!(code)), "{told}");
+    }
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    assert_eq!(events_of(gateway.post(CHAT, &streams("tiny", "hi"))).await.last().unwrap(), "[DONE]");
+}
