@@ -37,6 +37,9 @@ pub(super) struct PassthroughApi {
 /// What a wrapped request may hold.
 const MEMBERS: &[&str] = &["provider", "model", "method", "path", "query", "headers", "body", "stream"];
 
+/// The header that names a public model.
+const MODEL: &str = "x-llm-model";
+
 /// Headers of a caller that travel. All others stay: credentials, cookies, and what concerns this connection only.
 const TRAVELLING: &[&str] = &[
     "accept",
@@ -115,7 +118,8 @@ impl PassthroughApi {
 
     /// Raw request, unwrapped
     ///
-    /// The same for clients that cannot wrap a body: method, query and body are the request's own.
+    /// The same for clients that cannot wrap a body: method, query and body are the request's own. Where a provider has a
+    /// server for each model, the header `x-llm-model` names the model.
     #[oai(path = "/passthrough/:provider/*path", method = "get", operation_id = "passthrough_get")]
     async fn get(&self, request: &Request) -> Result<RawAnswer, ApiError> {
         self.unwrapped(request, None).await
@@ -170,12 +174,25 @@ impl PassthroughApi {
         }
     }
 
+    /// What the provider calls the model that a header names, if one does.
+    fn model_named(&self, provider: &str, headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
+        let Some(name) = headers.get(MODEL) else { return Ok(None) };
+        let route = self.context.gateway.state().route(name.to_str().unwrap_or_default())?;
+        let mut deployments = route.deployments.iter();
+        let deployment = deployments.find(|deployment| *deployment.provider_name == *provider);
+        let deployment = deployment.ok_or_else(|| {
+            ApiError::invalid(MODEL, format!("the provider does not serve the model that `{MODEL}` names"))
+        })?;
+        Ok(Some(deployment.upstream_model.clone()))
+    }
+
     async fn unwrapped(&self, request: &Request, body: Option<Bytes>) -> Result<RawAnswer, ApiError> {
         let provider = request.raw_path_param("param0").unwrap_or_default().to_owned();
         // The path as it came: nothing of it has been decoded or put right.
         let own = format!("{}/passthrough/{provider}", self.context.prefix);
         let path = request.original_uri().path().strip_prefix(&own).unwrap_or_default();
         let headers = request.headers();
+        let model = self.model_named(&provider, headers)?;
         let kept = TRAVELLING
             .iter()
             .filter_map(|name| Some((HeaderName::from_static(name), headers.get(*name)?.clone())));
@@ -185,7 +202,7 @@ impl PassthroughApi {
             query: request.original_uri().query().map(str::to_owned),
             headers: kept.collect(),
             body: body.filter(|body| !body.is_empty()),
-            model: None,
+            model,
         };
         self.forward(request, &provider, raw).await
     }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Map;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ErrorKind, ProviderError};
 use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
-use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
+use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig, Timeouts};
 use crate::engine::{Counting, Lease, Need, Pool, Thought};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
 use crate::telemetry::EngineMetrics;
@@ -87,6 +87,21 @@ impl Managed {
     fn known(&self, model: &str) -> Result<&Known, ProviderError> {
         let known = self.models.iter().find(|known| *known.name == *model);
         known.ok_or_else(|| self.failed(ErrorKind::Unsupported("a model without an engine")))
+    }
+
+    /// The time for an answer begins with the lease: how long a caller may wait for that is the planner's to say.
+    async fn in_time<T>(
+        &self,
+        stream: bool,
+        asked: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, ProviderError> {
+        let Timeouts { first_token, request, .. } = self.config.timeouts;
+        let (limit, late) = if stream {
+            (first_token, ErrorKind::Timeout(first_token))
+        } else {
+            (request, ErrorKind::Overdue(request))
+        };
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(late)))
     }
 
     fn failed(&self, kind: ErrorKind) -> ProviderError {
@@ -177,14 +192,15 @@ impl Provider for Managed {
         loop {
             let (lease, server) = self.lease(known, need).await?;
             let variant = lease.place().variant.clone();
-            let answer = async {
+            let asked = async {
                 let mut answer = server.chat(model, request).await?;
                 if let Content::Stream(frames) = &mut answer.content {
                     frames.until_content().await?;
                 }
                 Ok(answer)
             };
-            let error = match answer.await {
+            let answer = self.in_time(request.stream, asked).await;
+            let error = match answer {
                 Ok(mut answer) => {
                     let held = Held { _lease: lease, counting: known.counting.clone(), thought };
                     match &mut answer.content {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Map, Value};
@@ -176,6 +177,11 @@ fn deployment(
     metrics: &Metrics,
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
+    let timeouts = match &model.engine {
+        None => served.config.timeouts,
+        // Its provider limits what follows the wait for an engine, which has bounds of its own.
+        Some(_) => Timeouts { first_token: Duration::MAX, request: Duration::MAX, ..served.config.timeouts },
+    };
     let attempts = |outcome| metrics.attempts(&provider_name, public, outcome);
     Deployment {
         id: format!("{provider_name}/{}", model.upstream).into(),
@@ -193,7 +199,7 @@ fn deployment(
         details: card.details,
         defaults: model.defaults,
         overrides: model.overrides,
-        timeouts: served.config.timeouts,
+        timeouts,
         answered: attempts(AttemptOutcome::Answered),
         failed: attempts(AttemptOutcome::Failed),
         rejected: attempts(AttemptOutcome::Rejected),

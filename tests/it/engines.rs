@@ -368,6 +368,27 @@ async fn an_engines_own_routes_are_reached_by_its_model() {
 }
 
 #[tokio::test]
+async fn a_header_names_the_model_of_a_raw_request_that_is_not_wrapped() {
+    let two = json!({"upstream": "second", "variants": [{"context": 2048}]});
+    let gateway = setup(&json!({"one": one(""), "two": two}), &json!({})).start();
+    let ask = async |model: Option<&str>| {
+        let request = gateway.get("/api/passthrough/local/props");
+        answer(match model {
+            Some(model) => request.header("x-llm-model", model),
+            None => request,
+        })
+        .await
+    };
+    for (model, context) in [("one", 1024), ("two", 2048)] {
+        let (status, props) = ask(Some(model)).await;
+        assert_eq!((status, &props["default_generation_settings"]["n_ctx"]), (200, &json!(context)));
+    }
+    for (model, status) in [(None, 400), (Some("echo"), 400), (Some("nobody"), 404)] {
+        assert_eq!(ask(model).await.0, status, "{model:?}");
+    }
+}
+
+#[tokio::test]
 async fn who_waits_for_an_engine_hears_of_it() {
     let gateway = tiny("--fake-load-ms 4500");
     let began = Instant::now();
@@ -433,4 +454,20 @@ async fn starts_waits_and_plans_that_were_wrong_are_counted() {
         (200, &"tiny@4096".parse().unwrap())
     );
     assert_eq!(of("engine_replans_total", "model=\"tiny\"").await, 1.0);
+}
+
+#[tokio::test]
+async fn the_time_for_an_answer_begins_when_its_engine_has_loaded() {
+    let provider = json!({"first_token_timeout": 0.5, "timeout": 0.5});
+    let gateway = setup(&json!({"tiny": one("--fake-load-ms 700")}), &provider).start();
+    for (body, code) in
+        [(says("tiny", "hang"), "upstream_timeout"), (streams("tiny", "hang"), "upstream_timeout")]
+    {
+        let (status, told) = gateway.ask(CHAT, &body).await;
+        assert_eq!((status, &told["error"]["code"]), (504, &json!(code)), "{told}");
+    }
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    assert_eq!(events_of(gateway.post(CHAT, &streams("tiny", "hi"))).await.last().unwrap(), "[DONE]");
 }
