@@ -138,7 +138,10 @@ async fn engines_are_loaded_and_unloaded_by_hand() {
         (200, &json!("org/tiny"), &json!("ready")),
         "{loaded}"
     );
-    assert_eq!(loaded["engine"]["variant"], "inner@1024");
+    assert_eq!(
+        (&loaded["engine"]["variant"], &loaded["engine"]["running"]),
+        (&json!("inner@1024"), &json!(0))
+    );
     let words = log("org%2Ftiny").await;
     assert!(words.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
     assert!(words.text().await.unwrap().contains("main: server is listening on"));
