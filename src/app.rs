@@ -116,15 +116,20 @@ impl App {
             }
         });
         tasks.spawn(self.watcher.run(end.clone()));
-        self.engines.preload();
         let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
         let context =
             Arc::new(api::Context::new(&self.settings, self.gateway, engines, metrics, self.health));
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
-        api::serve(self.listeners, endpoint, &self.settings.serving, self.metrics, (stop, kill)).await?;
+        let signals = (stop, kill.clone());
+        api::serve(self.listeners, endpoint, &self.settings.serving, self.metrics, signals).await?;
         // The order of the end: connections are gone, so nobody needs engines, nor what runs beside them.
-        if timeout(ENGINES_END, self.engines.end()).await.is_err() {
+        let ended = async { timeout(ENGINES_END, self.engines.end()).await.is_ok() };
+        let ended = tokio::select! {
+            ended = ended => ended,
+            () = kill.cancelled() => false,
+        };
+        if !ended {
             tracing::warn!("Engines are left to the end of the process");
         }
         end.cancel();

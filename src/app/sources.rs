@@ -131,10 +131,11 @@ impl Sources {
         Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
     }
 
-    /// What was loaded holds from now on: engines of another configuration end.
+    /// What was loaded holds from now on: engines of another configuration end, and those begin that are to run always.
     pub(super) fn settle(&self, loaded: &Loaded) {
         let providers: Vec<&str> = loaded.served.iter().map(|served| served.config.name.as_str()).collect();
         self.shared.engines.settle(&providers);
+        self.shared.engines.preload();
     }
 
     /// Reads the environment anew: `.env` may have changed.

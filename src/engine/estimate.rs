@@ -16,6 +16,10 @@ const AROUND_MESSAGE: u64 = 24;
 const AROUND_ALL: u64 = 64;
 /// A picture, where nobody knows the model's way with pictures.
 const PICTURE: u64 = 1024;
+/// Tokens of ordinary text have about four bytes, those of code with its indentation more.
+const MOST_BYTES_A_TOKEN: u64 = 12;
+/// Shorter prompts are mostly template, and say little of longer ones.
+const LEAST_TO_LEARN_FROM: u64 = 200;
 /// How much a single answer changes what was learned.
 const HASTE: f64 = 0.2;
 
@@ -26,6 +30,8 @@ pub(super) struct Guess {
     pub(super) tokens: u64,
     /// Never more.
     pub(super) at_most: u64,
+    /// Hardly ever less.
+    pub(super) at_least: u64,
     /// So many of them for pictures, about which nobody can be sure.
     pub(super) pictures: u64,
 }
@@ -52,7 +58,7 @@ impl Experience {
 
     /// A prompt was so long.
     pub(super) fn learn(&self, guess: Guess, counted: u64) {
-        if guess.tokens == 0 || counted == 0 {
+        if guess.tokens < LEAST_TO_LEARN_FROM || counted == 0 {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "tokens are far below 2^52")]
@@ -100,7 +106,21 @@ pub(super) fn guess(request: &ChatRequest) -> Guess {
     Guess {
         tokens: seen.tokens + 8 * seen.messages + 4,
         at_most: seen.bytes + AROUND_MESSAGE * seen.messages + AROUND_ALL,
+        at_least: seen.bytes / MOST_BYTES_A_TOKEN,
         pictures: seen.pictures,
+    }
+}
+
+/// The longest text of a list of texts, in tokens at most.
+pub(super) fn longest_text(input: &Value) -> u64 {
+    let of = |text: &Value| match text {
+        Value::String(text) => text.len() as u64,
+        Value::Array(tokens) => tokens.len() as u64,
+        _ => 1,
+    };
+    match input {
+        Value::Array(texts) if !texts.iter().all(Value::is_number) => texts.iter().map(of).max().unwrap_or(0),
+        text => of(text),
     }
 }
 
@@ -227,9 +247,17 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_text_counts() {
+        assert_eq!(longest_text(&json!("abc")), 3);
+        assert_eq!(longest_text(&json!(["a", "abcd", "ab"])), 4);
+        assert_eq!(longest_text(&json!([1, 2, 3])), 3);
+        assert_eq!(longest_text(&json!([[1, 2], [1, 2, 3]])), 3);
+    }
+
+    #[test]
     fn answers_teach() {
         let experience = Experience::default();
-        let guess = Guess { tokens: 1000, at_most: 10_000, pictures: 0 };
+        let guess = Guess { tokens: 1000, at_most: 10_000, at_least: 100, pictures: 0 };
         assert_eq!(experience.corrected(guess), 1050);
         for _ in 0..50 {
             experience.learn(guess, 600);

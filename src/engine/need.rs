@@ -11,6 +11,8 @@ pub struct Need {
     pub prompt_tokens: u64,
     /// The answer.
     pub answer: AnswerLength,
+    /// Whether the prompt was counted, and not guessed.
+    pub is_counted: bool,
     /// Whether it is to be alone at its engine, because it was not with others once.
     pub is_alone: bool,
 }
@@ -26,18 +28,21 @@ pub enum AnswerLength {
 
 impl Need {
     /// That of a request without a prompt to count.
-    pub const NOTHING: Self = Self { prompt_tokens: 0, answer: AnswerLength::Open(0), is_alone: false };
+    pub const NOTHING: Self =
+        Self { prompt_tokens: 0, answer: AnswerLength::Open(0), is_counted: false, is_alone: false };
 
     /// Whether a context of this size will do. In the largest there is, a long answer ends where the context does.
     pub(super) fn fits(&self, context_tokens: u64, is_largest: bool) -> bool {
         // llama-server refuses a prompt that leaves no room at all.
         self.prompt_tokens < context_tokens
-            && (is_largest || self.prompt_tokens + self.kept(context_tokens) <= context_tokens)
+            && (is_largest || self.prompt_tokens.saturating_add(self.kept(context_tokens)) <= context_tokens)
     }
 
-    /// How much of a context of this size it may take.
+    /// How much of a context of this size, shared with others, it may take. An answer of open length may become longer
+    /// than what was kept for it when the variant was chosen, and in a shared context that would harm others.
     pub(super) fn reserved(&self, context_tokens: u64) -> u64 {
-        let needed = self.prompt_tokens + self.kept(context_tokens);
+        let (AnswerLength::Asked(answer) | AnswerLength::Open(answer)) = self.answer;
+        let needed = self.prompt_tokens.saturating_add(answer);
         if self.is_alone { context_tokens } else { needed.min(context_tokens) }
     }
 
@@ -54,7 +59,7 @@ mod tests {
     use super::*;
 
     fn need(prompt_tokens: u64, answer: AnswerLength) -> Need {
-        Need { prompt_tokens, answer, is_alone: false }
+        Need { prompt_tokens, answer, is_counted: true, is_alone: false }
     }
 
     #[test]
@@ -76,5 +81,8 @@ mod tests {
         assert!(need(999, AnswerLength::Open(2048)).fits(1000, true));
         assert!(!need(1000, AnswerLength::Open(0)).fits(1000, true));
         assert_eq!(need(100, AnswerLength::Asked(32_000)).reserved(1000), 1000);
+        assert_eq!(need(100, AnswerLength::Asked(u64::MAX)).reserved(1000), 1000);
+        assert!(!need(100, AnswerLength::Asked(u64::MAX)).fits(1000, false));
+        assert_eq!(need(100, AnswerLength::Open(700)).reserved(1000), 800);
     }
 }

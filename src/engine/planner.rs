@@ -32,6 +32,8 @@ const RESIDENCY: Duration = Duration::from_secs(10);
 const LINGER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often those who wait are looked at.
 const GLANCE: Duration = Duration::from_millis(50);
+/// Answers of an engine that is to go may take so long; then they are cut off.
+const LONGEST_DRAIN: Duration = Duration::from_secs(300);
 /// A variant that fails again and again rests no longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// An engine that has run for so long makes earlier failures forgotten.
@@ -160,10 +162,17 @@ impl Planner {
     ) -> Option<Refusal> {
         let Some(index) = self.index_of(model) else { return Some(Refusal::Gone) };
         let largest = self.largest_context(index);
+        let need = if need.is_counted || need.fits(largest, true) {
+            need
+        } else {
+            // Only who has counted can say that it is too long.
+            Need { prompt_tokens: largest.saturating_sub(1), ..need }
+        };
         if !need.fits(largest, true) {
             return Some(Refusal::TooLarge { needed_tokens: need.prompt_tokens, context_tokens: largest });
         }
-        if self.waiting.iter().filter(|other| other.model == index).count() >= self.settings.queue_max {
+        if self.waiting.iter().filter(|other| other.model == index).count() >= self.settings.queue_max.max(1)
+        {
             return Some(Refusal::QueueFull);
         }
         self.waiting.push_back(Ticket { id: ticket, model: index, need, arrived: now });
@@ -244,13 +253,14 @@ impl Planner {
         self.grant(&mut effects);
         self.make_way(now, &mut effects);
         self.stop_idle(now, &mut effects);
-        self.stop_drained(&mut effects);
+        self.stop_drained(now, &mut effects);
         effects
     }
 
     /// When to look again, if nothing happens before.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        if !self.waiting.is_empty() {
+        let is_draining = || self.engines.iter().any(|engine| engine.phase == Phase::Draining);
+        if !self.waiting.is_empty() || is_draining() {
             return Some(now + GLANCE);
         }
         let idle = self.engines.iter().filter(|engine| self.may_idle_out(engine));
@@ -355,6 +365,7 @@ impl Planner {
             running: Vec::new(),
             started: now,
             ready: None,
+            draining: None,
             idle_since: now,
         });
         Effect::Start { engine: id, model, variant }
@@ -382,6 +393,11 @@ impl Planner {
         let Some(model) = self.models.get(ticket.model) else { return Err(Refusal::Gone) };
         let fitting =
             || (0..model.health.len()).filter(|variant| self.fits(&ticket.need, ticket.model, *variant));
+        if fitting().all(|variant| !self.has_room_ever(ticket.model, variant)) && fitting().next().is_some() {
+            let told = "the memory budget has no room for it beside engines that are never stopped".into();
+            return Err(Refusal::StartFailed { retry_after: LONGEST_REST, told });
+        }
+        let fitting = || fitting().filter(|variant| self.has_room_ever(ticket.model, *variant));
         let rest = |variant: usize| {
             let until = model.health.get(variant)?.rests_until?;
             until.checked_duration_since(now).filter(|rest| !rest.is_zero())
@@ -414,12 +430,13 @@ impl Planner {
         let over: Vec<EngineId> =
             self.engines.iter().filter(|e| is_over(e)).map(|engine| engine.id).collect();
         over.into_iter().for_each(|engine| self.drain(engine));
-        self.stop_drained(effects);
+        self.stop_drained(now, effects);
     }
 
-    fn stop_drained(&mut self, effects: &mut Vec<Effect>) {
-        for engine in &mut self.engines {
-            if engine.phase == Phase::Draining && engine.running.is_empty() {
+    fn stop_drained(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for engine in self.engines.iter_mut().filter(|engine| engine.phase == Phase::Draining) {
+            let since = *engine.draining.get_or_insert(now);
+            if engine.running.is_empty() || now.duration_since(since) >= LONGEST_DRAIN {
                 engine.phase = Phase::Stopping;
                 effects.push(Effect::Stop { engine: engine.id });
             }

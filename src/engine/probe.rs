@@ -28,20 +28,41 @@ pub(super) struct Door {
     pub(super) api_key: SecretString,
 }
 
+/// How an engine answers to its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Introduction {
+    Known(Capacity),
+    /// It does not say what it can take.
+    Unknown,
+    /// It does not answer yet.
+    Silent,
+    /// It does not know the key: another program has the port.
+    Stranger,
+}
+
 impl Door {
     /// Whether the engine answers, and says that it has loaded.
     pub(super) async fn is_well(&self, limit: Duration) -> bool {
         matches!(self.ask(Method::GET, "/health", Bytes::new(), limit).await, Ok((StatusCode::OK, _)))
     }
 
-    /// What the engine can take, as it says itself; `None` if it does not say. `context_tokens` is what was meant.
-    pub(super) async fn capacity(&self, context_tokens: u64, limit: Duration) -> Option<Capacity> {
-        let (status, body) = self.ask(Method::GET, "/props", Bytes::new(), limit).await.ok()?;
-        let props: Props = serde_json::from_slice(&body).ok().filter(|_| status.is_success())?;
-        let (slots, of_slot) = (props.total_slots, props.default_generation_settings.n_ctx);
-        // Slots of which each may use all of the context share it.
-        let is_shared = slots > 1 && of_slot.saturating_mul(slots as u64) > context_tokens.max(of_slot);
-        Some(Capacity { slots, context_tokens: of_slot, is_shared })
+    /// What the engine can take, as it says itself. `whole` is what it was told to take, all requests together.
+    pub(super) async fn capacity(&self, whole: u64, limit: Duration) -> Introduction {
+        let Ok((status, body)) = self.ask(Method::GET, "/props", Bytes::new(), limit).await else {
+            return Introduction::Silent;
+        };
+        let props: Option<Props> = serde_json::from_slice(&body).ok().filter(|_| status.is_success());
+        match (status, props) {
+            (StatusCode::UNAUTHORIZED, _) => Introduction::Stranger,
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Introduction::Silent,
+            (_, None) => Introduction::Unknown,
+            (_, Some(props)) => {
+                let (slots, of_slot) = (props.total_slots, props.default_generation_settings.n_ctx);
+                // Each slot may use all of it, or has a part of its own, rounded up a little.
+                let is_shared = slots > 1 && of_slot.saturating_mul(slots as u64) >= whole.saturating_mul(2);
+                Introduction::Known(Capacity { slots, context_tokens: of_slot, is_shared })
+            }
+        }
     }
 
     /// How many tokens the engine makes of a chat request; `None` if it does not say.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
 use super::estimate::{self, Experience, Guess};
@@ -14,7 +14,7 @@ use super::process::Launcher;
 use super::tokenizer;
 use super::view::EngineEvent;
 use crate::config::{EngineModel, EngineSettings, Tokenization};
-use crate::llm::ChatRequest;
+use crate::llm::{ChatRequest, RawObject};
 use crate::telemetry::Metrics;
 
 /// A prompt that takes no more than this part of a context, whatever its tokens, is not counted.
@@ -158,6 +158,8 @@ pub struct Counting {
     contexts: Vec<u64>,
     answer_reserve: u64,
     tokenization: Option<Tokenization>,
+    /// One program at a time.
+    programs: Semaphore,
     experience: Experience,
 }
 
@@ -173,6 +175,7 @@ impl Counting {
             contexts: engine.variants.iter().map(|variant| variant.context_tokens).collect(),
             answer_reserve: engine.default_output_reserve,
             tokenization: engine.tokenization.clone(),
+            programs: Semaphore::new(1),
             experience: Experience::default(),
         }
     }
@@ -182,30 +185,59 @@ impl Counting {
     pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Thought) {
         let guess = estimate::guess(request);
         let answer = estimate::answer_length(request, self.answer_reserve);
-        let of = |prompt_tokens| Need { prompt_tokens, answer, is_alone: false };
+        let of = |prompt_tokens, is_counted| Need { prompt_tokens, answer, is_counted, is_alone: false };
         let guessed = self.experience.corrected(guess);
-        let counted = match pool.locate(&self.model).await {
-            // So short that it does not matter how much of the bound is used.
-            Some((_, context_tokens)) if guess.at_most <= context_tokens / SHORT => Some(guess.at_most),
-            Some((place, _)) => place.door.input_tokens(request.body.text().clone(), COUNTING).await,
-            None if self.smallest(of(guess.at_most)) == self.smallest(of(guessed / 2)) => None,
-            None => self.tokenized(request, guess).await,
+        let counted = match self.by_engine(pool, request, guess).await {
+            None if self.smallest(of(guess.at_most, false)) != self.smallest(of(guess.at_least, false)) => {
+                self.by_program(pool, request, guess).await
+            }
+            counted => counted,
         };
-        (of(counted.unwrap_or(guessed)), Thought(guess))
+        let largest = self.contexts.last().copied().unwrap_or(0);
+        let need = match counted {
+            Some(tokens) => of(tokens, true),
+            // Whatever the tokens of this model are, they are too many.
+            None if guess.at_least >= largest => of(guess.at_least, true),
+            None => of(guessed, false),
+        };
+        (need, Thought(guess))
+    }
+
+    /// What a request without a conversation needs: its longest text, whatever the tokens are.
+    pub fn need_of_texts(&self, body: &RawObject) -> Need {
+        let input = body.get("input").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+        let prompt_tokens = estimate::longest_text(&input);
+        Need { prompt_tokens, ..Need::NOTHING }
+    }
+
+    /// Counts by the engine that runs, if one does.
+    async fn by_engine(&self, pool: &Pool, request: &ChatRequest, guess: Guess) -> Option<u64> {
+        let (place, context_tokens) = pool.locate(&self.model).await?;
+        // So short that it does not matter how much of the bound is used.
+        if guess.at_most <= context_tokens / SHORT {
+            return Some(guess.at_most);
+        }
+        place.door.input_tokens(request.body.text().clone(), COUNTING).await
+    }
+
+    /// Counts by the program, a request after the other: it loads the vocabulary anew each time.
+    async fn by_program(&self, pool: &Pool, request: &ChatRequest, guess: Guess) -> Option<u64> {
+        let tokenization = self.tokenization.as_ref()?;
+        let _turn = self.programs.acquire().await.ok()?;
+        // Meanwhile another request has had an engine started, mostly.
+        if let Some(counted) = self.by_engine(pool, request, guess).await {
+            return Some(counted);
+        }
+        let (text, messages) = estimate::text_of(request);
+        let counted = tokenizer::count(tokenization, &text, messages).await?;
+        // Pictures are not in the text.
+        Some(counted + guess.pictures)
     }
 
     /// The variant that would be started.
     fn smallest(&self, need: Need) -> Option<usize> {
         let largest = self.contexts.last().copied().unwrap_or(0);
         self.contexts.iter().position(|context| need.fits(*context, *context == largest))
-    }
-
-    async fn tokenized(&self, request: &ChatRequest, guess: Guess) -> Option<u64> {
-        let tokenization = self.tokenization.as_ref()?;
-        let (text, messages) = estimate::text_of(request);
-        let counted = tokenizer::count(tokenization, &text, messages).await?;
-        // Pictures are not in the text.
-        Some(counted + guess.pictures)
     }
 
     /// A prompt turned out to be so long.

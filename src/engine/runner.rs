@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::Log;
 use super::planner::Capacity;
-use super::probe::Door;
+use super::probe::{Door, Introduction};
 use super::process::{Launch, Launcher, Process};
 use crate::config::{EngineAddress, EngineVariant};
 use crate::telemetry::{EngineMetrics, StartOutcome};
@@ -21,9 +21,9 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 /// How long an engine that is asked to end may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How often an engine that serves is asked whether it is well.
-const CHECK_EVERY: Duration = Duration::from_secs(10);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// So many questions without an answer mean that it hangs.
-const MOST_UNANSWERED: u32 = 3;
+const MOST_UNANSWERED: u32 = 2;
 /// Another program may take a port before the engine does.
 const PORTS_TRIED: u32 = 3;
 /// What an engine said last, for whoever looks for the cause of a failure.
@@ -108,32 +108,35 @@ async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
         Err(error) => return End::Failed(error.to_string()),
     };
     report(Report::Started(process.pid(), process.log()));
-    if let Err(end) = loaded(order, &door, &process).await {
-        process.stop(STOP_PATIENCE).await;
-        return end;
-    }
-    let limit = order.variant.timeouts.health_check;
-    let meant = order.variant.context_tokens;
-    // One that does not say is asked for one thing after the other.
-    let unknown = Capacity { slots: 1, context_tokens: meant, is_shared: false };
-    let capacity = door.capacity(meant, limit).await.unwrap_or(unknown);
-    if capacity.context_tokens < meant && !capacity.is_shared && capacity.slots == 1 {
+    let capacity = match loaded(order, &door, &process).await {
+        Ok(capacity) => capacity,
+        Err(end) => {
+            process.stop(STOP_PATIENCE).await;
+            return end;
+        }
+    };
+    if capacity.context_tokens < order.variant.context_tokens {
         tracing::warn!(engine = %order.name, context_tokens = capacity.context_tokens, "The engine holds less than the models file says");
     }
     tracing::info!(engine = %order.name, load_ms = started.elapsed().as_millis(), slots = capacity.slots,
         context_tokens = capacity.context_tokens, "The engine is ready");
     report(Report::Ready(door.clone(), capacity));
     let end = served(order, &door, &process).await;
-    process.stop(STOP_PATIENCE).await;
+    // One that has failed is not given time.
+    let patience = if matches!(end, End::Asked) { STOP_PATIENCE } else { Duration::ZERO };
+    process.stop(patience).await;
     end
 }
 
-/// Waits until the engine has loaded.
-async fn loaded(order: &Order, door: &Door, process: &Process) -> Result<(), End> {
+/// Waits until the engine has loaded, and asks what it can take.
+async fn loaded(order: &Order, door: &Door, process: &Process) -> Result<Capacity, End> {
     let timeouts = order.variant.timeouts;
     let asking = async {
         let mut pause = ASK_AGAIN.0;
-        while !door.is_well(timeouts.health_check).await {
+        loop {
+            if let Some(known) = introduced(order, door).await {
+                return known;
+            }
             sleep(pause).await;
             pause = (pause * 5 / 4).min(ASK_AGAIN.1);
         }
@@ -145,7 +148,10 @@ async fn loaded(order: &Order, door: &Door, process: &Process) -> Result<(), End
         exit = process.exited() => Err(format!("it ended while it loaded ({exit})")),
         asked = timeout(timeouts.startup, asking) => asked.map_err(|_| String::new()),
     };
-    let Err(told) = asked else { return Ok(()) };
+    let told = match asked {
+        Ok(known) => return known,
+        Err(told) => told,
+    };
     if told.is_empty() {
         return Err(late());
     }
@@ -156,6 +162,36 @@ async fn loaded(order: &Order, door: &Door, process: &Process) -> Result<(), End
         lines.iter().any(|line| line.contains("couldn't bind") || line.contains("bind HTTP server"));
     let told = format!("{told}; its last words: {}", lines.join(" | "));
     Err(if has_lost_port { End::PortTaken(told) } else { End::Failed(told) })
+}
+
+/// What the engine can take, once it is well; `None` as long as it is not.
+async fn introduced(order: &Order, door: &Door) -> Option<Result<Capacity, End>> {
+    let limit = order.variant.timeouts.health_check;
+    if !door.is_well(limit).await {
+        return None;
+    }
+    let meant = order.variant.context_tokens;
+    match door.capacity(whole_context(&order.variant), limit).await {
+        Introduction::Known(capacity) => Some(Ok(capacity)),
+        // One that does not say is asked for one thing after the other.
+        Introduction::Unknown => Some(Ok(Capacity { slots: 1, context_tokens: meant, is_shared: false })),
+        Introduction::Silent => None,
+        Introduction::Stranger => {
+            Some(Err(End::PortTaken("another program answers at its address".to_owned())))
+        }
+    }
+}
+
+/// What an engine is told to take, all requests together.
+fn whole_context(variant: &EngineVariant) -> u64 {
+    let mut stated = variant.args.iter().enumerate().filter_map(|(at, arg)| {
+        let (name, value) =
+            arg.split_once('=').map_or((arg.as_str(), None), |(name, value)| (name, Some(value)));
+        let value = value.or_else(|| variant.args.get(at + 1).map(String::as_str));
+        matches!(name, "-c" | "--ctx-size").then(|| value?.parse().ok())?
+    });
+    // The last one holds.
+    stated.next_back().unwrap_or(variant.context_tokens)
 }
 
 /// Watches an engine that serves, until it ends or is to end.

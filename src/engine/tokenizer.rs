@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::inherited::inherited;
 use crate::config::Tokenization;
 
 /// The program loads the vocabulary anew each time, which takes seconds for a large one.
@@ -28,7 +29,14 @@ pub(super) async fn count(tokenization: &Tokenization, text: &str, messages: u64
 
 async fn run(binary: &Path, args: &[String], text: &str) -> std::io::Result<Option<u64>> {
     let mut command = Command::new(binary);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command
+        .env_clear()
+        .envs(inherited())
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     // By itself it takes `\n` in a text for a line end, which miscounts programs.
     let is_llamas = binary.file_name().is_some_and(|name| name.to_string_lossy().contains("llama-tokenize"));
     if is_llamas && !args.iter().any(|arg| arg.contains("escape")) {

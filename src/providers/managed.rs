@@ -159,7 +159,7 @@ impl Tries {
             {
                 self.larger = false;
                 metrics.replanned();
-                need.prompt_tokens = prompt_tokens;
+                (need.prompt_tokens, need.is_counted) = (prompt_tokens, true);
                 true
             }
             ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. }
@@ -235,8 +235,22 @@ impl Provider for Managed {
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let known = self.known(model)?;
-        let (_lease, server) = self.lease(known, Need::NOTHING).await?;
-        server.embed(model, request).await
+        let mut need = known.counting.need_of_texts(&request.body);
+        let mut tries = Tries { larger: true, again: 2 };
+        loop {
+            let (lease, server) = self.lease(known, need).await?;
+            let error = match server.embed(model, request).await {
+                Err(error) if matches!(error.kind, ErrorKind::Unavailable { status: 501, .. }) => {
+                    return Err(self.failed(ErrorKind::Unsupported("embeddings by this model")));
+                }
+                Err(error) => error,
+                embeddings => return embeddings,
+            };
+            drop(lease);
+            if !tries.next(&error, &mut need, &known.metrics).await {
+                return Err(error);
+            }
+        }
     }
 
     async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {

@@ -107,7 +107,7 @@ async fn an_engine_starts_when_it_is_needed_and_grows_with_a_request() {
 async fn a_prompt_that_no_variant_holds_starts_nothing() {
     let setting = Setting::new().await;
     for stream in [false, true] {
-        let mut body = chat("tiny", 5000);
+        let mut body = chat("tiny", 12_000);
         body["stream"] = json!(stream);
         let answer = setting.gateway.post(CHAT, &body).await;
         assert_eq!(answer.fault(), (400, "context_length_exceeded"), "{}", answer.body);

@@ -30,7 +30,8 @@ impl Planner {
             if self.enough_go(memory) {
                 break;
             }
-            if engine.phase == Phase::Ready && self.may_go(&engine, ticket, now) {
+            let is_there = matches!(engine.phase, Phase::Ready | Phase::Loading);
+            if is_there && self.may_go(&engine, ticket, now) {
                 self.drain(engine.id);
             }
         }
@@ -72,6 +73,13 @@ impl Planner {
         }
     }
 
+    /// Whether a variant will fit once everything has gone that may.
+    pub(super) fn has_room_ever(&self, model: usize, variant: usize) -> bool {
+        let stays = self.used_mib(|engine| self.stays_put(engine));
+        let memory = self.memory(model, variant);
+        self.settings.memory_budget_mib.is_none_or(|budget| stays == 0 || stays + memory <= budget)
+    }
+
     fn used_mib(&self, counts: impl Fn(&Engine) -> bool) -> u64 {
         let counted = self.engines.iter().filter(|engine| counts(engine));
         counted.map(|engine| self.memory(engine.model, engine.variant)).sum()
@@ -99,14 +107,16 @@ impl Planner {
 
     /// Whether an engine may go for the sake of another model's request.
     fn may_go(&self, engine: &Engine, ticket: &Ticket, now: Instant) -> bool {
-        if now.duration_since(ticket.arrived) >= self.settings.max_unfairness {
+        if engine.phase == Phase::Ready && now.duration_since(ticket.arrived) >= self.settings.max_unfairness
+        {
             return true;
         }
         let is_wanted = self
             .waiting
             .iter()
             .any(|other| other.model == engine.model && self.fits(&other.need, engine.model, engine.variant));
-        if is_wanted || !engine.running.is_empty() {
+        let is_loaded_for_somebody = engine.phase == Phase::Loading && self.waiting_for(engine.model) > 0;
+        if is_wanted || is_loaded_for_somebody || !engine.running.is_empty() {
             return false;
         }
         let ready = engine.ready.unwrap_or(engine.started);

@@ -70,6 +70,7 @@ pub(in crate::engine) struct Engine {
     pub(in crate::engine) running: Vec<(TicketId, u64)>,
     pub(super) started: Instant,
     pub(super) ready: Option<Instant>,
+    pub(super) draining: Option<Instant>,
     pub(super) idle_since: Instant,
 }
 
