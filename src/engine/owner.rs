@@ -36,6 +36,8 @@ pub(super) struct Owner {
     logs: HashMap<Arc<str>, Arc<Log>>,
     /// Who waits for the end of an engine.
     unloading: Vec<(EngineId, oneshot::Sender<()>)>,
+    /// Who waits until the states are shown.
+    looking: Vec<oneshot::Sender<()>>,
 }
 
 /// What belongs to an engine beside what the planner knows.
@@ -70,6 +72,7 @@ impl Owner {
             stage,
             logs: HashMap::new(),
             unloading: Vec::new(),
+            looking: Vec::new(),
         }
     }
 
@@ -138,6 +141,7 @@ impl Owner {
             }
             Command::Locate { model, answer } => drop(answer.send(self.located(&model))),
             Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
+            Command::Show(shown) => self.looking.push(shown),
             Command::Unload { model, answer } => {
                 let index = self.planner.index_of(&model);
                 let engine = index.and_then(|index| self.planner.unload(index));
@@ -179,7 +183,8 @@ impl Owner {
                 Effect::Start { .. } | Effect::Stop { .. } => {}
             }
         }
-        // Dropped, the sender has told that it is gone.
+        // Dropped, a sender has told what was waited for.
+        self.looking.clear();
         self.unloading.retain(|(engine, _)| self.engines.contains_key(engine));
     }
 

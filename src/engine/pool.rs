@@ -59,12 +59,28 @@ pub(super) type Answer = oneshot::Sender<Result<Place, EngineError>>;
 
 /// What the task hears.
 pub(super) enum Command {
-    Ask { ticket: TicketId, model: Arc<str>, need: Need, answer: Answer },
+    Ask {
+        ticket: TicketId,
+        model: Arc<str>,
+        need: Need,
+        answer: Answer,
+    },
     Leave(TicketId),
     Report(EngineId, Report),
-    Locate { model: Arc<str>, answer: oneshot::Sender<Option<(Place, u64)>> },
-    Log { model: Arc<str>, answer: oneshot::Sender<Option<Arc<Log>>> },
-    Unload { model: Arc<str>, answer: oneshot::Sender<()> },
+    Locate {
+        model: Arc<str>,
+        answer: oneshot::Sender<Option<(Place, u64)>>,
+    },
+    Log {
+        model: Arc<str>,
+        answer: oneshot::Sender<Option<Arc<Log>>>,
+    },
+    Unload {
+        model: Arc<str>,
+        answer: oneshot::Sender<()>,
+    },
+    /// Dropped when all that was sent before it is to be seen in the states.
+    Show(oneshot::Sender<()>),
     Configure(Configured),
     Close,
 }
@@ -140,12 +156,17 @@ impl Pool {
         Some(answered.await.ok()??.lines())
     }
 
-    /// Starts an engine of a model, if none runs, and waits until it has loaded.
+    /// Starts an engine of a model, if none runs, and waits until it has loaded. The states show it then.
     ///
     /// # Errors
     /// It cannot be started.
     pub async fn load(&self, model: &str) -> Result<(), EngineError> {
-        self.lease(model, Need::NOTHING).await.map(drop)
+        drop(self.lease(model, Need::NOTHING).await?);
+        let (shown, seen) = oneshot::channel();
+        let _ = self.running().commands.send(Command::Show(shown));
+        // An error is the answer.
+        let _ = seen.await;
+        Ok(())
     }
 
     /// Ends the engine of a model once its answers have ended, and waits for that.

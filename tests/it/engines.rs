@@ -138,7 +138,10 @@ async fn engines_are_loaded_and_unloaded_by_hand() {
         (200, &json!("org/tiny"), &json!("ready")),
         "{loaded}"
     );
-    assert_eq!(loaded["engine"]["variant"], "inner@1024");
+    assert_eq!(
+        (&loaded["engine"]["variant"], &loaded["engine"]["running"]),
+        (&json!("inner@1024"), &json!(0))
+    );
     let words = log("org%2Ftiny").await;
     assert!(words.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
     assert!(words.text().await.unwrap().contains("main: server is listening on"));
@@ -432,7 +435,9 @@ async fn who_waits_for_another_models_end_hears_that_he_waits() {
 
 #[tokio::test]
 async fn starts_waits_and_plans_that_were_wrong_are_counted() {
-    let model = json!({"variants": [{"context": 512, "args": ["--fake-load-ms", "100"]}, {"context": 4096}]});
+    let uncounted = "/v1/chat/completions/input_tokens,/apply-template,/tokenize";
+    let args = ["--fake-load-ms", "100", "--fake-without", uncounted];
+    let model = json!({"variants": [{"context": 512, "args": args}, {"context": 4096}]});
     let models = json!({"tiny": model, "broken": one("--fake-exit no-memory")});
     let gateway = setup(&models, &json!({})).start();
     assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
@@ -447,7 +452,10 @@ async fn starts_waits_and_plans_that_were_wrong_are_counted() {
     assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
     assert_eq!((of("engines_running", "").await, of("engine_replans_total", "").await), (0.0, 0.0));
 
-    // More tokens than its letters let expect: only the engine can tell.
+    // After prompts of few tokens, more of them than the letters let expect: only the refusal tells.
+    for _ in 0..20 {
+        assert_eq!(gateway.ask(CHAT, &says("tiny", &"a".repeat(1000))).await.0, 200);
+    }
     let answer = gateway.post(CHAT, &says("tiny", &"a ".repeat(600))).send().await.unwrap();
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["x-llm-variant"]),
