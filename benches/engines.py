@@ -4,7 +4,8 @@
     eval "$(tests/real/setup.sh)"
     benches/engines.py --gguf FILE [--gateway target/release/llm-proxy-api] [--kills 100]
 
-FILE is a small model; `gateway-bench tiny-gguf FILE` writes one. Needs Python 3.10, nothing else. Prints a Markdown table.
+FILE is any model that loads fast, in GGUF; the prompts assume that a word takes one to five tokens. Needs Python 3.10,
+nothing else. Prints a Markdown table.
 """
 
 import argparse
