@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Timeouts;
 use crate::engine::EngineError;
 use crate::wire::Invalid;
 
@@ -75,6 +76,17 @@ pub enum ErrorKind {
     Protocol(String),
     /// The provider has no way to do that.
     Unsupported(&'static str),
+}
+
+impl ErrorKind {
+    /// How long an answer may take to come, a stream until its first content, and how it fails when it does not.
+    pub(crate) fn late(timeouts: &Timeouts, stream: bool) -> (Duration, Self) {
+        if stream {
+            (timeouts.first_token, Self::Timeout(timeouts.first_token))
+        } else {
+            (timeouts.request, Self::Overdue(timeouts.request))
+        }
+    }
 }
 
 /// A request that an upstream, or the translation for it, refuses.

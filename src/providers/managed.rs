@@ -14,7 +14,7 @@ use super::error::{ErrorKind, ProviderError};
 use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
-use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig, Timeouts};
+use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
 use crate::engine::{Counting, Lease, Need, Pool, Thought};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
 use crate::telemetry::EngineMetrics;
@@ -95,12 +95,7 @@ impl Managed {
         stream: bool,
         asked: impl Future<Output = Result<T, ProviderError>>,
     ) -> Result<T, ProviderError> {
-        let Timeouts { first_token, request, .. } = self.config.timeouts;
-        let (limit, late) = if stream {
-            (first_token, ErrorKind::Timeout(first_token))
-        } else {
-            (request, ErrorKind::Overdue(request))
-        };
+        let (limit, late) = ErrorKind::late(&self.config.timeouts, stream);
         timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(late)))
     }
 
@@ -239,7 +234,7 @@ impl Provider for Managed {
         let mut tries = Tries { larger: true, again: 2 };
         loop {
             let (lease, server) = self.lease(known, need).await?;
-            let error = match server.embed(model, request).await {
+            let error = match self.in_time(false, server.embed(model, request)).await {
                 Err(error) if matches!(error.kind, ErrorKind::Unavailable { status: 501, .. }) => {
                     return Err(self.failed(ErrorKind::Unsupported("embeddings by this model")));
                 }

@@ -59,7 +59,6 @@ impl Ask for ChatRequest {
     async fn ask(&self, deployment: &Deployment) -> Result<Answer, ProviderError> {
         let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
         let request = settled.map_err(|invalid| deployment.refused(invalid))?;
-        let timeouts = &deployment.timeouts;
         let attempt = async {
             let mut answer = deployment.provider.chat(&deployment.upstream_model, &request).await?;
             if let Content::Stream(frames) = &mut answer.content {
@@ -67,11 +66,7 @@ impl Ask for ChatRequest {
             }
             Ok(answer)
         };
-        let (limit, late) = if request.stream {
-            (timeouts.first_token, ErrorKind::Timeout(timeouts.first_token))
-        } else {
-            (timeouts.request, ErrorKind::Overdue(timeouts.request))
-        };
+        let (limit, late) = ErrorKind::late(&deployment.timeouts, request.stream);
         timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(late)))
     }
 }

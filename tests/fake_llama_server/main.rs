@@ -204,6 +204,15 @@ async fn reply(server: Arc<Server>, request: Request<Incoming>) -> Reply {
             whole(200, &json!({"object": "response.input_tokens", "input_tokens": words(&prompt_of(&body))}))
         }
         ("POST", "/chat/completions" | "/v1/chat/completions") => chat(&server, &body).await,
+        ("POST", "/embeddings" | "/v1/embeddings") => {
+            let input = body["input"].as_str().unwrap_or_default();
+            if input.split_whitespace().any(|word| word == "hang") {
+                std::future::pending::<()>().await;
+            }
+            let usage = json!({"prompt_tokens": words(input), "total_tokens": words(input)});
+            let data = json!([{"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}]);
+            whole(200, &json!({"object": "list", "model": options.alias, "data": data, "usage": usage}))
+        }
         _ => refusal(404, "not_found_error", "File Not Found"),
     }
 }

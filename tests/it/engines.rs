@@ -479,3 +479,17 @@ async fn the_time_for_an_answer_begins_when_its_engine_has_loaded() {
     assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
     assert_eq!(events_of(gateway.post(CHAT, &streams("tiny", "hi"))).await.last().unwrap(), "[DONE]");
 }
+
+#[tokio::test]
+async fn embeddings_of_an_engine_have_a_limit_too() {
+    let gateway = setup(&json!({"tiny": one("--fake-load-ms 700")}), &json!({"timeout": 0.5})).start();
+    let embed = async |text: &str| {
+        let body = json!({"model": "tiny", "input": text});
+        let asked = gateway.ask("/v1/embeddings", &body);
+        tokio::time::timeout(Duration::from_secs(10), asked).await.expect("it has a limit")
+    };
+    let (status, told) = embed("hang").await;
+    assert_eq!((status, &told["error"]["code"]), (504, &json!("upstream_timeout")), "{told}");
+    let (status, told) = embed("hi").await;
+    assert_eq!((status, &told["data"][0]["embedding"]), (200, &json!([0.5, -0.5])), "{told}");
+}
