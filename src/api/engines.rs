@@ -121,16 +121,18 @@ impl EnginesApi {
 
 /// The deployments of a route that the gateway runs itself, in the order in which they are asked.
 fn all_managed<'a>(context: &'a Context, route: &'a Route) -> impl Iterator<Item = Managed> + 'a {
-    let managed = route.deployments.iter().filter(|deployment| !deployment.variants.is_empty());
-    managed.filter_map(|deployment| {
-        let pool = context.engines.pool_of(&deployment.provider_name)?;
-        Some(Managed { deployment: deployment.clone(), pool })
-    })
+    route.deployments.iter().filter_map(|deployment| managed(context, deployment))
 }
 
 /// The deployment of a route that is asked first, if the gateway runs it itself.
 pub(super) fn first_managed(context: &Context, route: &Route) -> Option<Managed> {
-    let deployment = route.deployments.first().filter(|deployment| !deployment.variants.is_empty())?;
+    managed(context, route.deployments.first()?)
+}
+
+fn managed(context: &Context, deployment: &Arc<Deployment>) -> Option<Managed> {
+    if deployment.variants.is_empty() {
+        return None;
+    }
     let pool = context.engines.pool_of(&deployment.provider_name)?;
     Some(Managed { deployment: deployment.clone(), pool })
 }

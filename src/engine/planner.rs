@@ -137,9 +137,7 @@ impl Planner {
         }
         self.models.push(Model { is_retired: true, ..was.clone() });
         engine.model = self.models.len() - 1;
-        if engine.phase != Phase::Stopping {
-            engine.phase = Phase::Draining;
-        }
+        engine.drain();
     }
 
     /// Where a model stands, by its name.
@@ -171,8 +169,7 @@ impl Planner {
         if !need.fits(largest, true) {
             return Some(Refusal::TooLarge { needed_tokens: need.prompt_tokens, context_tokens: largest });
         }
-        if self.waiting.iter().filter(|other| other.model == index).count() >= self.settings.queue_max.max(1)
-        {
+        if self.waiting_for(index) >= self.settings.queue_max.max(1) {
             return Some(Refusal::QueueFull);
         }
         self.waiting.push_back(Ticket { id: ticket, model: index, need, arrived: now });
@@ -233,18 +230,14 @@ impl Planner {
     /// The engine of a model, if there is one, ends with the answers that it is giving. Which one that is.
     pub(super) fn unload(&mut self, model: usize) -> Option<EngineId> {
         let engine = self.engines.iter_mut().find(|engine| engine.model == model)?;
-        if engine.phase != Phase::Stopping {
-            engine.phase = Phase::Draining;
-        }
+        engine.drain();
         Some(engine.id)
     }
 
     /// Nothing more is wanted: engines end with the answers that they are giving. Whoever waits is forgotten.
     pub(super) fn close(&mut self) {
         self.waiting.clear();
-        for engine in self.engines.iter_mut().filter(|engine| engine.phase != Phase::Stopping) {
-            engine.phase = Phase::Draining;
-        }
+        self.engines.iter_mut().for_each(Engine::drain);
     }
 
     /// Everything that is to be done now.
@@ -384,7 +377,7 @@ impl Planner {
 
     fn drain(&mut self, engine: EngineId) {
         if let Some(engine) = self.engines.iter_mut().find(|known| known.id == engine) {
-            engine.phase = Phase::Draining;
+            engine.drain();
         }
     }
 

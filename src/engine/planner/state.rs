@@ -75,6 +75,13 @@ pub(in crate::engine) struct Engine {
 }
 
 impl Engine {
+    /// It takes no more requests; one that is being stopped already stays so.
+    pub(super) fn drain(&mut self) {
+        if self.phase != Phase::Stopping {
+            self.phase = Phase::Draining;
+        }
+    }
+
     pub(super) fn has_room_for(&self, need: &Need) -> bool {
         let Capacity { slots, context_tokens, is_shared } = self.capacity;
         if self.running.len() >= slots.max(1) {
