@@ -179,6 +179,7 @@ impl Managed {
                 waiting: engine.waiting,
                 pid: engine.pid,
                 load_ms: engine.load_ms,
+                progress: engine.progress,
                 memory_mib: engine.memory_mib,
             }),
         }

@@ -75,8 +75,12 @@ pub struct EngineTimeouts {
     pub health_check: Duration,
     /// From its start until it is ready.
     pub startup: Duration,
+    /// While it loads: without a word, work or reading of its own.
+    pub stall: Duration,
     /// Without any request, until it is stopped.
     pub idle: Duration,
+    /// For the answers that it is giving, when it is to go.
+    pub drain: Duration,
 }
 
 impl Default for EngineTimeouts {
@@ -84,7 +88,9 @@ impl Default for EngineTimeouts {
         Self {
             health_check: Duration::from_secs(5),
             startup: Duration::from_secs(600),
+            stall: Duration::from_secs(60),
             idle: Duration::from_secs(300),
+            drain: Duration::from_secs(300),
         }
     }
 }

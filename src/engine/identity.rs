@@ -40,14 +40,16 @@ impl Identity {
 }
 
 /// What Linux tells of a process.
-struct Stat {
+pub(super) struct Stat {
     is_zombie: bool,
     group: u32,
     started: u64,
+    /// What all its threads have worked, in hundredths of a second.
+    pub(super) worked: u64,
 }
 
 impl Stat {
-    fn of(pid: u32) -> Option<Self> {
+    pub(super) fn of(pid: u32) -> Option<Self> {
         Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
@@ -56,7 +58,9 @@ impl Stat {
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
+        let number = |at: usize| field(at)?.parse::<u64>().ok();
         Some(Self {
+            worked: number(14)? + number(15)?,
             is_zombie: matches!(field(3)?, "Z" | "X"),
             group: field(5)?.parse().ok()?,
             started: field(22)?.parse().ok()?,
@@ -70,9 +74,9 @@ mod tests {
 
     #[test]
     fn a_program_may_be_called_anything() {
-        let text = "42 (a) Z 1 (b)) S 7 40 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 987 0";
+        let text = "42 (a) Z 1 (b)) S 7 40 1 0 -1 0 0 0 0 0 5 6 0 0 20 0 1 0 987 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.is_zombie, stat.group, stat.started), (false, 40, 987));
+        assert_eq!((stat.is_zombie, stat.group, stat.started, stat.worked), (false, 40, 987, 11));
     }
 
     #[test]

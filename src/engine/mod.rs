@@ -20,6 +20,7 @@ mod run_folder;
 mod runner;
 mod tokenizer;
 mod view;
+mod vitals;
 pub mod watch;
 
 pub use lease::{EngineError, Lease, Place};

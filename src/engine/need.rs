@@ -15,6 +15,8 @@ pub struct Need {
     pub is_counted: bool,
     /// Whether it is to be alone at its engine, because it was not with others once.
     pub is_alone: bool,
+    /// By how much the conversation will probably be longer the next time.
+    pub growth_tokens: u64,
 }
 
 /// How long an answer may become, in tokens.
@@ -28,14 +30,27 @@ pub enum AnswerLength {
 
 impl Need {
     /// That of a request without a prompt to count.
-    pub const NOTHING: Self =
-        Self { prompt_tokens: 0, answer: AnswerLength::Open(0), is_counted: false, is_alone: false };
+    pub const NOTHING: Self = Self {
+        prompt_tokens: 0,
+        answer: AnswerLength::Open(0),
+        is_counted: false,
+        is_alone: false,
+        growth_tokens: 0,
+    };
 
     /// Whether a context of this size will do. In the largest there is, a long answer ends where the context does.
     pub(super) fn fits(&self, context_tokens: u64, is_largest: bool) -> bool {
         // llama-server refuses a prompt that leaves no room at all.
         self.prompt_tokens < context_tokens
             && (is_largest || self.prompt_tokens.saturating_add(self.kept(context_tokens)) <= context_tokens)
+    }
+
+    /// Whether a context of this size, in which it fits, will probably do for the next turn as well. One of which a
+    /// sixth is free does: more would send conversations to larger variants than they need.
+    pub(super) fn lasts(&self, context_tokens: u64) -> bool {
+        let free = context_tokens.saturating_sub(self.prompt_tokens);
+        let next = self.kept(context_tokens).saturating_add(self.growth_tokens);
+        self.growth_tokens == 0 || free >= context_tokens / MOST_KEPT || next <= free
     }
 
     /// How much of a context of this size, shared with others, it may take. An answer of open length may become longer
@@ -59,7 +74,18 @@ mod tests {
     use super::*;
 
     fn need(prompt_tokens: u64, answer: AnswerLength) -> Need {
-        Need { prompt_tokens, answer, is_counted: true, is_alone: false }
+        Need { prompt_tokens, answer, is_counted: true, is_alone: false, growth_tokens: 0 }
+    }
+
+    #[test]
+    fn a_conversation_that_grows_gets_room_for_its_next_turn() {
+        let grows = |prompt_tokens, growth_tokens| Need {
+            growth_tokens,
+            ..need(prompt_tokens, AnswerLength::Asked(10))
+        };
+        assert!(grows(980, 0).lasts(1000) && !grows(980, 20).lasts(1000));
+        assert!(grows(960, 30).lasts(1000), "it has room for just that");
+        assert!(grows(830, 5000).lasts(1000), "a good part is free");
     }
 
     #[test]

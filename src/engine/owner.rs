@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -19,7 +19,7 @@ use super::pool::{Answer, Command, Configured, Stage};
 use super::probe::Door;
 use super::process::Launcher;
 use super::runner::{self, Order, Report};
-use super::view::{EngineEvent, EngineState};
+use super::view::{EngineState, steps};
 
 /// The task.
 pub(super) struct Owner {
@@ -36,6 +36,8 @@ pub(super) struct Owner {
     logs: HashMap<Arc<str>, Arc<Log>>,
     /// Who waits for the end of an engine.
     unloading: Vec<(EngineId, oneshot::Sender<()>)>,
+    /// How long each variant took to load the last time.
+    load_times: HashMap<Arc<str>, Duration>,
     /// Who waits until the states are shown.
     looking: Vec<oneshot::Sender<()>>,
 }
@@ -49,6 +51,8 @@ struct Known {
     door: Option<Arc<Door>>,
     pid: Option<u32>,
     load_ms: Option<u64>,
+    /// How much of it has loaded, in per cent.
+    progress: Option<u8>,
     memory_mib: Option<u64>,
 }
 
@@ -72,6 +76,7 @@ impl Owner {
             stage,
             logs: HashMap::new(),
             unloading: Vec::new(),
+            load_times: HashMap::new(),
             looking: Vec::new(),
         }
     }
@@ -128,16 +133,24 @@ impl Owner {
                     self.logs.insert(known.model.clone(), log);
                 }
             }
+            Command::Report(engine, Report::Progress(percent)) => {
+                if let Some(known) = self.engines.get_mut(&engine) {
+                    known.progress = Some(percent);
+                }
+            }
             Command::Report(engine, Report::Ready(door, capacity)) => {
                 if let Some(known) = self.engines.get_mut(&engine) {
+                    let took = known.started.elapsed();
                     known.door = Some(door);
-                    known.load_ms = u64::try_from(known.started.elapsed().as_millis()).ok();
+                    known.load_ms = u64::try_from(took.as_millis()).ok();
+                    known.progress = None;
+                    self.load_times.insert(known.variant.clone(), took);
                 }
                 self.planner.is_ready(engine, capacity, now);
             }
-            Command::Report(engine, Report::Gone(told)) => {
+            Command::Report(engine, Report::Gone(failure)) => {
                 self.engines.remove(&engine);
-                self.planner.is_gone(engine, told, now);
+                self.planner.is_gone(engine, failure, now);
             }
             Command::Locate { model, answer } => drop(answer.send(self.located(&model))),
             Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
@@ -198,30 +211,16 @@ impl Owner {
     /// Lets others see what has changed.
     fn show(&mut self) {
         let states = self.pictured();
-        let known = self.states.borrow().clone();
-        if states == known {
-            return;
-        }
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        let step = |state: &EngineState, phase| EngineEvent {
-            provider: self.stage.provider.clone(),
-            variant: state.variant.clone(),
-            model: state.model.clone(),
-            phase,
-            at_ms,
-        };
-        let find = |among: &[EngineState], state: &EngineState| {
-            among.iter().find(|other| other.id == state.id).map(|other| other.phase)
-        };
-        let gone =
-            known.iter().filter(|state| find(&states, state).is_none()).map(|state| step(state, "gone"));
-        let moved = states.iter().filter(|state| find(&known, state) != Some(state.phase));
-        for event in gone.chain(moved.map(|state| step(state, state.phase))) {
+        let events = steps(&self.stage.provider, &self.states.borrow(), &states);
+        for event in events {
             // Mostly nobody listens.
             let _ = self.stage.events.send(event);
         }
-        self.states.send_replace(states);
+        self.states.send_if_modified(|shown| {
+            let has_changed = *shown != states;
+            *shown = states;
+            has_changed
+        });
     }
 
     fn start(&mut self, engine: EngineId, model: usize, variant: usize) {
@@ -237,10 +236,13 @@ impl Owner {
             door: None,
             pid: None,
             load_ms: None,
+            progress: None,
             memory_mib: variant.memory_mib,
         };
         let metrics = self.stage.metrics.of_engines(&self.stage.provider, model);
-        let order = Order { name, variant: variant.clone(), launcher: self.launcher.clone(), stop, metrics };
+        let load_time = self.load_times.get(&name).copied();
+        let (variant, launcher) = (variant.clone(), self.launcher.clone());
+        let order = Order { name, variant, launcher, stop, metrics, load_time };
         self.engines.insert(engine, known);
         let reports = self.reports.clone();
         self.tasks.spawn(runner::run(order, move |report| {
@@ -280,6 +282,7 @@ impl Owner {
                 model: known.model.clone(),
                 pid: known.pid,
                 load_ms: known.load_ms,
+                progress: known.progress,
                 memory_mib: known.memory_mib,
                 phase: match engine.phase {
                     Phase::Loading => "loading",

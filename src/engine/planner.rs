@@ -7,8 +7,8 @@
 //!
 //! 1. A request that fits a running engine stays with it, even if the engine is larger than it need be.
 //! 2. Requests for one engine are served in their order, as many at once as its slots and its context hold.
-//! 3. A model runs in one variant at a time: the smallest that fits. It grows when a request needs more, and becomes
-//!    smaller only by a stop for idleness.
+//! 3. A model runs in one variant at a time: when one has to be started, the smallest that fits and leaves room for
+//!    the conversation to go on. It grows when a request needs more, and becomes smaller only by a stop for idleness.
 //! 4. Another model's engine goes when it has nothing to do, or when somebody has waited for as long as is fair.
 
 mod room;
@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::need::Need;
-use crate::config::{EngineModel, EngineSettings};
+use crate::config::{EngineModel, EngineSettings, EngineTimeouts};
 
-pub(super) use state::{Capacity, Effect, Engine, EngineId, Phase, Refusal, TicketId};
+pub(super) use state::{Capacity, Effect, Engine, EngineId, Failure, Phase, Refusal, TicketId};
 
 /// An engine that has served for so long may go as soon as it is idle.
 const RESIDENCY: Duration = Duration::from_secs(10);
@@ -32,8 +32,6 @@ const RESIDENCY: Duration = Duration::from_secs(10);
 const LINGER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often those who wait are looked at.
 const GLANCE: Duration = Duration::from_millis(50);
-/// Answers of an engine that is to go may take so long; then they are cut off.
-const LONGEST_DRAIN: Duration = Duration::from_secs(300);
 /// A variant that fails again and again rests no longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// An engine that has run for so long makes earlier failures forgotten.
@@ -63,6 +61,8 @@ struct Health {
     told: Option<Arc<str>>,
     /// What an engine of it said it can hold, which may be less or more than the file says.
     context_tokens: Option<u64>,
+    /// It found too little memory beside other engines, whatever the file says of what it takes.
+    lacked_memory: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -202,28 +202,39 @@ impl Planner {
         }
     }
 
-    /// An engine has ended; `told` says why, if nobody asked it to.
-    pub(super) fn is_gone(&mut self, engine: EngineId, told: Option<Arc<str>>, now: Instant) {
+    /// An engine has ended; `failure` says why, if nobody asked it to.
+    pub(super) fn is_gone(&mut self, engine: EngineId, failure: Option<Failure>, now: Instant) {
         let Some(at) = self.engines.iter().position(|known| known.id == engine) else { return };
         let engine = self.engines.remove(at);
+        let has_others = self.engines.iter().any(|other| !self.stays_put(other));
         let Some(health) = health_of(&mut self.models, engine.model, engine.variant) else { return };
         let has_proved = engine.ready.is_some_and(|ready| now.duration_since(ready) >= PROVEN_AFTER);
         if has_proved {
             health.failures = 0;
         }
-        if let (Some(told), false) = (told, engine.phase == Phase::Stopping) {
-            health.failures += 1;
-            health.told = Some(told);
-            // One that has run gets a second chance at once.
-            let exponent = if engine.ready.is_some() { health.failures - 1 } else { health.failures };
-            let rest = match exponent {
-                0 => Duration::ZERO,
-                exponent => Duration::from_secs(1 << (exponent - 1).min(6)).min(LONGEST_REST),
-            };
-            health.rests_until = Some(now + rest);
-        } else {
-            health.failures = 0;
-            health.rests_until = None;
+        match failure.filter(|_| engine.phase != Phase::Stopping) {
+            // It is tried again once the others have gone.
+            Some(failure) if failure.lacks_memory && has_others && !health.lacked_memory => {
+                health.lacked_memory = true;
+                health.told = Some(failure.told);
+            }
+            Some(failure) => {
+                health.failures += 1;
+                health.told = Some(failure.told);
+                // One that has run gets a second chance at once.
+                let exponent = if engine.ready.is_some() { health.failures - 1 } else { health.failures };
+                let rest = match exponent {
+                    0 => Duration::ZERO,
+                    exponent => Duration::from_secs(1 << (exponent - 1).min(6)).min(LONGEST_REST),
+                };
+                health.rests_until = Some(now + rest);
+            }
+            None if engine.ready.is_some() => {
+                health.failures = 0;
+                health.rests_until = None;
+            }
+            // That it was stopped while it loaded says nothing of it.
+            None => {}
         }
     }
 
@@ -252,12 +263,16 @@ impl Planner {
 
     /// When to look again, if nothing happens before.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        let is_draining = || self.engines.iter().any(|engine| engine.phase == Phase::Draining);
-        if !self.waiting.is_empty() || is_draining() {
+        if !self.waiting.is_empty() {
             return Some(now + GLANCE);
         }
-        let idle = self.engines.iter().filter(|engine| self.may_idle_out(engine));
-        idle.filter_map(|engine| Some(engine.idle_since + self.variant(engine)?.timeouts.idle)).min()
+        let due = |engine: &Engine| match engine.draining {
+            Some(since) if engine.phase == Phase::Draining => Some(since + self.timeouts(engine).drain),
+            _ if engine.phase == Phase::Draining => Some(now),
+            _ if self.may_idle_out(engine) => Some(engine.idle_since + self.timeouts(engine).idle),
+            _ => None,
+        };
+        self.engines.iter().filter_map(due).min()
     }
 
     /// All engines there are.
@@ -284,6 +299,10 @@ impl Planner {
 
     fn variant(&self, engine: &Engine) -> Option<&crate::config::EngineVariant> {
         self.models.get(engine.model)?.spec.variants.get(engine.variant)
+    }
+
+    fn timeouts(&self, engine: &Engine) -> EngineTimeouts {
+        self.variant(engine).map(|variant| variant.timeouts).unwrap_or_default()
     }
 
     fn fits(&self, need: &Need, model: usize, variant: usize) -> bool {
@@ -395,7 +414,10 @@ impl Planner {
             let until = model.health.get(variant)?.rests_until?;
             until.checked_duration_since(now).filter(|rest| !rest.is_zero())
         };
-        if let Some(variant) = fitting().find(|variant| rest(*variant).is_none()) {
+        let able = || fitting().filter(|variant| rest(*variant).is_none());
+        // One that will still do when the conversation has gone on a little, if there is one.
+        let lasting = able().find(|variant| ticket.need.lasts(self.context(ticket.model, *variant)));
+        if let Some(variant) = lasting.or_else(|| able().next_back()) {
             return Ok(variant);
         }
         let Some((wait, variant)) = fitting().filter_map(|variant| Some((rest(variant)?, variant))).min()
@@ -415,10 +437,9 @@ impl Planner {
     fn stop_idle(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let waited_for = |model: usize| self.waiting.iter().any(|ticket| ticket.model == model);
         let is_over = |engine: &Engine| {
-            let limit = self.variant(engine).map_or(Duration::ZERO, |variant| variant.timeouts.idle);
             self.may_idle_out(engine)
                 && !waited_for(engine.model)
-                && now.duration_since(engine.idle_since) >= limit
+                && now.duration_since(engine.idle_since) >= self.timeouts(engine).idle
         };
         let over: Vec<EngineId> =
             self.engines.iter().filter(|e| is_over(e)).map(|engine| engine.id).collect();
@@ -427,9 +448,14 @@ impl Planner {
     }
 
     fn stop_drained(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        for engine in self.engines.iter_mut().filter(|engine| engine.phase == Phase::Draining) {
+        for at in 0..self.engines.len() {
+            let Some(limit) = self.engines.get(at).map(|engine| self.timeouts(engine).drain) else { return };
+            let Some(engine) = self.engines.get_mut(at).filter(|engine| engine.phase == Phase::Draining)
+            else {
+                continue;
+            };
             let since = *engine.draining.get_or_insert(now);
-            if engine.running.is_empty() || now.duration_since(since) >= LONGEST_DRAIN {
+            if engine.running.is_empty() || now.duration_since(since) >= limit {
                 engine.phase = Phase::Stopping;
                 effects.push(Effect::Stop { engine: engine.id });
             }

@@ -185,7 +185,13 @@ impl Counting {
     pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Thought) {
         let guess = estimate::guess(request);
         let answer = estimate::answer_length(request, self.answer_reserve);
-        let of = |prompt_tokens, is_counted| Need { prompt_tokens, answer, is_counted, is_alone: false };
+        let of = |prompt_tokens, is_counted| Need {
+            prompt_tokens,
+            answer,
+            is_counted,
+            is_alone: false,
+            growth_tokens: 0,
+        };
         let guessed = self.experience.corrected(guess);
         let counted = match self.by_engine(pool, request, guess).await {
             None if self.smallest(of(guess.at_most, false)) != self.smallest(of(guess.at_least, false)) => {

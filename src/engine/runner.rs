@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::log::Log;
-use super::planner::Capacity;
+use super::planner::{Capacity, Failure};
 use super::probe::{Door, Introduction};
-use super::process::{Launch, Launcher, Process};
+use super::process::{Exit, Launch, Launcher, Process};
+use super::vitals::{Pulse, Vitals, model_bytes};
 use crate::config::{EngineAddress, EngineVariant};
 use crate::telemetry::{EngineMetrics, StartOutcome};
 
@@ -29,6 +30,25 @@ const PORTS_TRIED: u32 = 3;
 /// What an engine said last, for whoever looks for the cause of a failure.
 const LAST_LINES: usize = 12;
 
+/// What engines say when they do not get the memory that they need. It is only looked for in the words of one that
+/// has failed.
+const LACK_OF_MEMORY: &[&str] = &[
+    "out of memory",
+    "outofmemory",
+    "out of device memory",
+    "out of host memory",
+    "insufficient memory",
+    "not enough memory",
+    "not enough space",
+    "failed to allocate",
+    "unable to allocate",
+    "cannot allocate memory",
+    "failed to fit",
+    "bad_alloc",
+    "cudamalloc failed",
+    "alloc_tensor_range: failed",
+];
+
 /// What is to run.
 pub(super) struct Order {
     /// `<model>@<context>`.
@@ -39,22 +59,28 @@ pub(super) struct Order {
     pub(super) stop: CancellationToken,
     /// The figures of its model's engines.
     pub(super) metrics: EngineMetrics,
+    /// How long it took to load the last time.
+    pub(super) load_time: Option<Duration>,
 }
 
 /// How it went so far.
 pub(super) enum Report {
     /// Its process runs, under this number; this is what it says.
     Started(u32, Arc<Log>),
+    /// It has loaded so much, in per cent.
+    Progress(u8),
     /// It serves.
     Ready(Arc<Door>, Capacity),
     /// It has ended, and why, if nobody asked for it.
-    Gone(Option<Arc<str>>),
+    Gone(Option<Failure>),
 }
 
 /// Why an engine ended.
 enum End {
     Asked,
     Failed(String),
+    /// It did not get the memory that it needs.
+    Starved(String),
     /// Another program has its port.
     PortTaken(String),
 }
@@ -68,14 +94,15 @@ pub(super) async fn run(order: Order, mut report: impl FnMut(Report)) {
         match run_metered(&order, &mut report).await {
             End::Asked => break None,
             End::PortTaken(_) if tried < PORTS_TRIED && order.variant.address.is_none() => {}
-            End::PortTaken(told) | End::Failed(told) => {
-                tracing::error!(engine = %order.name, reason = %told, "The engine has failed");
-                break Some(told.into());
-            }
+            End::PortTaken(told) | End::Failed(told) => break Some((told, false)),
+            End::Starved(told) => break Some((told, true)),
         }
     };
     order.metrics.ended();
-    report(Report::Gone(told));
+    report(Report::Gone(told.map(|(told, lacks_memory)| {
+        tracing::error!(engine = %order.name, reason = %told, "The engine has failed");
+        Failure { told: told.into(), lacks_memory }
+    })));
 }
 
 async fn run_metered(order: &Order, report: &mut impl FnMut(Report)) -> End {
@@ -108,7 +135,7 @@ async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
         Err(error) => return End::Failed(error.to_string()),
     };
     report(Report::Started(process.pid(), process.log()));
-    let capacity = match loaded(order, &door, &process).await {
+    let capacity = match loaded(order, &door, &process, report).await {
         Ok(capacity) => capacity,
         Err(end) => {
             process.stop(STOP_PATIENCE).await;
@@ -129,39 +156,80 @@ async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
 }
 
 /// Waits until the engine has loaded, and asks what it can take.
-async fn loaded(order: &Order, door: &Door, process: &Process) -> Result<Capacity, End> {
-    let timeouts = order.variant.timeouts;
-    let asking = async {
-        let mut pause = ASK_AGAIN.0;
-        loop {
-            if let Some(known) = introduced(order, door).await {
-                return known;
-            }
-            sleep(pause).await;
-            pause = (pause * 5 / 4).min(ASK_AGAIN.1);
-        }
-    };
-    let late = || End::Failed(format!("it has not loaded within {} s", timeouts.startup.as_secs_f64()));
-    let asked = tokio::select! {
+async fn loaded(
+    order: &Order,
+    door: &Door,
+    process: &Process,
+    report: &mut impl FnMut(Report),
+) -> Result<Capacity, End> {
+    let limit = order.variant.timeouts.startup;
+    let exit = tokio::select! {
         biased;
         () = order.stop.cancelled() => return Err(End::Asked),
-        exit = process.exited() => Err(format!("it ended while it loaded ({exit})")),
-        asked = timeout(timeouts.startup, asking) => asked.map_err(|_| String::new()),
+        exit = process.exited() => exit,
+        asked = timeout(limit, asked(order, door, process, report)) => {
+            let late = |_| Err(failed(&format!("it has not loaded within {} s", limit.as_secs_f64()), process));
+            return asked.unwrap_or_else(late);
+        }
     };
-    let told = match asked {
-        Ok(known) => return known,
-        Err(told) => told,
-    };
-    if told.is_empty() {
-        return Err(late());
-    }
     // What it said last comes a moment after its end.
     sleep(ASK_AGAIN.0).await;
     let lines = process.log().tail(LAST_LINES);
-    let has_lost_port =
-        lines.iter().any(|line| line.contains("couldn't bind") || line.contains("bind HTTP server"));
-    let told = format!("{told}; its last words: {}", lines.join(" | "));
-    Err(if has_lost_port { End::PortTaken(told) } else { End::Failed(told) })
+    let says =
+        |words: &[&str]| lines.iter().any(|line| words.iter().any(|word| line.to_lowercase().contains(word)));
+    let failed = failed(&format!("it ended while it loaded ({exit})"), process);
+    Err(match failed {
+        End::Failed(told) if says(&["couldn't bind", "bind http server"]) => End::PortTaken(told),
+        End::Failed(told) if says(LACK_OF_MEMORY) => {
+            End::Starved(format!("it did not get the memory that it needs: {told}"))
+        }
+        End::Failed(told) if exit == Exit::KILLED => End::Starved(told),
+        failed => failed,
+    })
+}
+
+/// Asks an engine that loads until it has loaded, or gets on no more.
+async fn asked(
+    order: &Order,
+    door: &Door,
+    process: &Process,
+    report: &mut impl FnMut(Report),
+) -> Result<Capacity, End> {
+    let started = Instant::now();
+    let stall = order.variant.timeouts.stall;
+    let model_bytes = order.variant.model_file().and_then(|file| model_bytes(&file));
+    let (mut pause, mut pulse) = (ASK_AGAIN.0, Pulse::starting(started));
+    loop {
+        if let Some(known) = introduced(order, door).await {
+            return known;
+        }
+        let vitals = Vitals::of(process.pid(), process.log().bytes());
+        if pulse.feel(vitals, Instant::now()) >= stall {
+            let told = format!(
+                "it has neither said nor done anything for {} s while it loaded",
+                stall.as_secs_f64()
+            );
+            return Err(failed(&told, process));
+        }
+        let percent = match (order.load_time, model_bytes) {
+            (Some(last), _) => Some(percent(started.elapsed(), last)),
+            (None, Some(bytes)) => Some(vitals.percent_of(bytes)),
+            (None, None) => None,
+        };
+        percent.into_iter().for_each(|percent| report(Report::Progress(percent)));
+        sleep(pause).await;
+        pause = (pause * 5 / 4).min(ASK_AGAIN.1);
+    }
+}
+
+/// How much of a load is done, if it takes as long as the last one: never all of it.
+fn percent(elapsed: Duration, last: Duration) -> u8 {
+    let percent = elapsed.as_millis() * 100 / last.as_millis().max(1);
+    u8::try_from(percent).unwrap_or(99).min(99)
+}
+
+fn failed(told: &str, process: &Process) -> End {
+    End::Failed(format!("{told}; its last words: {}", process.log().tail(LAST_LINES).join(" | ")))
 }
 
 /// What the engine can take, once it is well; `None` as long as it is not.
@@ -171,7 +239,7 @@ async fn introduced(order: &Order, door: &Door) -> Option<Result<Capacity, End>>
         return None;
     }
     let meant = order.variant.context_tokens;
-    match door.capacity(whole_context(&order.variant), limit).await {
+    match door.capacity(order.variant.whole_context_tokens(), limit).await {
         Introduction::Known(capacity) => Some(Ok(capacity)),
         // One that does not say is asked for one thing after the other.
         Introduction::Unknown => Some(Ok(Capacity { slots: 1, context_tokens: meant, is_shared: false })),
@@ -180,18 +248,6 @@ async fn introduced(order: &Order, door: &Door) -> Option<Result<Capacity, End>>
             Some(Err(End::PortTaken("another program answers at its address".to_owned())))
         }
     }
-}
-
-/// What an engine is told to take, all requests together.
-fn whole_context(variant: &EngineVariant) -> u64 {
-    let mut stated = variant.args.iter().enumerate().filter_map(|(at, arg)| {
-        let (name, value) =
-            arg.split_once('=').map_or((arg.as_str(), None), |(name, value)| (name, Some(value)));
-        let value = value.or_else(|| variant.args.get(at + 1).map(String::as_str));
-        matches!(name, "-c" | "--ctx-size").then(|| value?.parse().ok())?
-    });
-    // The last one holds.
-    stated.next_back().unwrap_or(variant.context_tokens)
 }
 
 /// Watches an engine that serves, until it ends or is to end.
@@ -210,43 +266,26 @@ async fn served(order: &Order, door: &Door, process: &Process) -> End {
         exit = process.exited() => format!("it ended by itself ({exit})"),
         () = watching => "it does not answer any more".to_owned(),
     };
-    End::Failed(format!("{told}; its last words: {}", process.log().tail(LAST_LINES).join(" | ")))
+    failed(&told, process)
 }
 
 /// Where the engine will listen, and how it is started.
 fn prepared(order: &Order) -> std::io::Result<(Arc<Door>, Launch)> {
     let variant = &order.variant;
-    let mut args = variant.args.clone();
-    if !has_argument(&args, &["-c", "--ctx-size"]) {
-        args.extend(["-c".to_owned(), variant.context_tokens.to_string()]);
-    }
     let address = match &variant.address {
         Some(address) => address.clone(),
         None => EngineAddress { host: "127.0.0.1".to_owned(), port: free_port()? },
     };
-    if !has_argument(&args, &["--host"]) {
-        args.extend(["--host".to_owned(), address.host.clone()]);
-    }
-    if !has_argument(&args, &["--port"]) {
-        args.extend(["--port".to_owned(), address.port.to_string()]);
-    }
     let api_key = random_key()?;
     let launch = Launch {
         name: order.name.to_string(),
         binary: variant.binary.clone(),
-        args,
+        args: variant.full_args(&address),
         // In its arguments everybody could read it.
         variables: vec![("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned())],
         folder: None,
     };
     Ok((Arc::new(Door { address, api_key }), launch))
-}
-
-fn has_argument(args: &[String], names: &[&str]) -> bool {
-    args.iter().any(|arg| {
-        let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
-        names.contains(&name)
-    })
 }
 
 fn free_port() -> std::io::Result<u16> {
@@ -263,13 +302,6 @@ fn random_key() -> std::io::Result<SecretString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn arguments_are_found_in_both_forms() {
-        let args = ["-m", "x", "--port=8080"].map(str::to_owned);
-        assert!(has_argument(&args, &["--port"]) && has_argument(&args, &["-c", "-m"]));
-        assert!(!has_argument(&args, &["--host"]) && !has_argument(&args, &["x="]));
-    }
 
     #[test]
     fn keys_differ() {

@@ -195,7 +195,10 @@ async fn every_step_of_an_engine_is_told_to_all_who_listen() {
     };
     for listener in &mut listeners {
         for state in ["loading", "ready", "draining", "stopping", "gone"] {
-            let told = step(listener).await;
+            let mut told = step(listener).await;
+            while state == "ready" && told["state"] == "loading" {
+                told = step(listener).await;
+            }
             // Between two looks an engine may take two steps.
             if state == "draining" && told["state"] == "stopping" {
                 assert_eq!(step(listener).await["state"], "gone");
@@ -285,6 +288,44 @@ async fn an_engine_that_hangs_is_given_up() {
     assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
     hanging.abort();
     eventually("it is let go", async || models(&gateway).await[0]["engine"]["running"] == 0).await;
+}
+
+#[tokio::test]
+async fn a_load_that_gets_on_no_more_is_given_up_and_one_that_does_is_waited_for() {
+    let provider = json!({"engine_stall_timeout": 0.6, "engine_startup_timeout": 2.5});
+    for (args, told, seconds) in [
+        ("--fake-never-ready", "neither said nor done anything for 0.6 s", 0.6..2.0),
+        ("--fake-never-ready --fake-noise lines", "not loaded within 2.5 s", 2.5..4.5),
+    ] {
+        let gateway = setup(&json!({"tiny": one(args)}), &provider).env("IN_DEBUG", "1").start();
+        let began = Instant::now();
+        let (status, answer) = gateway.ask(CHAT, &says("tiny", "hi")).await;
+        assert_eq!((status, &answer["error"]["code"]), (503, &json!("engine_start_failed")), "{answer}");
+        assert!(answer["error"]["detail"].as_str().unwrap().contains(told), "{answer}");
+        assert!(seconds.contains(&began.elapsed().as_secs_f64()), "{args}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_finds_too_little_memory_is_loaded_again_when_the_others_have_gone() {
+    let setup_folder = tempfile::tempdir().unwrap();
+    let once = setup_folder.path().join("once").display().to_string();
+    let starved = json!({"memory": 10, "variants": [{"context": 1024, "args":
+        ["--fake-once", once, "--fake-load-failure", "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory"]}]});
+    let models = json!({"one": {"memory": 10, "variants": [{"context": 1024}]}, "two": starved});
+    let gateway = setup(&models, &json!({"memory_budget": 100})).start();
+    assert_eq!(gateway.ask(CHAT, &says("one", "hi")).await.0, 200);
+    assert_eq!(gateway.ask(CHAT, &says("two", "hi")).await.0, 200, "its first start is not seen");
+    assert_eq!(models_running(&gateway).await, ["two"]);
+    assert_eq!(gateway.ask(CHAT, &says("one", "hi")).await.0, 200);
+    assert_eq!(models_running(&gateway).await, ["one"], "it is known to need all");
+    assert_eq!(journal(&gateway, "start").len(), 4);
+}
+
+async fn models_running(gateway: &Gateway) -> Vec<String> {
+    let models = models(gateway).await;
+    let running = models.as_array().unwrap().iter().filter(|model| model["state"] == "ready");
+    running.map(|model| model["model"].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
@@ -410,6 +451,34 @@ async fn who_waits_for_an_engine_hears_of_it() {
     let (words, times): (Vec<_>, Vec<_>) = comments.into_iter().unzip();
     assert_eq!(words, [": loading tiny@1024 1 s", ": loading tiny@1024 3 s"]);
     assert!((1500..2300).contains(&times[0]) && (3500..4300).contains(&times[1]), "{times:?}");
+
+    // The second time it is known how long it takes.
+    assert_eq!(steer(&gateway, "tiny", "unload").await.0, 200);
+    let mut steps = Events::of(gateway.get("/api/engines/events").send().await.unwrap());
+    let mut events = Events::of(gateway.post(CHAT, &streams("tiny", "answer=2")).send().await.unwrap());
+    let percent = |comment: String| {
+        let words: Vec<&str> = comment.split_whitespace().collect();
+        assert_eq!((words[1], words[3]), ("loading", "tiny@1024"), "{comment}");
+        words[2].trim_end_matches('%').parse::<u32>().unwrap()
+    };
+    let shown = [percent(events.next().await.unwrap()), percent(events.next().await.unwrap())];
+    assert!((30..50).contains(&shown[0]) && (70..99).contains(&shown[1]), "{shown:?}");
+    assert_eq!(events.rest().await.last().unwrap(), "[DONE]");
+    let mut progress = Vec::new();
+    while progress.last() != Some(&json!("ready")) {
+        let event = steps.next().await.unwrap();
+        let Some(step) = event.strip_prefix("data: ") else { continue };
+        let step: Value = serde_json::from_str(step).unwrap();
+        progress.push(if step["state"] == "loading" {
+            step["progress"].clone()
+        } else {
+            step["state"].clone()
+        });
+    }
+    assert!(
+        progress.len() > 5 && progress.iter().any(|told| told.as_u64().is_some_and(|told| told > 80)),
+        "{progress:?}"
+    );
 }
 
 #[tokio::test]

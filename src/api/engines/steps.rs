@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::super::context::Context;
 use super::super::payload::event_stream;
 use super::super::schema::EngineStep;
-use crate::engine::{EngineEvent, EngineState};
+use crate::engine::EngineEvent;
 
 /// How long the stream may be silent before a sign of life is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -76,15 +76,9 @@ impl Listener {
     }
 
     fn tell_states(&mut self) {
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         for (provider, pool) in self.context.engines.pools() {
             let provider: Arc<str> = provider.into();
-            let step = |EngineState { variant, model, phase, .. }| {
-                let provider = provider.clone();
-                EngineEvent { provider, variant, model, phase, at_ms }
-            };
-            pool.states().into_iter().map(step).for_each(|step| self.tell(&step));
+            pool.states().iter().for_each(|state| self.tell(&state.step(&provider)));
         }
     }
 
@@ -94,6 +88,7 @@ impl Listener {
             model: self.public_name(step),
             variant: step.variant.to_string(),
             state: step.phase.to_owned(),
+            progress: step.progress,
             at_ms: step.at_ms,
         };
         self.ahead.push_back(event(&json!(told)));

@@ -65,7 +65,8 @@ impl EngineWait {
         let seconds = self.record.elapsed().as_secs();
         let told = match self.managed.engine() {
             Some(engine) if engine.phase == "loading" => {
-                format!(": loading {} {seconds} s\n\n", engine.variant)
+                let percent = engine.progress.map(|percent| format!("{percent}% ")).unwrap_or_default();
+                format!(": loading {percent}{} {seconds} s\n\n", engine.variant)
             }
             Some(engine) if engine.phase == "ready" && engine.waiting == 0 => return None,
             _ => format!(": waiting for {} {seconds} s\n\n", self.managed.deployment.upstream_model),

@@ -57,6 +57,8 @@ pub(in crate::api) struct EngineBody {
     pub(in crate::api) pid: Option<u32>,
     /// How long it took to load, in milliseconds, once it has.
     pub(in crate::api) load_ms: Option<u64>,
+    /// While it loads: how much it has, in per cent, as far as is known. An estimate.
+    pub(in crate::api) progress: Option<u8>,
     /// What it may take, in MiB, if the models file says.
     pub(in crate::api) memory_mib: Option<u64>,
 }
@@ -72,6 +74,8 @@ pub(in crate::api) struct EngineStep {
     pub(in crate::api) variant: String,
     /// `loading`, `ready`, `draining`, `stopping`, or `gone`.
     pub(in crate::api) state: String,
+    /// While it loads: how much it has, in per cent, as far as is known. An estimate.
+    pub(in crate::api) progress: Option<u8>,
     /// When, in milliseconds since 1970.
     pub(in crate::api) at_ms: u64,
 }

@@ -24,8 +24,7 @@ impl Planner {
         if in_the_way.is_empty() {
             return true;
         }
-        // The longest idle goes first.
-        in_the_way.sort_by_key(|engine| (!engine.running.is_empty(), engine.idle_since));
+        self.sort_by_loss(&mut in_the_way, memory, now);
         for engine in in_the_way {
             if self.enough_go(memory) {
                 break;
@@ -62,6 +61,25 @@ impl Planner {
         }
     }
 
+    /// Puts those first whose end costs least: that have nothing to do, make room enough by themselves, have been idle
+    /// for long and load fast.
+    fn sort_by_loss(&self, engines: &mut [Engine], memory_mib: u64, now: Instant) {
+        let is_enough = |engine: &Engine| {
+            let freed = self.memory(engine.model, engine.variant);
+            self.settings
+                .memory_budget_mib
+                .is_none_or(|budget| self.used_mib(|_| true) + memory_mib <= budget + freed)
+        };
+        let loss = |engine: &Engine| {
+            let loading = engine.ready.unwrap_or(now).duration_since(engine.started);
+            loading.as_secs_f64() / now.duration_since(engine.idle_since).as_secs_f64().max(0.001)
+        };
+        engines.sort_by(|one, other| {
+            let rank = |engine: &Engine| (!engine.running.is_empty(), !is_enough(engine));
+            rank(one).cmp(&rank(other)).then(loss(one).total_cmp(&loss(other)))
+        });
+    }
+
     /// Whether what is about to go makes room enough.
     fn enough_go(&self, memory_mib: u64) -> bool {
         let stays = |engine: &Engine| matches!(engine.phase, Phase::Loading | Phase::Ready);
@@ -80,6 +98,12 @@ impl Planner {
         self.settings.memory_budget_mib.is_none_or(|budget| stays == 0 || stays + memory <= budget)
     }
 
+    /// What engines take that stay.
+    fn kept_mib(&self) -> u64 {
+        let stated = |engine: &Engine| self.variant(engine)?.memory_mib;
+        self.engines.iter().filter(|engine| self.stays_put(engine)).filter_map(stated).sum()
+    }
+
     fn used_mib(&self, counts: impl Fn(&Engine) -> bool) -> u64 {
         let counted = self.engines.iter().filter(|engine| counts(engine));
         counted.map(|engine| self.memory(engine.model, engine.variant)).sum()
@@ -93,11 +117,16 @@ impl Planner {
             return 0;
         }
         let stated = model.spec.variants.get(variant).and_then(|variant| variant.memory_mib);
+        if model.health.get(variant).is_some_and(|health| health.lacked_memory) {
+            // It has shown that it needs more than it says: all that can be had.
+            let all = self.settings.memory_budget_mib.map(|budget| budget.saturating_sub(self.kept_mib()));
+            return all.unwrap_or(1).max(stated.unwrap_or(1));
+        }
         stated.or(self.settings.memory_budget_mib).unwrap_or(1)
     }
 
     /// Whether stopping the engine for another's sake is out of the question.
-    fn stays_put(&self, engine: &Engine) -> bool {
+    pub(super) fn stays_put(&self, engine: &Engine) -> bool {
         self.models.get(engine.model).is_some_and(|model| model.spec.is_pinned || model.spec.is_secondary)
     }
 

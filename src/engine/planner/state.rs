@@ -38,6 +38,15 @@ pub(in crate::engine) enum Refusal {
     Gone,
 }
 
+/// Why an engine has ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct Failure {
+    /// In words, with the last ones of its own.
+    pub(in crate::engine) told: Arc<str>,
+    /// It did not get the memory that it needs.
+    pub(in crate::engine) lacks_memory: bool,
+}
+
 /// What a running engine can take, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) struct Capacity {

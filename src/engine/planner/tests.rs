@@ -32,7 +32,7 @@ fn model(contexts: &[u64]) -> EngineModel {
 }
 
 fn need(prompt_tokens: u64) -> Need {
-    Need { prompt_tokens, answer: AnswerLength::Open(0), is_counted: true, is_alone: false }
+    Need { prompt_tokens, answer: AnswerLength::Open(0), is_counted: true, is_alone: false, growth_tokens: 0 }
 }
 
 /// A planner, and the world that it decides about.
@@ -52,6 +52,8 @@ struct World {
     started: Vec<(usize, usize)>,
     /// Engines of these models do not start.
     broken: Vec<(usize, usize)>,
+    /// Engines do not start beside others.
+    starved: bool,
     finished: Vec<TicketId>,
     allows_cuts: bool,
 }
@@ -84,6 +86,7 @@ impl World {
             granted_to: BTreeMap::new(),
             started: Vec::new(),
             broken: Vec::new(),
+            starved: false,
             finished: Vec::new(),
             allows_cuts: false,
         }
@@ -108,7 +111,8 @@ impl World {
                 Effect::Start { engine, model, variant } => {
                     self.started.push((model, variant));
                     assert_eq!(self.started.len() as u64, engine);
-                    if self.broken.contains(&(model, variant)) {
+                    let is_starved = self.starved && self.planner.engines().len() > 1;
+                    if is_starved || self.broken.contains(&(model, variant)) {
                         self.later(Duration::from_millis(50), Event::Failed(engine));
                     } else {
                         self.later(LOAD, Event::Ready(engine));
@@ -174,7 +178,11 @@ impl World {
                 let capacity = Capacity { slots: self.slots, context_tokens, is_shared: self.slots > 1 };
                 self.planner.is_ready(engine, capacity, self.now);
             }
-            Event::Failed(engine) => self.planner.is_gone(engine, Some("it broke".into()), self.now),
+            Event::Failed(engine) => {
+                let lacks_memory = self.starved && self.planner.engines().len() > 1;
+                let failure = Failure { told: "it broke".into(), lacks_memory };
+                self.planner.is_gone(engine, Some(failure), self.now);
+            }
             Event::Gone(engine) => self.planner.is_gone(engine, None, self.now),
             Event::Answered(ticket) => {
                 self.finished.push(ticket);
@@ -441,7 +449,7 @@ fn an_answer_that_never_ends_does_not_hold_up_others_for_ever() {
     world.allows_cuts = true;
     world.ask(2, 1, need(10));
     world.run_for(Duration::from_secs(1000));
-    let bound = Duration::from_secs(30) + LONGEST_DRAIN + STOP + LOAD + GLANCE * 2;
+    let bound = Duration::from_secs(30) + EngineTimeouts::default().drain + STOP + LOAD + GLANCE * 2;
     assert!(world.waited[&2] <= bound, "{:?}", world.waited[&2]);
 }
 
@@ -489,4 +497,75 @@ proptest! {
         let bound = Duration::from_secs(31) * 4 + answers;
         prop_assert!(world.waited.values().all(|waited| *waited <= bound), "{:?}", world.waited.values().max());
     }
+}
+
+/// Two models that are said to fit beside each other, and do not.
+fn too_large_for_two() -> World {
+    let settings = EngineSettings { memory_budget_mib: Some(100), ..EngineSettings::default() };
+    let mut world = World::with(settings, &[&[8192], &[8192]]);
+    world.planner.models.iter_mut().for_each(|model| model.spec.variants[0].memory_mib = Some(40));
+    world.starved = true;
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(30));
+    world.ask(2, 1, need(10));
+    world.run_for(Duration::from_secs(30));
+    world
+}
+
+#[test]
+fn an_engine_that_found_too_little_memory_is_tried_again_when_the_others_have_gone() {
+    let mut world = too_large_for_two();
+    assert_eq!(world.started, [(0, 0), (1, 0), (1, 0)]);
+    assert!(world.refused.is_empty() && world.finished == [1, 2]);
+    // It is known from then on.
+    world.ask(3, 0, need(10));
+    world.run_for(Duration::from_secs(30));
+    world.ask(4, 1, need(10));
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.started.len(), 5, "{:?}", world.started);
+    assert_eq!(world.finished, [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_engine_whose_end_costs_least_goes_first() {
+    let settings = EngineSettings { memory_budget_mib: Some(100), ..EngineSettings::default() };
+    let mut world = World::with(settings, &[&[8192], &[8192], &[8192], &[8192]]);
+    for (model, memory) in [(0, 10), (1, 40), (2, 50), (3, 35)] {
+        world.planner.models[model].spec.variants[0].memory_mib = Some(memory);
+    }
+    for (ticket, model) in [(1, 0), (2, 1), (3, 2)] {
+        world.ask(ticket, model, need(10));
+        world.run_for(Duration::from_secs(20));
+    }
+    // The first is idle for longest, but its end would not suffice.
+    world.ask(4, 3, need(10));
+    world.run_for(Duration::from_secs(20));
+    let left: Vec<usize> = world.planner.engines().iter().map(|engine| engine.model).collect();
+    assert_eq!(left, [0, 2, 3]);
+}
+
+#[test]
+fn a_load_that_is_stopped_leaves_failures_remembered() {
+    let mut world = World::new(&[&[8192]]);
+    world.broken = vec![(0, 0)];
+    world.ask(1, 0, need(10));
+    world.run_for(Duration::from_secs(1));
+    world.broken.clear();
+    world.run_for(Duration::from_secs(1));
+    world.ask(2, 0, need(10));
+    world.planner.unload(0);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.planner.models[0].health[0].failures, 1);
+}
+
+#[test]
+fn a_conversation_gets_a_variant_that_lasts() {
+    let mut world = World::new(&[&[1000, 2000]]);
+    world.ask(1, 0, Need { growth_tokens: 100, ..need(950) });
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.started, [(0, 1)]);
+    let mut world = World::new(&[&[1000]]);
+    world.ask(1, 0, Need { growth_tokens: 100, ..need(950) });
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.finished, [1]);
 }

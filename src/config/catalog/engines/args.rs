@@ -1,15 +1,18 @@
 //! What arguments of llama-server say that the gateway has to know: context, address, files.
 //!
-//! Reads only; the engine gets its arguments as they stand.
+//! The engine gets its arguments as they stand, and behind them what they lack.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use crate::config::EngineAddress;
+use crate::config::{EngineAddress, EngineVariant};
 
 /// What a list of arguments says. Of a flag that stands twice, the last one holds, as it does for llama-server.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
+    /// Whether `-c` stands there at all.
+    has_context: bool,
     /// `-c`, unless it is 0, which means the model's own.
     pub(super) context: Option<u64>,
     /// `-np`
@@ -61,9 +64,16 @@ pub(super) fn read(args: &[String]) -> Facts {
     facts
 }
 
+fn is_context_flag(flag: &str) -> bool {
+    matches!(flag, "-c" | "--ctx-size")
+}
+
 fn is_of_interest(flag: &str) -> bool {
-    const OTHERS: &[&str] = &["-c", "--ctx-size", "-np", "--parallel", "--host", "--port"];
-    OTHERS.contains(&flag) || FILES.contains(&flag) || REFUSED.iter().any(|(refused, _)| *refused == flag)
+    const OTHERS: &[&str] = &["-np", "--parallel", "--host", "--port"];
+    is_context_flag(flag)
+        || OTHERS.contains(&flag)
+        || FILES.contains(&flag)
+        || REFUSED.iter().any(|(refused, _)| *refused == flag)
 }
 
 impl Facts {
@@ -76,8 +86,9 @@ impl Facts {
             let problem = format!("`{flag}` stands in the arguments without a value");
             return self.faults.push((problem, "give its value behind it".to_owned()));
         };
+        self.has_context |= is_context_flag(flag);
         match flag {
-            "-c" | "--ctx-size" => match value.parse() {
+            _ if is_context_flag(flag) => match value.parse() {
                 Ok(context) => self.context = Some(context).filter(|context| *context > 0),
                 Err(_) => self.bad_value(flag, value, "the context size in tokens"),
             },
@@ -121,6 +132,35 @@ impl Facts {
         let host = self.host.as_ref().map(|host| format!("--host {host}"));
         let port = self.port.map(|port| format!("--port {port}"));
         format!("`{}`", host.into_iter().chain(port).collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl EngineVariant {
+    /// The arguments with which the engine is started to listen there.
+    #[must_use]
+    pub fn full_args(&self, address: &EngineAddress) -> Vec<String> {
+        let facts = read(&self.args);
+        let lacking = [
+            (!facts.has_context, "-c", self.context_tokens.to_string()),
+            (facts.host.is_none(), "--host", address.host.clone()),
+            (facts.port.is_none(), "--port", address.port.to_string()),
+        ];
+        let added = lacking.into_iter().filter(|(lacks, ..)| *lacks);
+        self.args.iter().cloned().chain(added.flat_map(|(_, flag, value)| [flag.to_owned(), value])).collect()
+    }
+
+    /// What the engine is told to take, all requests together, in tokens.
+    #[must_use]
+    pub fn whole_context_tokens(&self) -> u64 {
+        read(&self.args).context.unwrap_or(self.context_tokens)
+    }
+
+    /// The file of the model, if the arguments name one that is not yet to be fetched.
+    #[must_use]
+    pub fn model_file(&self) -> Option<PathBuf> {
+        let files = read(&self.args).files;
+        let model = files.into_iter().rev().find(|(flag, _)| matches!(flag.as_str(), "-m" | "--model"));
+        model.map(|(_, file)| file.into())
     }
 }
 
@@ -183,7 +223,7 @@ mod tests {
         assert_eq!(read.files, files.map(|(flag, file)| (flag.to_owned(), file.to_owned())));
         assert!(read.faults.is_empty(), "{:?}", read.faults);
 
-        assert_eq!(facts("-c 0"), Facts::default(), "0 is the model's own");
+        assert_eq!(facts("-c 0").context, None, "0 is the model's own");
         assert!(facts("-m /m.gguf -hf some/repository").files.is_empty(), "it may be yet to come");
         assert_eq!(facts("--port 81").address().unwrap().host, "127.0.0.1");
     }
@@ -206,6 +246,29 @@ mod tests {
             let [(problem, cure)] = read.faults.as_slice() else { panic!("{line}: {:?}", read.faults) };
             assert!(problem.contains(told) || cure.contains(told), "{line}: {problem}; {cure}");
         }
+    }
+
+    #[test]
+    fn what_arguments_lack_is_added_behind_them() {
+        let full = |line: &str| {
+            let variant = EngineVariant {
+                context_tokens: 4096,
+                binary: "llama-server".into(),
+                args: line.split_whitespace().map(str::to_owned).collect(),
+                address: None,
+                memory_mib: None,
+                timeouts: crate::config::EngineTimeouts::default(),
+            };
+            let address = EngineAddress { host: "127.0.0.1".to_owned(), port: 81 };
+            (variant.full_args(&address).join(" "), variant.whole_context_tokens(), variant.model_file())
+        };
+        let (args, whole, file) = full("-m /m.gguf");
+        assert_eq!(args, "-m /m.gguf -c 4096 --host 127.0.0.1 --port 81");
+        assert_eq!((whole, file), (4096, Some("/m.gguf".into())));
+        let (args, whole, file) = full("--ctx-size=16384 -np 4 --host ::1 --port 82");
+        assert_eq!(args, "--ctx-size=16384 -np 4 --host ::1 --port 82");
+        assert_eq!((whole, file), (16_384, None));
+        assert_eq!(full("-c 0").0, "-c 0 --host 127.0.0.1 --port 81");
     }
 
     #[test]

@@ -63,37 +63,51 @@ impl Launch {
     }
 }
 
-/// The three time-outs, in seconds.
+/// The time-outs as they stand, in seconds.
 #[derive(Clone, Copy)]
 pub(super) struct TimeoutKeys {
     health_check: Option<f64>,
     startup: Option<f64>,
+    stall: Option<f64>,
     idle: Option<f64>,
+    drain: Option<f64>,
+}
+
+/// The same fields of different shapes.
+macro_rules! timeouts_of {
+    ($raw:expr) => {
+        Self {
+            health_check: $raw.health_check_timeout,
+            startup: $raw.engine_startup_timeout,
+            stall: $raw.engine_stall_timeout,
+            idle: $raw.engine_idle_timeout,
+            drain: $raw.engine_drain_timeout,
+        }
+    };
 }
 
 impl TimeoutKeys {
     fn of_provider(raw: &RawProvider) -> Self {
-        Self {
-            health_check: raw.health_check_timeout,
-            startup: raw.engine_startup_timeout,
-            idle: raw.engine_idle_timeout,
-        }
+        timeouts_of!(raw)
     }
 
     pub(super) fn of_model(raw: &RawModel) -> Self {
-        Self {
-            health_check: raw.health_check_timeout,
-            startup: raw.engine_startup_timeout,
-            idle: raw.engine_idle_timeout,
-        }
+        timeouts_of!(raw)
     }
 
     pub(super) fn of_variant(raw: &RawVariant) -> Self {
-        Self {
-            health_check: raw.health_check_timeout,
-            startup: raw.engine_startup_timeout,
-            idle: raw.engine_idle_timeout,
-        }
+        timeouts_of!(raw)
+    }
+
+    /// Which of them stand there.
+    fn stated(&self) -> [(&'static str, bool); 5] {
+        [
+            ("health_check_timeout", self.health_check.is_some()),
+            ("engine_startup_timeout", self.startup.is_some()),
+            ("engine_stall_timeout", self.stall.is_some()),
+            ("engine_idle_timeout", self.idle.is_some()),
+            ("engine_drain_timeout", self.drain.is_some()),
+        ]
     }
 }
 
@@ -150,7 +164,9 @@ impl Reader<'_> {
         EngineTimeouts {
             health_check: self.seconds(place, "health_check_timeout", keys.health_check, outer.health_check),
             startup: self.seconds(place, "engine_startup_timeout", keys.startup, outer.startup),
+            stall: self.seconds(place, "engine_stall_timeout", keys.stall, outer.stall),
             idle: self.seconds(place, "engine_idle_timeout", keys.idle, outer.idle),
+            drain: self.seconds(place, "engine_drain_timeout", keys.drain, outer.drain),
         }
     }
 
@@ -174,13 +190,11 @@ fn keys_of_provider(raw: &RawProvider) -> Vec<&'static str> {
         ("memory_budget", raw.memory_budget.is_some()),
         ("queue_max", raw.queue_max.is_some()),
         ("max_unfairness", raw.max_unfairness.is_some()),
-        ("health_check_timeout", raw.health_check_timeout.is_some()),
-        ("engine_startup_timeout", raw.engine_startup_timeout.is_some()),
-        ("engine_idle_timeout", raw.engine_idle_timeout.is_some()),
         ("default_output_reserve", raw.default_output_reserve.is_some()),
         ("tokenization", raw.tokenization.is_some()),
     ];
-    stated.into_iter().filter(|(_, is_stated)| *is_stated).map(|(key, _)| key).collect()
+    let stated = stated.into_iter().chain(TimeoutKeys::of_provider(raw).stated());
+    stated.filter(|(_, is_stated)| *is_stated).map(|(key, _)| key).collect()
 }
 
 /// Which of the keys about engines a model has.
@@ -190,9 +204,6 @@ pub(super) fn keys_of_model(raw: &RawModel) -> Vec<&'static str> {
         ("args", !raw.args.is_empty()),
         ("memory", raw.memory.is_some()),
         ("connect", raw.connect.is_some()),
-        ("health_check_timeout", raw.health_check_timeout.is_some()),
-        ("engine_startup_timeout", raw.engine_startup_timeout.is_some()),
-        ("engine_idle_timeout", raw.engine_idle_timeout.is_some()),
         ("default_output_reserve", raw.default_output_reserve.is_some()),
         ("tokenization", raw.tokenization.is_some()),
         ("pinned", raw.pinned.is_some()),
@@ -200,5 +211,6 @@ pub(super) fn keys_of_model(raw: &RawModel) -> Vec<&'static str> {
         ("secondary", raw.secondary.is_some()),
         ("variants", raw.variants.is_some()),
     ];
-    stated.into_iter().filter(|(_, is_stated)| *is_stated).map(|(key, _)| key).collect()
+    let stated = stated.into_iter().chain(TimeoutKeys::of_model(raw).stated());
+    stated.filter(|(_, is_stated)| *is_stated).map(|(key, _)| key).collect()
 }
