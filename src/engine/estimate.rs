@@ -5,13 +5,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::need::AnswerLength;
 use crate::llm::{ChatRequest, RequestKind};
 
 /// What the template puts around a message, at most.
-const AROUND_MESSAGE: u64 = 24;
+pub(super) const AROUND_MESSAGE: u64 = 24;
 /// What the template puts around all, at most.
 const AROUND_ALL: u64 = 64;
 /// A picture, where nobody knows the model's way with pictures.
@@ -23,8 +24,8 @@ const LEAST_TO_LEARN_FROM: u64 = 200;
 /// How much a single answer changes what was learned.
 const HASTE: f64 = 0.2;
 
-/// What can be said of a prompt without counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What can be said of a prompt, or of a part of it, without counting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Guess {
     /// Probably so many.
     pub(super) tokens: u64,
@@ -34,6 +35,118 @@ pub(super) struct Guess {
     pub(super) at_least: u64,
     /// So many of them for pictures, about which nobody can be sure.
     pub(super) pictures: u64,
+}
+
+impl Guess {
+    /// Both, one after the other.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            at_most: self.at_most + other.at_most,
+            at_least: self.at_least + other.at_least,
+            pictures: self.pictures + other.pictures,
+        }
+    }
+
+    /// What tokenizers make of a text.
+    fn of_text(text: &str) -> Self {
+        let bytes = text.len() as u64;
+        let wide = text.chars().filter(|c| !c.is_ascii()).count() as u64;
+        let plain = text.bytes().filter(u8::is_ascii).count() as u64;
+        Self {
+            tokens: plain.div_ceil(3) + wide,
+            // No tokenizer makes more tokens of a text than it has bytes.
+            at_most: bytes,
+            at_least: bytes / MOST_BYTES_A_TOKEN,
+            pictures: 0,
+        }
+    }
+
+    fn of_value(value: &Value) -> Self {
+        match value {
+            Value::String(text) => Self::of_text(text),
+            Value::Array(parts) => parts.iter().map(Self::of_value).fold(Self::default(), Self::and),
+            Value::Object(part) if is_picture(part.get("type")) => {
+                Self { tokens: PICTURE, at_most: PICTURE * 4, at_least: 0, pictures: PICTURE }
+            }
+            Value::Object(part) => part.values().map(Self::of_value).fold(Self::default(), Self::and),
+            _ => Self { tokens: 1, at_most: 8, ..Self::default() },
+        }
+    }
+
+    /// Tools go through the template with indentation, in some of them twice.
+    fn of_tools(tools: &[u8]) -> Self {
+        let bytes = tools.len() as u64;
+        Self { tokens: bytes / 3, at_most: bytes * 2, at_least: bytes / MOST_BYTES_A_TOKEN, pictures: 0 }
+    }
+}
+
+/// A request, as far as the length of its prompt matters.
+#[derive(Debug)]
+pub(super) struct Sketch<'r> {
+    /// What stands for all messages in the prompt: the tools.
+    pub(super) surroundings: &'r [u8],
+    pub(super) messages: Vec<Message<'r>>,
+    /// The whole prompt.
+    pub(super) guess: Guess,
+}
+
+/// A message of a request.
+#[derive(Debug)]
+pub(super) struct Message<'r> {
+    /// As it stands in the request.
+    pub(super) raw: &'r [u8],
+    pub(super) guess: Guess,
+    pub(super) is_assistants: bool,
+}
+
+impl<'r> Sketch<'r> {
+    pub(super) fn of(request: &'r ChatRequest) -> Self {
+        let member = |name: &str| request.body.get(name).unwrap_or_default();
+        let around = Guess { tokens: 4, at_most: AROUND_ALL, ..Guess::default() };
+        match request.kind {
+            RequestKind::Completion => {
+                let prompt: Value = serde_json::from_slice(member("prompt")).unwrap_or_default();
+                let guess = Guess::of_value(&prompt).and(around);
+                Self { surroundings: &[], messages: Vec::new(), guess }
+            }
+            RequestKind::Chat => {
+                let tools = member("tools");
+                let messages: Vec<&RawValue> = serde_json::from_slice(member("messages")).unwrap_or_default();
+                let messages: Vec<Message<'r>> = messages.into_iter().map(Message::of).collect();
+                let whole = messages.iter().map(|message| message.guess);
+                let guess = whole.fold(Guess::of_tools(tools).and(around), Guess::and);
+                Self { surroundings: tools, messages, guess }
+            }
+        }
+    }
+}
+
+impl<'r> Message<'r> {
+    fn of(raw: &'r RawValue) -> Self {
+        let message: Map<String, Value> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let said =
+            message.iter().filter(|(name, _)| *name != "role").map(|(_, value)| Guess::of_value(value));
+        let around = Guess { tokens: 8, at_most: AROUND_MESSAGE, ..Guess::default() };
+        Self {
+            raw: raw.get().as_bytes(),
+            guess: said.fold(around, Guess::and),
+            is_assistants: message.get("role").is_some_and(|role| role == "assistant"),
+        }
+    }
+}
+
+/// What a prompt has at most, without a look at its messages; `None` where they may hold more than text.
+pub(super) fn at_most(request: &ChatRequest) -> Option<u64> {
+    let member = |name: &str| request.body.get(name).unwrap_or_default();
+    let text = match request.kind {
+        RequestKind::Chat => member("messages"),
+        RequestKind::Completion => member("prompt"),
+    };
+    let may_be_more = |what: &str| memchr::memmem::find(text, what.as_bytes()).is_some();
+    let is_text = !["image", "audio", "video", "\\u"].into_iter().any(may_be_more);
+    // What JSON puts around a message is as long as what templates put there.
+    is_text.then(|| text.len() as u64 + member("tools").len() as u64 * 2 + AROUND_ALL)
 }
 
 /// What a model's prompts have turned out to be, against what was guessed.
@@ -85,32 +198,6 @@ pub(super) fn answer_length(request: &ChatRequest, reserve: u64) -> AnswerLength
     request.max_output_tokens.or_else(in_options).map_or(AnswerLength::Open(reserve), AnswerLength::Asked)
 }
 
-/// Looks at a request.
-pub(super) fn guess(request: &ChatRequest) -> Guess {
-    let member = |name: &str| {
-        request.body.get(name).and_then(|json| serde_json::from_slice::<Value>(json).ok()).unwrap_or_default()
-    };
-    let mut seen = Seen::default();
-    match request.kind {
-        RequestKind::Chat => {
-            for message in member("messages").as_array().into_iter().flatten() {
-                seen.message(message);
-            }
-            // Templates write tools out with indentation, some of them twice.
-            let tools = request.body.get("tools").map_or(0, |tools| tools.len() as u64);
-            seen.tokens += tools / 3;
-            seen.bytes += tools * 2;
-        }
-        RequestKind::Completion => seen.value(&member("prompt")),
-    }
-    Guess {
-        tokens: seen.tokens + 8 * seen.messages + 4,
-        at_most: seen.bytes + AROUND_MESSAGE * seen.messages + AROUND_ALL,
-        at_least: seen.bytes / MOST_BYTES_A_TOKEN,
-        pictures: seen.pictures,
-    }
-}
-
 /// The longest text of a list of texts, in tokens at most.
 pub(super) fn longest_text(input: &Value) -> u64 {
     let of = |text: &Value| match text {
@@ -143,9 +230,9 @@ pub(super) fn text_of(request: &ChatRequest) -> (String, u64) {
                 said.for_each(|(_, value)| add_texts(value, &mut text));
             }
             // They go through the template as text.
-            text.push_str(
-                &member("tools").as_array().map_or_else(String::new, |_| member("tools").to_string()),
-            );
+            if let tools @ Value::Array(_) = member("tools") {
+                text += &tools.to_string();
+            }
             messages.len() as u64
         }
     };
@@ -164,50 +251,6 @@ fn add_texts(value: &Value, text: &mut String) {
     }
 }
 
-#[derive(Default)]
-struct Seen {
-    messages: u64,
-    tokens: u64,
-    bytes: u64,
-    pictures: u64,
-}
-
-impl Seen {
-    fn message(&mut self, message: &Value) {
-        self.messages += 1;
-        for (name, value) in message.as_object().into_iter().flatten() {
-            if name != "role" {
-                self.value(value);
-            }
-        }
-    }
-
-    fn value(&mut self, value: &Value) {
-        match value {
-            Value::String(text) => self.text(text),
-            Value::Array(parts) => parts.iter().for_each(|part| self.value(part)),
-            Value::Object(part) if is_picture(part.get("type")) => {
-                self.tokens += PICTURE;
-                self.pictures += PICTURE;
-                self.bytes += PICTURE * 4;
-            }
-            Value::Object(part) => part.values().for_each(|value| self.value(value)),
-            _ => {
-                self.tokens += 1;
-                self.bytes += 8;
-            }
-        }
-    }
-
-    fn text(&mut self, text: &str) {
-        let wide = text.chars().filter(|c| !c.is_ascii()).count() as u64;
-        let plain = text.bytes().filter(u8::is_ascii).count() as u64;
-        self.tokens += plain.div_ceil(3) + wide;
-        // No tokenizer makes more tokens of a text than it has bytes.
-        self.bytes += text.len() as u64;
-    }
-}
-
 fn is_picture(kind: Option<&Value>) -> bool {
     kind.and_then(Value::as_str)
         .is_some_and(|kind| kind.contains("image") || kind.contains("audio") || kind.contains("video"))
@@ -223,13 +266,18 @@ mod tests {
         openai::chat_request(body.to_string().into(), false).unwrap()
     }
 
+    fn guess_of(request: &ChatRequest) -> Guess {
+        Sketch::of(request).guess
+    }
+
     #[test]
     fn the_bound_is_above_the_guess() {
         for content in ["Hi", "Zażółć gęślą jaźń", "你好，世界", &"word ".repeat(2000)] {
-            let guess =
-                guess(&request(&json!({"model": "m", "messages": [{"role": "user", "content": content}]})));
+            let request = request(&json!({"model": "m", "messages": [{"role": "user", "content": content}]}));
+            let guess = guess_of(&request);
             assert!(guess.at_most >= guess.tokens, "{guess:?}");
             assert!(guess.at_most >= content.len() as u64);
+            assert!(at_most(&request).unwrap() >= guess.at_most);
         }
     }
 
@@ -239,11 +287,12 @@ mod tests {
         let mut with_tools = plain.clone();
         with_tools["tools"] =
             json!([{"type": "function", "function": {"name": "f", "description": "x".repeat(3000)}}]);
-        assert!(guess(&request(&with_tools)).tokens > guess(&request(&plain)).tokens + 900);
+        assert!(guess_of(&request(&with_tools)).tokens > guess_of(&request(&plain)).tokens + 900);
         let mut with_picture = plain.clone();
         with_picture["messages"][0]["content"] =
             json!([{"type": "image_url", "image_url": {"url": "data:x"}}]);
-        assert!(guess(&request(&with_picture)).tokens >= 1024);
+        assert!(guess_of(&request(&with_picture)).tokens >= 1024);
+        assert!(at_most(&request(&plain)).is_some() && at_most(&request(&with_picture)).is_none());
     }
 
     #[test]

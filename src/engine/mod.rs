@@ -3,12 +3,14 @@
 //! A [`Pool`] is one provider's engines. One task owns them (`owner`), a pure planner decides (`planner`), each process
 //! has a task that watches it (`runner`). Providers ask for a [`Lease`] and drop it when their answer has ended.
 
+mod counting;
 mod estimate;
 pub mod guard;
 mod identity;
 mod inherited;
 mod lease;
 mod log;
+mod memory;
 mod need;
 mod owner;
 mod planner;
@@ -21,13 +23,15 @@ mod runner;
 mod tokenizer;
 mod view;
 mod vitals;
+mod vocabulary;
 pub mod watch;
 
+pub use counting::{Counting, Thought};
 pub use lease::{EngineError, Lease, Place};
 pub use log::Log;
 pub use need::{AnswerLength, Need};
 pub use pool::Pool;
 pub use process::{Exit, Launch, Launcher, Process, StartError};
-pub use registry::{Counting, Engines, Thought};
+pub use registry::Engines;
 pub use run_folder::RunFolder;
 pub use view::{EngineEvent, EngineState};

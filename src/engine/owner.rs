@@ -19,7 +19,7 @@ use super::pool::{Answer, Command, Configured, Stage};
 use super::probe::Door;
 use super::process::Launcher;
 use super::runner::{self, Order, Report};
-use super::view::{EngineState, steps};
+use super::view::{EngineState, Picture, steps};
 
 /// The task.
 pub(super) struct Owner {
@@ -30,7 +30,7 @@ pub(super) struct Owner {
     launcher: Launcher,
     reports: mpsc::UnboundedSender<Command>,
     is_closing: bool,
-    states: watch::Sender<Vec<EngineState>>,
+    pictures: watch::Sender<Vec<Picture>>,
     stage: Stage,
     /// What the last engine of each model has said, also when it is gone.
     logs: HashMap<Arc<str>, Arc<Log>>,
@@ -61,7 +61,7 @@ impl Owner {
         configured: Configured,
         (tasks, launcher): (TaskTracker, Launcher),
         reports: mpsc::UnboundedSender<Command>,
-        states: watch::Sender<Vec<EngineState>>,
+        pictures: watch::Sender<Vec<Picture>>,
         stage: Stage,
     ) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Owner {
             launcher,
             reports,
             is_closing: false,
-            states,
+            pictures,
             stage,
             logs: HashMap::new(),
             unloading: Vec::new(),
@@ -152,7 +152,6 @@ impl Owner {
                 self.engines.remove(&engine);
                 self.planner.is_gone(engine, failure, now);
             }
-            Command::Locate { model, answer } => drop(answer.send(self.located(&model))),
             Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
             Command::Show(shown) => self.looking.push(shown),
             Command::Unload { model, answer } => {
@@ -181,6 +180,11 @@ impl Owner {
                         known.stop.cancel();
                     }
                 }
+                Effect::GivesWay { model } => {
+                    if let Some((model, _)) = self.planner.model(*model) {
+                        self.stage.metrics.of_engines(&self.stage.provider, model).switched();
+                    }
+                }
                 Effect::Grant { .. } | Effect::Refuse { .. } => {}
             }
         }
@@ -193,7 +197,7 @@ impl Owner {
                     self.answer(ticket, place);
                 }
                 Effect::Refuse { ticket, why } => self.answer(ticket, Err(why.into())),
-                Effect::Start { .. } | Effect::Stop { .. } => {}
+                Effect::Start { .. } | Effect::Stop { .. } | Effect::GivesWay { .. } => {}
             }
         }
         // Dropped, a sender has told what was waited for.
@@ -210,17 +214,12 @@ impl Owner {
 
     /// Lets others see what has changed.
     fn show(&mut self) {
-        let states = self.pictured();
-        let events = steps(&self.stage.provider, &self.states.borrow(), &states);
-        for event in events {
+        let pictures = self.pictured();
+        for event in steps(&self.stage.provider, &self.pictures.borrow(), &pictures) {
             // Mostly nobody listens.
             let _ = self.stage.events.send(event);
         }
-        self.states.send_if_modified(|shown| {
-            let has_changed = *shown != states;
-            *shown = states;
-            has_changed
-        });
+        self.pictures.send_replace(pictures);
     }
 
     fn start(&mut self, engine: EngineId, model: usize, variant: usize) {
@@ -256,16 +255,6 @@ impl Owner {
         Some(Place { engine, variant: known.variant.clone(), door: known.door.clone()? })
     }
 
-    fn located(&self, model: &str) -> Option<(Place, u64)> {
-        let index = self.planner.index_of(model)?;
-        let engine = self
-            .planner
-            .engines()
-            .iter()
-            .find(|engine| engine.model == index && engine.phase == Phase::Ready)?;
-        Some((self.place(engine.id)?, engine.capacity.context_tokens))
-    }
-
     fn close(&mut self) {
         for answer in std::mem::take(&mut self.waiting).into_values() {
             let _ = answer.send(Err(EngineError::Gone));
@@ -273,10 +262,10 @@ impl Owner {
         self.planner.close();
     }
 
-    fn pictured(&self) -> Vec<EngineState> {
+    fn pictured(&self) -> Vec<Picture> {
         let picture = |engine: &Engine| {
             let known = self.engines.get(&engine.id)?;
-            Some(EngineState {
+            let state = EngineState {
                 id: engine.id,
                 variant: known.variant.clone(),
                 model: known.model.clone(),
@@ -294,7 +283,8 @@ impl Owner {
                 running: engine.running.len(),
                 slots: engine.capacity.slots,
                 waiting: self.planner.waiting_for(engine.model),
-            })
+            };
+            Some(Picture { state, place: self.place(engine.id), capacity: engine.capacity })
         };
         self.planner.engines().iter().filter_map(picture).collect()
     }

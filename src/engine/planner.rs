@@ -81,6 +81,8 @@ pub(super) struct Planner {
     engines: Vec<Engine>,
     waiting: VecDeque<Ticket>,
     engines_so_far: EngineId,
+    /// The models of engines that go for others, until it is told.
+    giving_way: Vec<usize>,
 }
 
 impl Planner {
@@ -91,6 +93,7 @@ impl Planner {
             engines: Vec::new(),
             waiting: VecDeque::new(),
             engines_so_far: 0,
+            giving_way: Vec::new(),
         }
     }
 
@@ -256,6 +259,7 @@ impl Planner {
         let mut effects = Vec::new();
         self.grant(&mut effects);
         self.make_way(now, &mut effects);
+        effects.extend(self.giving_way.drain(..).map(|model| Effect::GivesWay { model }));
         self.stop_idle(now, &mut effects);
         self.stop_drained(now, &mut effects);
         effects
@@ -390,13 +394,22 @@ impl Planner {
             .iter()
             .any(|other| other.model == engine.model && self.fits(&other.need, engine.model, engine.variant));
         if !serves_others || now.duration_since(ticket.arrived) >= self.settings.max_unfairness {
-            self.drain(engine.id);
+            self.give_way(engine.id);
         }
     }
 
     fn drain(&mut self, engine: EngineId) {
         if let Some(engine) = self.engines.iter_mut().find(|known| known.id == engine) {
             engine.drain();
+        }
+    }
+
+    /// An engine goes for the sake of another one.
+    fn give_way(&mut self, engine: EngineId) {
+        let is_new = |known: &&Engine| matches!(known.phase, Phase::Loading | Phase::Ready);
+        if let Some(known) = self.engines.iter().find(|known| known.id == engine).filter(is_new) {
+            self.giving_way.push(known.model);
+            self.drain(engine);
         }
     }
 

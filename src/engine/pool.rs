@@ -10,10 +10,10 @@ use super::lease::{EngineError, Lease, Place, Turn};
 use super::log::Log;
 use super::need::Need;
 use super::owner::Owner;
-use super::planner::{EngineId, TicketId};
+use super::planner::{Capacity, EngineId, TicketId};
 use super::process::Launcher;
 use super::runner::Report;
-use super::view::{EngineEvent, EngineState};
+use super::view::{EngineEvent, EngineState, Picture};
 use crate::config::{EngineModel, EngineSettings};
 use crate::telemetry::Metrics;
 
@@ -52,7 +52,7 @@ pub(super) struct Stage {
 struct Running {
     // Unbounded, but each entry stands for a request that is held elsewhere, or for a step in an engine's life.
     commands: mpsc::UnboundedSender<Command>,
-    states: watch::Receiver<Vec<EngineState>>,
+    pictures: watch::Receiver<Vec<Picture>>,
 }
 
 pub(super) type Answer = oneshot::Sender<Result<Place, EngineError>>;
@@ -67,10 +67,6 @@ pub(super) enum Command {
     },
     Leave(TicketId),
     Report(EngineId, Report),
-    Locate {
-        model: Arc<str>,
-        answer: oneshot::Sender<Option<(Place, u64)>>,
-    },
     Log {
         model: Arc<str>,
         answer: oneshot::Sender<Option<Arc<Log>>>,
@@ -110,12 +106,12 @@ impl Pool {
     fn running(&self) -> &Running {
         self.running.get_or_init(|| {
             let (commands, inbox) = mpsc::unbounded_channel();
-            let (states, seen) = watch::channel(Vec::new());
+            let (pictures, seen) = watch::channel(Vec::new());
             let means = (self.tasks.clone(), self.launcher.clone());
             let configured = self.configured().clone();
-            let owner = Owner::new(configured, means, commands.clone(), states, self.stage.clone());
+            let owner = Owner::new(configured, means, commands.clone(), pictures, self.stage.clone());
             self.tasks.spawn(owner.run(inbox));
-            Running { commands, states: seen }
+            Running { commands, pictures: seen }
         })
     }
 
@@ -135,17 +131,18 @@ impl Pool {
         Ok(Lease { place, _turn: turn })
     }
 
-    /// The engine that runs a model now, and its context; `None` if none does.
-    pub(super) async fn locate(&self, model: &str) -> Option<(Place, u64)> {
-        let running = self.running.get()?;
-        let (answer, answered) = oneshot::channel();
-        running.commands.send(Command::Locate { model: model.into(), answer }).ok()?;
-        answered.await.ok().flatten()
+    /// The engine that served a model a moment ago, and what it can take; `None` if none did.
+    pub(super) fn serving(&self, model: &str) -> Option<(Place, Capacity)> {
+        let pictures = self.running.get()?.pictures.borrow();
+        let of_model = |picture: &&Picture| *picture.state.model == *model;
+        let picture = pictures.iter().filter(of_model).find(|picture| picture.state.phase == "ready")?;
+        Some((picture.place.clone()?, picture.capacity))
     }
 
     /// All engines, as they were a moment ago.
     pub fn states(&self) -> Vec<EngineState> {
-        self.running.get().map(|running| running.states.borrow().clone()).unwrap_or_default()
+        let Some(running) = self.running.get() else { return Vec::new() };
+        running.pictures.borrow().iter().map(|picture| picture.state.clone()).collect()
     }
 
     /// What the last engine of a model said, the newest last; `None` if none has been started.

@@ -11,7 +11,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -65,12 +67,29 @@ impl Door {
         }
     }
 
-    /// How many tokens the engine makes of a chat request; `None` if it does not say.
+    /// How many tokens the engine makes of a chat request; `None` if it does not say. An older one is asked what its
+    /// template makes of it, and how many tokens that has.
     pub(super) async fn input_tokens(&self, body: Bytes, limit: Duration) -> Option<u64> {
         let path = "/v1/chat/completions/input_tokens";
-        let (status, body) = self.ask(Method::POST, path, body, limit).await.ok()?;
-        let counted: Counted = serde_json::from_slice(&body).ok().filter(|_| status.is_success())?;
-        Some(counted.input_tokens)
+        let (status, said) = self.ask(Method::POST, path, body.clone(), limit).await.ok()?;
+        if status != StatusCode::NOT_FOUND {
+            let counted: Counted = serde_json::from_slice(&said).ok().filter(|_| status.is_success())?;
+            return Some(counted.input_tokens);
+        }
+        let (status, said) = self.ask(Method::POST, "/apply-template", body, limit).await.ok()?;
+        let applied: Applied = serde_json::from_slice(&said).ok().filter(|_| status.is_success())?;
+        self.tokens_of(applied.prompt.get().as_bytes(), limit).await
+    }
+
+    /// How many tokens the engine makes of a text, which is a JSON string; `None` if it does not say.
+    pub(super) async fn tokens_of(&self, text: &[u8], limit: Duration) -> Option<u64> {
+        let text: &RawValue = serde_json::from_slice(text).ok()?;
+        let question =
+            serde_json::to_vec(&Question { content: text, add_special: true, parse_special: true });
+        let asked = self.ask(Method::POST, "/tokenize", question.ok()?.into(), limit);
+        let (status, said) = asked.await.ok()?;
+        let tokens: Tokens = serde_json::from_slice(&said).ok().filter(|_| status.is_success())?;
+        Some(tokens.tokens.len() as u64)
     }
 
     async fn ask(
@@ -125,4 +144,21 @@ struct SlotProps {
 #[derive(Deserialize)]
 struct Counted {
     input_tokens: u64,
+}
+
+#[derive(Deserialize)]
+struct Applied {
+    prompt: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+struct Question<'a> {
+    content: &'a RawValue,
+    add_special: bool,
+    parse_special: bool,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    tokens: Vec<IgnoredAny>,
 }

@@ -1,26 +1,16 @@
-//! All pools of the service, which outlive a change of the configuration, and how prompts are counted for them.
+//! All pools of the service, which outlive a change of the configuration.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
-use super::estimate::{self, Experience, Guess};
-use super::need::Need;
 use super::pool::{Configured, Pool, Stage};
 use super::process::Launcher;
-use super::tokenizer;
 use super::view::EngineEvent;
-use crate::config::{EngineModel, EngineSettings, Tokenization};
-use crate::llm::{ChatRequest, RawObject};
+use crate::config::{EngineModel, EngineSettings};
 use crate::telemetry::Metrics;
-
-/// A prompt that takes no more than this part of a context, whatever its tokens, is not counted.
-const SHORT: u64 = 16;
-/// How long an engine may take to count a prompt.
-const COUNTING: Duration = Duration::from_secs(2);
 
 /// All engines of the service.
 #[derive(Clone, Debug)]
@@ -147,107 +137,5 @@ impl Engines {
         }
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// How the prompts of one model are counted.
-#[derive(Debug)]
-pub struct Counting {
-    model: Arc<str>,
-    /// Of the variants, smallest first.
-    contexts: Vec<u64>,
-    answer_reserve: u64,
-    tokenization: Option<Tokenization>,
-    /// One program at a time.
-    programs: Semaphore,
-    experience: Experience,
-}
-
-/// What was thought of a prompt, to be compared with what it turned out to be.
-#[derive(Clone, Copy, Debug)]
-pub struct Thought(Guess);
-
-impl Counting {
-    /// For a model, by its name and what is said of its engines.
-    pub fn new(model: Arc<str>, engine: &EngineModel) -> Self {
-        Self {
-            model,
-            contexts: engine.variants.iter().map(|variant| variant.context_tokens).collect(),
-            answer_reserve: engine.default_output_reserve,
-            tokenization: engine.tokenization.clone(),
-            programs: Semaphore::new(1),
-            experience: Experience::default(),
-        }
-    }
-
-    /// What a request needs. It is counted exactly only where a guess cannot tell which variant will do: by the engine
-    /// that runs, or else by the program that the models file names.
-    pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Thought) {
-        let guess = estimate::guess(request);
-        let answer = estimate::answer_length(request, self.answer_reserve);
-        let of = |prompt_tokens, is_counted| Need {
-            prompt_tokens,
-            answer,
-            is_counted,
-            is_alone: false,
-            growth_tokens: 0,
-        };
-        let guessed = self.experience.corrected(guess);
-        let counted = match self.by_engine(pool, request, guess).await {
-            None if self.smallest(of(guess.at_most, false)) != self.smallest(of(guess.at_least, false)) => {
-                self.by_program(pool, request, guess).await
-            }
-            counted => counted,
-        };
-        let largest = self.contexts.last().copied().unwrap_or(0);
-        let need = match counted {
-            Some(tokens) => of(tokens, true),
-            // Whatever the tokens of this model are, they are too many.
-            None if guess.at_least >= largest => of(guess.at_least, true),
-            None => of(guessed, false),
-        };
-        (need, Thought(guess))
-    }
-
-    /// What a request without a conversation needs: its longest text, whatever the tokens are.
-    pub fn need_of_texts(&self, body: &RawObject) -> Need {
-        let input = body.get("input").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
-        let prompt_tokens = estimate::longest_text(&input);
-        Need { prompt_tokens, ..Need::NOTHING }
-    }
-
-    /// Counts by the engine that runs, if one does.
-    async fn by_engine(&self, pool: &Pool, request: &ChatRequest, guess: Guess) -> Option<u64> {
-        let (place, context_tokens) = pool.locate(&self.model).await?;
-        // So short that it does not matter how much of the bound is used.
-        if guess.at_most <= context_tokens / SHORT {
-            return Some(guess.at_most);
-        }
-        place.door.input_tokens(request.body.text().clone(), COUNTING).await
-    }
-
-    /// Counts by the program, a request after the other: it loads the vocabulary anew each time.
-    async fn by_program(&self, pool: &Pool, request: &ChatRequest, guess: Guess) -> Option<u64> {
-        let tokenization = self.tokenization.as_ref()?;
-        let _turn = self.programs.acquire().await.ok()?;
-        // Meanwhile another request has had an engine started, mostly.
-        if let Some(counted) = self.by_engine(pool, request, guess).await {
-            return Some(counted);
-        }
-        let (text, messages) = estimate::text_of(request);
-        let counted = tokenizer::count(tokenization, &text, messages).await?;
-        // Pictures are not in the text.
-        Some(counted + guess.pictures)
-    }
-
-    /// The variant that would be started.
-    fn smallest(&self, need: Need) -> Option<usize> {
-        let largest = self.contexts.last().copied().unwrap_or(0);
-        self.contexts.iter().position(|context| need.fits(*context, *context == largest))
-    }
-
-    /// A prompt turned out to be so long.
-    pub fn learn(&self, thought: Thought, counted: u64) {
-        self.experience.learn(thought.0, counted);
     }
 }

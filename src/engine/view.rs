@@ -5,6 +5,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::lease::Place;
+use super::planner::Capacity;
+
 /// A step in an engine's life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineEvent {
@@ -20,6 +23,15 @@ pub struct EngineEvent {
     pub progress: Option<u8>,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
+}
+
+/// An engine as it was a moment ago, and where it is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Picture {
+    pub(super) state: EngineState,
+    /// Once it serves.
+    pub(super) place: Option<Place>,
+    pub(super) capacity: Capacity,
 }
 
 /// An engine as it was a moment ago.
@@ -68,12 +80,14 @@ impl EngineState {
 
 /// What lies between two pictures of a provider's engines: which are gone, and which have come to another phase or have
 /// loaded more.
-pub(super) fn steps(provider: &Arc<str>, before: &[EngineState], now: &[EngineState]) -> Vec<EngineEvent> {
-    let find = |among: &[EngineState], id: u64| {
-        among.iter().find(|engine| engine.id == id).map(|engine| (engine.phase, engine.progress))
+pub(super) fn steps(provider: &Arc<str>, before: &[Picture], now: &[Picture]) -> Vec<EngineEvent> {
+    let find = |among: &[Picture], sought: &EngineState| {
+        let found = among.iter().map(|picture| &picture.state).find(|state| state.id == sought.id);
+        found.map(|state| (state.phase, state.progress))
     };
-    let gone = before.iter().filter(|engine| find(now, engine.id).is_none());
-    let gone = gone.map(|engine| EngineEvent { phase: "gone", progress: None, ..engine.step(provider) });
-    let moved = now.iter().filter(|engine| find(before, engine.id) != Some((engine.phase, engine.progress)));
-    gone.chain(moved.map(|engine| engine.step(provider))).collect()
+    let (before_states, states) = (before.iter().map(|at| &at.state), now.iter().map(|at| &at.state));
+    let gone = before_states.filter(|state| find(now, state).is_none());
+    let gone = gone.map(|state| EngineEvent { phase: "gone", progress: None, ..state.step(provider) });
+    let moved = states.filter(|state| find(before, state) != Some((state.phase, state.progress)));
+    gone.chain(moved.map(|state| state.step(provider))).collect()
 }

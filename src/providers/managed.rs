@@ -47,12 +47,12 @@ struct Known {
 struct Held {
     _lease: Lease,
     counting: Arc<Counting>,
-    thought: Thought,
+    thought: Option<Thought>,
 }
 
 impl super::stream::Held for Held {
     fn used(&self, usage: Usage) {
-        self.counting.learn(self.thought, usage.input_tokens);
+        self.counting.learn(self.thought, usage);
     }
 }
 
@@ -69,11 +69,14 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
         .filter_map(|model| Some((model.upstream.as_str().into(), model.engine.clone()?)))
         .collect();
     let provider: Arc<str> = config.name.as_str().into();
-    let known = engines.iter().map(|(name, engine)| Known {
-        metrics: shared.engines.metrics().of_engines(&provider, name),
-        name: name.clone(),
-        context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
-        counting: Arc::new(Counting::new(name.clone(), engine)),
+    let known = engines.iter().map(|(name, engine)| {
+        let metrics = shared.engines.metrics().of_engines(&provider, name);
+        Known {
+            name: name.clone(),
+            context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
+            counting: Arc::new(Counting::new(name.clone(), engine, metrics.clone())),
+            metrics,
+        }
     });
     Ok(Arc::new(Managed {
         models: known.collect(),

@@ -15,7 +15,7 @@ impl Planner {
             let engine = self.engines.iter().find(|engine| engine.id == *id).cloned();
             if engine.is_some_and(|engine| engine.phase == Phase::Ready && self.may_go(&engine, ticket, now))
             {
-                self.drain(*id);
+                self.give_way(*id);
             }
         }
         if !at_its_address.is_empty() {
@@ -31,7 +31,7 @@ impl Planner {
             }
             let is_there = matches!(engine.phase, Phase::Ready | Phase::Loading);
             if is_there && self.may_go(&engine, ticket, now) {
-                self.drain(engine.id);
+                self.give_way(engine.id);
             }
         }
         false

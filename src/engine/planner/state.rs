@@ -19,6 +19,8 @@ pub(in crate::engine) enum Effect {
     Start { engine: EngineId, model: usize, variant: usize },
     /// Stop an engine, which nobody uses.
     Stop { engine: EngineId },
+    /// Nothing but to note that an engine of this model goes for another one.
+    GivesWay { model: usize },
     /// Let a request ask an engine.
     Grant { ticket: TicketId, engine: EngineId },
     /// Turn a request away.

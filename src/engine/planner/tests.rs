@@ -130,6 +130,7 @@ impl World {
                     self.later(self.answer_takes, Event::Answered(ticket));
                 }
                 Effect::Refuse { ticket, why } => drop(self.refused.insert(ticket, why)),
+                Effect::GivesWay { .. } => {}
             }
         }
         self.check();

@@ -13,6 +13,9 @@ use prometheus_client::registry::{Registry, Unit};
 /// Engines take from a fraction of a second to many minutes to load, and so may a wait for one.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
 
+/// An estimate is exact, near, or wild.
+const ERRORS: [f64; 8] = [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
 #[derive(Clone, Debug)]
 pub(super) struct Families {
     starts: Family<StartLabels, Counter>,
@@ -20,6 +23,8 @@ pub(super) struct Families {
     running: Family<Labels, Gauge>,
     waits: Family<Labels, Histogram>,
     replans: Family<Labels, Counter>,
+    switches: Family<Labels, Counter>,
+    errors: Family<Labels, Histogram>,
 }
 
 /// The figures of the engines of one model, found once when the models file is loaded.
@@ -32,6 +37,8 @@ pub struct EngineMetrics {
     running: Gauge,
     waits: Histogram,
     replans: Counter,
+    switches: Counter,
+    errors: Histogram,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -66,6 +73,8 @@ impl Default for Families {
             running: Family::default(),
             waits: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             replans: Family::default(),
+            switches: Family::default(),
+            errors: Family::new_with_constructor(|| Histogram::new(ERRORS)),
         }
     }
 }
@@ -80,6 +89,10 @@ impl Families {
         registry.register_with_unit("engine_queue_wait", wait, Unit::Seconds, self.waits.clone());
         let replans = "Requests that turned out too long for their engine and went to a larger one";
         registry.register("engine_replans", replans, self.replans.clone());
+        let switches = "Engines that were stopped for a larger one of their model, or for another model's";
+        registry.register("engine_switches", switches, self.switches.clone());
+        let errors = "By how much of itself a prompt's length was misjudged before it was sent";
+        registry.register_with_unit("engine_estimate_error", errors, Unit::Ratios, self.errors.clone());
     }
 
     pub(super) fn of(&self, provider: &Arc<str>, model: &Arc<str>) -> EngineMetrics {
@@ -96,6 +109,8 @@ impl Families {
             running: self.running.get_or_create(&labels).clone(),
             waits: self.waits.get_or_create(&labels).clone(),
             replans: self.replans.get_or_create(&labels).clone(),
+            switches: self.switches.get_or_create(&labels).clone(),
+            errors: self.errors.get_or_create(&labels).clone(),
         }
     }
 }
@@ -126,6 +141,18 @@ impl EngineMetrics {
     /// A request has got its engine, or given up, after so long.
     pub fn waited(&self, time: Duration) {
         self.waits.observe(time.as_secs_f64());
+    }
+
+    /// An engine is stopped for another one.
+    pub fn switched(&self) {
+        self.switches.inc();
+    }
+
+    /// A prompt was thought to have so many tokens, and had so many.
+    pub fn estimated(&self, thought: u64, counted: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "tokens are far below 2^52")]
+        let error = thought.abs_diff(counted) as f64 / counted.max(1) as f64;
+        self.errors.observe(error);
     }
 
     /// A request goes to a larger engine than was thought to do.

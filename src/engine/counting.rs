@@ -1,0 +1,229 @@
+//! How long a prompt is: as exactly as the choice of an engine needs it, and no more.
+//!
+//! What it takes grows with the exactness, so the sources are asked in this order, until the answer can change nothing:
+//! the length in bytes; what the conversation took the last time; the engine that runs; the model's own file; a program
+//! that the models file names. Where none of them knows, a guess is right that has learned from earlier ones.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use super::estimate::{self, Experience, Guess, Sketch};
+use super::memory::{Mark, Memory};
+use super::need::Need;
+use super::planner::Capacity;
+use super::pool::Pool;
+use super::tokenizer;
+use super::vocabulary::Vocabulary;
+use crate::config::{EngineModel, Tokenization};
+use crate::llm::{ChatRequest, RawObject, RequestKind, Usage};
+use crate::telemetry::EngineMetrics;
+
+/// What takes no more than this part of a context is not worth counting.
+const SHORT: u64 = 16;
+/// How long an engine may take to count a prompt.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// In this process a prompt is counted nearly right. So many of its tokens are sure, of a hundred.
+const SURE: u64 = 95;
+
+/// How the prompts of one model are counted.
+pub struct Counting {
+    model: Arc<str>,
+    /// Of the variants, smallest first.
+    contexts: Vec<u64>,
+    answer_reserve: u64,
+    tokenization: Option<Tokenization>,
+    /// One count at a time, where it costs much.
+    turns: Semaphore,
+    /// Where the model's own vocabulary is found.
+    file: Option<PathBuf>,
+    /// While no engine runs: it takes some dozens of megabytes. A std mutex: held for a copy.
+    vocabulary: Mutex<Option<Arc<Vocabulary>>>,
+    experience: Experience,
+    memory: Memory,
+    metrics: EngineMetrics,
+}
+
+impl std::fmt::Debug for Counting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counting").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+/// What was thought of a prompt, to be compared with what it turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Thought {
+    guess: Guess,
+    /// In the end.
+    tokens: u64,
+    mark: Mark,
+}
+
+impl Counting {
+    /// For a model, by its name and what is said of its engines.
+    pub fn new(model: Arc<str>, engine: &EngineModel, metrics: EngineMetrics) -> Self {
+        let mut files = engine.variants.iter().map(crate::config::EngineVariant::model_file);
+        let file = files.next().flatten();
+        Self {
+            model,
+            contexts: engine.variants.iter().map(|variant| variant.context_tokens).collect(),
+            answer_reserve: engine.default_output_reserve,
+            tokenization: engine.tokenization.clone(),
+            turns: Semaphore::new(1),
+            // Variants of different models would have to be counted one by one.
+            file: file.filter(|file| files.all(|other| other.as_ref() == Some(file))),
+            vocabulary: Mutex::default(),
+            experience: Experience::default(),
+            memory: Memory::default(),
+            metrics,
+        }
+    }
+
+    /// What a request needs, and what was thought for it; nothing if it was not worth a thought.
+    pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Option<Thought>) {
+        let answer = estimate::answer_length(request, self.answer_reserve);
+        let of = |prompt_tokens| Need { prompt_tokens, answer, ..Need::NOTHING };
+        let smallest = self.contexts.first().copied().unwrap_or(0);
+        if let Some(tokens) = estimate::at_most(request).filter(|tokens| *tokens <= smallest / SHORT) {
+            return (of(tokens), None);
+        }
+        let (guess, learned, mark, growth_tokens) = {
+            let sketch = Sketch::of(request);
+            match self.memory.recall(&sketch) {
+                (Some(recalled), mark) => (recalled.guess, sketch.guess, mark, recalled.growth_tokens),
+                (None, mark) => {
+                    let tokens = self.experience.corrected(sketch.guess);
+                    (Guess { tokens, ..sketch.guess }, sketch.guess, mark, 0)
+                }
+            }
+        };
+        let largest = self.contexts.last().copied().unwrap_or(0);
+        let (tokens, is_counted) = match self.counted(pool, request, guess, &of).await {
+            Some(counted) => counted,
+            // Whatever the tokens of this model are, they are too many.
+            None if guess.at_least >= largest => (guess.at_least, true),
+            None => (guess.tokens, false),
+        };
+        let need = Need { is_counted, growth_tokens, ..of(tokens) };
+        (need, Some(Thought { guess: learned, tokens, mark }))
+    }
+
+    /// What a request without a conversation needs: its longest text, whatever the tokens are.
+    pub fn need_of_texts(&self, body: &RawObject) -> Need {
+        let input = body.get("input").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+        let prompt_tokens = estimate::longest_text(&input);
+        Need { prompt_tokens, ..Need::NOTHING }
+    }
+
+    /// The number of tokens, and whether it is sure; `None` where a guess has to do, or does.
+    async fn counted(
+        &self,
+        pool: &Pool,
+        request: &ChatRequest,
+        guess: Guess,
+        of: &impl Fn(u64) -> Need,
+    ) -> Option<(u64, bool)> {
+        let same = self.smallest(of(guess.at_most)) == self.smallest(of(guess.at_least));
+        let Some((_, capacity)) = pool.serving(&self.model) else {
+            return if same { None } else { self.by_hand(pool, request, guess).await };
+        };
+        if of(guess.at_most).fits(capacity.context_tokens, false) {
+            // In a context of its own nobody is harmed by a wrong guess.
+            let tokens = if capacity.is_shared { guess.at_most } else { guess.tokens };
+            let is_vague = is_worth_counting(guess, capacity);
+            return if is_vague { self.by_the_running(pool, request).await } else { Some((tokens, false)) };
+        }
+        let must_grow = same && !of(guess.at_least).fits(capacity.context_tokens, false);
+        if must_grow { None } else { self.by_the_running(pool, request).await }
+    }
+
+    async fn by_the_running(&self, pool: &Pool, request: &ChatRequest) -> Option<(u64, bool)> {
+        Some((self.by_engine(pool, request).await?, true))
+    }
+
+    /// Counts by the engine that runs, if one does.
+    async fn by_engine(&self, pool: &Pool, request: &ChatRequest) -> Option<u64> {
+        let (place, _) = pool.serving(&self.model)?;
+        // It knows its own tokens.
+        *self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let body = request.body.text().clone();
+        match request.kind {
+            RequestKind::Chat => place.door.input_tokens(body, PATIENCE).await,
+            RequestKind::Completion => place.door.tokens_of(request.body.get("prompt")?, PATIENCE).await,
+        }
+    }
+
+    /// Counts while no engine runs, a request after the other.
+    async fn by_hand(&self, pool: &Pool, request: &ChatRequest, guess: Guess) -> Option<(u64, bool)> {
+        let _turn = self.turns.acquire().await.ok()?;
+        // Meanwhile another request has had an engine started, mostly.
+        if let Some(counted) = self.by_engine(pool, request).await {
+            return Some((counted, true));
+        }
+        // Pictures are not in the text.
+        if let Some(counted) = self.by_vocabulary(request).await {
+            let largest = self.contexts.last().copied().unwrap_or(0);
+            return Some((counted + guess.pictures, counted * SURE / 100 >= largest));
+        }
+        let tokenization = self.tokenization.as_ref()?;
+        let (text, messages) = estimate::text_of(request);
+        let counted = tokenizer::count(tokenization, &text, messages).await?;
+        Some((counted + guess.pictures, true))
+    }
+
+    /// Counts in this process, by the model's own file.
+    async fn by_vocabulary(&self, request: &ChatRequest) -> Option<u64> {
+        let file = self.file.clone()?;
+        let known = self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let request = request.clone();
+        let counting = move || {
+            let vocabulary = known.or_else(|| Vocabulary::read(&file).map(Arc::new))?;
+            let counted = vocabulary.count(&request);
+            Some((vocabulary, counted))
+        };
+        // A task that has panicked has not counted.
+        let (vocabulary, counted) = spawn_blocking(counting).await.ok().flatten()?;
+        *self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner) = Some(vocabulary);
+        counted
+    }
+
+    /// The variant that would be started.
+    fn smallest(&self, need: Need) -> Option<usize> {
+        let largest = self.contexts.last().copied().unwrap_or(0);
+        self.contexts.iter().position(|context| need.fits(*context, *context == largest))
+    }
+
+    /// A prompt turned out to be so long.
+    pub fn learn(&self, thought: Option<Thought>, usage: Usage) {
+        let Some(thought) = thought.filter(|_| usage.input_tokens > 0) else { return };
+        self.metrics.estimated(thought.tokens, usage.input_tokens);
+        self.experience.learn(thought.guess, usage.input_tokens);
+        self.memory.remember(thought.mark, usage.input_tokens, usage.output_tokens);
+    }
+}
+
+/// Whether it matters how much exactly a prompt takes of a context that holds it. Where it is shared, too much would be
+/// kept free for it, and too little would harm others.
+fn is_worth_counting(guess: Guess, capacity: Capacity) -> bool {
+    let Capacity { slots, context_tokens, is_shared } = capacity;
+    let is_vague = guess.at_most - guess.at_least.min(guess.at_most) > context_tokens / SHORT;
+    is_shared && is_vague && guess.at_most > context_tokens / (slots.max(1) as u64 * 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_matters_is_counted() {
+        let guess = |at_least, at_most| Guess { tokens: at_most, at_most, at_least, pictures: 0 };
+        let shared = Capacity { slots: 4, context_tokens: 4096, is_shared: true };
+        assert!(is_worth_counting(guess(100, 2000), shared));
+        assert!(!is_worth_counting(guess(1900, 2000), shared), "it is known well enough");
+        assert!(!is_worth_counting(guess(10, 500), shared), "eight of them fit");
+        assert!(!is_worth_counting(guess(100, 2000), Capacity { is_shared: false, ..shared }));
+    }
+}
