@@ -34,20 +34,17 @@ const LAST_LINES: usize = 12;
 /// has failed.
 const LACK_OF_MEMORY: &[&str] = &[
     "out of memory",
-    "outofmemory",
-    "out of device memory",
-    "out of host memory",
     "insufficient memory",
-    "not enough memory",
-    "not enough space",
+    "cannot allocate memory",
     "failed to allocate",
     "unable to allocate",
-    "cannot allocate memory",
-    "failed to fit",
+    "device memory allocation of size",
+    "erroroutof",
     "bad_alloc",
-    "cudamalloc failed",
-    "alloc_tensor_range: failed",
+    "ctx->mem_buffer != null",
 ];
+/// So far back the cause of an end may stand: an engine that gives up may say much before it goes.
+const CAUSE_LINES: usize = 200;
 
 /// What is to run.
 pub(super) struct Order {
@@ -174,14 +171,14 @@ async fn loaded(
     };
     // What it said last comes a moment after its end.
     sleep(ASK_AGAIN.0).await;
-    let lines = process.log().tail(LAST_LINES);
+    let lines = process.log().tail(CAUSE_LINES);
     let says =
         |words: &[&str]| lines.iter().any(|line| words.iter().any(|word| line.to_lowercase().contains(word)));
     let failed = failed(&format!("it ended while it loaded ({exit})"), process);
     Err(match failed {
         End::Failed(told) if says(&["couldn't bind", "bind http server"]) => End::PortTaken(told),
         End::Failed(told) if says(LACK_OF_MEMORY) => {
-            End::Starved(format!("it did not get the memory that it needs: {told}"))
+            End::Starved(format!("it did not get the memory that it needs; {told}"))
         }
         End::Failed(told) if exit == Exit::KILLED => End::Starved(told),
         failed => failed,

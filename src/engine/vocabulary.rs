@@ -12,7 +12,7 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value, json};
-use shimmytok::{EncodeOptions, Tokenizer};
+use shimmytok::{EncodeOptions, SpecialTokenOverride, TokenType, Tokenizer};
 
 use crate::llm::{ChatRequest, RequestKind};
 
@@ -39,6 +39,8 @@ const DEPTH: usize = 100;
 /// What a model's file says of its tokens.
 pub(super) struct Vocabulary {
     tokenizer: Tokenizer,
+    /// Texts that are one token wherever they stand.
+    whole: Vec<SpecialTokenOverride>,
     /// Added before every prompt, if any is.
     begin: Option<String>,
     end: String,
@@ -54,7 +56,10 @@ impl Vocabulary {
         let adds_begin = !tokenizer.encode("", true).ok()?.is_empty();
         let begin = adds_begin.then(|| text(tokenizer.bos_token()));
         let end = text(tokenizer.eos_token());
-        is_proven.then_some(Self { tokenizer, begin, end })
+        let ids = (0..).take(tokenizer.vocab_size());
+        let whole = ids.filter(|token| tokenizer.token_type(*token) == TokenType::UserDefined);
+        let whole = whole.map(|token| SpecialTokenOverride::new(text(token), token)).collect();
+        is_proven.then_some(Self { whole, begin, end, tokenizer })
     }
 
     /// How many tokens a prompt has, without its pictures; `None` if it cannot be said.
@@ -75,8 +80,8 @@ impl Vocabulary {
             return None;
         }
         let options = EncodeOptions::with_parse_special(false, true);
-        let tokens = self.tokenizer.encode_with_options(&prompt, &options).ok()?.len();
-        Some(tokens as u64 + u64::from(self.begin.is_some()))
+        let tokens = self.tokenizer.encode_with_external_special_tokens(&prompt, &options, &self.whole);
+        Some(tokens.ok()?.len() as u64 + u64::from(self.begin.is_some()))
     }
 
     /// What the template makes of a conversation.

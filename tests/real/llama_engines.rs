@@ -21,6 +21,7 @@ pub(crate) fn claims() -> Vec<Claim> {
         an_engine_starts_when_it_is_needed_and_grows_with_a_request,
         a_prompt_that_no_variant_holds_starts_nothing,
         a_prompt_that_was_guessed_too_short_is_planned_anew_unseen,
+        prompts_are_counted_exactly_while_no_engine_runs,
         two_callers_that_take_turns_are_served_without_a_loss,
         many_requests_of_all_sizes_share_an_engine_without_an_error,
         a_stream_survives_that_another_model_is_asked_for,
@@ -114,6 +115,63 @@ async fn a_prompt_that_no_variant_holds_starts_nothing() {
         assert!(answer.body["error"]["message"].as_str().unwrap().contains("4096"), "{}", answer.body);
     }
     assert!(setting.engines().is_empty());
+}
+
+/// Ways of splitting texts, of which the counts are said to be right.
+const WAYS: [&str; 7] =
+    ["llama-bpe", "qwen2", "deepseek-llm", "deepseek-coder", "command-r", "refact", "starcoder"];
+
+async fn prompts_are_counted_exactly_while_no_engine_runs() {
+    let folder = TempDir::new().unwrap();
+    for way in WAYS {
+        std::fs::write(folder.path().join(format!("{way}.gguf")), tiny_gguf::merging(8192, way)).unwrap();
+    }
+    let text =
+        "The road's music: 12345 roads,  they'll say!!!\n\n\n   zażółć gęślą jaźń łłł 1 23 456\t你好\r\nend "
+            .repeat(5);
+    let tools = json!([{"type": "function", "function": {"name": "road", "description": "a <road>",
+        "parameters": {"type": "object", "properties": {"ll": {"type": "string"}}}}}]);
+    let talk = |model: &str| {
+        json!({"model": model, "max_tokens": 4, "tools": tools, "messages": [
+            {"role": "system", "content": "Say 123!!"},
+            {"role": "user", "content": [{"type": "text", "text": text}]},
+            {"role": "assistant", "content": "They'll."},
+            {"role": "user", "content": "And now, 12?\n"},
+        ]})
+    };
+    let start = async |models: serde_json::Map<String, Value>| {
+        Gateway::start(&json!({"providers": {"local": {"type": "llamacpp",
+            "binary": Need::LlamaServer.path(), "args": ["-t", "1", "--offline"], "models": models}}}))
+        .await
+    };
+    let model = |way: &str, contexts: &[u64]| {
+        let file = folder.path().join(format!("{way}.gguf"));
+        let variants: Vec<Value> = contexts.iter().map(|context| json!({"context": context})).collect();
+        json!({"args": ["-m", file], "variants": variants})
+    };
+    let gateway = start(WAYS.iter().map(|way| ((*way).to_owned(), model(way, &[8192]))).collect()).await;
+    let mut models = serde_json::Map::new();
+    let mut expected = Vec::new();
+    for way in WAYS {
+        let answer = gateway.post(CHAT, &talk(way)).await;
+        let tokens = answer.body["usage"]["prompt_tokens"].as_u64().expect("it is counted");
+        // With the four of the answer it fits exactly, and not by one.
+        for (name, small, chosen) in [("fits", tokens + 4, tokens + 4), ("large", tokens + 3, 8192)] {
+            let name = format!("{way}-{name}");
+            models.insert(name.clone(), model(way, &[small, 8192]));
+            expected.push((name.clone(), format!("{name}@{chosen}")));
+        }
+    }
+    let gateway = start(models).await;
+    for (name, variant) in expected {
+        let answer = gateway.post(CHAT, &talk(&name)).await;
+        assert_eq!(
+            (answer.status, answer.header("x-llm-variant")),
+            (200, variant.as_str()),
+            "{}",
+            answer.body
+        );
+    }
 }
 
 async fn a_prompt_that_was_guessed_too_short_is_planned_anew_unseen() {

@@ -73,9 +73,48 @@ const SURELY: f32 = 10.0;
 
 /// The model's file, trained, as it says, for a context of so many tokens.
 pub(crate) fn bytes(context_tokens: u32) -> Vec<u8> {
-    let tokens = tokens();
+    // Nothing merges: every byte of a prompt is a token.
+    file(context_tokens, "gpt-2", &[])
+}
+
+/// The same, splitting texts in a way of that name, after which some bytes merge.
+pub(crate) fn merging(context_tokens: u32, way: &str) -> Vec<u8> {
+    file(context_tokens, way, &MERGES)
+}
+
+/// What becomes one, in this order.
+const MERGES: [(&str, &str); 17] = [
+    ("Ġ", "r"),
+    ("Ġr", "o"),
+    ("Ġro", "a"),
+    ("Ġroa", "d"),
+    ("Ġ", "m"),
+    ("Ġm", "u"),
+    ("Ġmu", "s"),
+    ("t", "h"),
+    ("e", "r"),
+    ("l", "l"),
+    ("'", "ll"),
+    ("1", "2"),
+    ("12", "3"),
+    ("Ċ", "Ċ"),
+    ("Ġ", "Ġ"),
+    ("!", "!"),
+    ("Å", "Ĥ"),
+];
+
+fn file(context_tokens: u32, way: &str, merges: &[(&str, &str)]) -> Vec<u8> {
+    let mut tokens = tokens();
+    for merged in merges.iter().map(|(one, other)| format!("{one}{other}")) {
+        if !tokens.contains(&merged) {
+            tokens.push(merged);
+        }
+    }
     let mut file = Header::default();
     describe(&mut file, context_tokens);
+    file.text("tokenizer.ggml.pre", way);
+    let merges: Vec<String> = merges.iter().map(|(one, other)| format!("{one} {other}")).collect();
+    file.texts("tokenizer.ggml.merges", &merges);
     describe_tokens(&mut file, &tokens);
     file.finish(&tensors(&tokens))
 }
@@ -111,17 +150,14 @@ fn describe(file: &mut Header, context_tokens: u32) {
 fn describe_tokens(file: &mut Header, tokens: &[String]) {
     let id = |token: &str| tokens.iter().position(|other| other == token).unwrap();
     let kind = |(id, token): (usize, &String)| match token.as_str() {
-        _ if id < 256 + WORDS.len() => NORMAL,
+        _ if id < 256 + WORDS.len() || !token.starts_with('<') => NORMAL,
         // The marks of turns are not shown, those of calls are.
         token if token.starts_with("<|") => CONTROL,
         _ => USER_DEFINED,
     };
     file.text("tokenizer.ggml.model", "gpt2");
-    file.text("tokenizer.ggml.pre", "gpt-2");
     file.texts("tokenizer.ggml.tokens", tokens);
     file.numbers("tokenizer.ggml.token_type", tokens.iter().enumerate().map(kind));
-    // Nothing merges: every byte of a prompt is a token.
-    file.texts("tokenizer.ggml.merges", &[]);
     file.number("tokenizer.ggml.bos_token_id", id(SPECIALS[0]));
     file.number("tokenizer.ggml.eos_token_id", id(END));
     file.number("tokenizer.ggml.eot_token_id", id(END));
