@@ -15,16 +15,30 @@ pub struct EngineSettings {
     pub max_unfairness: Duration,
     /// How many requests may wait, for one model.
     pub queue_max: usize,
+    /// Where prompt caches lie while an engine is switched; `None` for the gateway's own run folder.
+    pub prompt_cache_dir: Option<PathBuf>,
+    /// What those of one model may take there, in MiB.
+    pub prompt_cache_mib: u64,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { memory_budget_mib: None, max_unfairness: Duration::from_secs(30), queue_max: 512 }
+        Self {
+            memory_budget_mib: None,
+            max_unfairness: Duration::from_secs(30),
+            queue_max: 512,
+            prompt_cache_dir: None,
+            prompt_cache_mib: 2048,
+        }
     }
 }
 
 /// A model that the gateway runs itself.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a wish of its own, and all combinations make sense"
+)]
 pub struct EngineModel {
     /// The ways to run it, smallest context first. At least one.
     pub variants: Vec<EngineVariant>,
@@ -39,6 +53,8 @@ pub struct EngineModel {
     /// A small helper that may run beside the others, whatever they take: neither does it make room, nor is room
     /// made by stopping it.
     pub is_secondary: bool,
+    /// Whether what an engine has read is kept over a switch to another one.
+    pub keeps_prompt_cache: bool,
 }
 
 /// One way to run a model.

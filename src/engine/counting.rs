@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::estimate::{self, Experience, Guess, Sketch};
+use super::lease::Place;
 use super::memory::{Mark, Memory};
 use super::need::Need;
 use super::planner::Capacity;
@@ -196,11 +197,14 @@ impl Counting {
         self.contexts.iter().position(|context| need.fits(*context, *context == largest))
     }
 
-    /// A prompt turned out to be so long.
-    pub fn learn(&self, thought: Option<Thought>, usage: Usage) {
+    /// A prompt, answered there, turned out to be so long.
+    pub fn learn(&self, thought: Option<Thought>, place: &Place, usage: Usage) {
         let Some(thought) = thought.filter(|_| usage.input_tokens > 0) else { return };
         self.metrics.estimated(thought.tokens, usage.input_tokens);
         self.experience.learn(thought.guess, usage.input_tokens);
+        if let (Some(cache), Some(before)) = (&place.cache, thought.mark.before) {
+            cache.judge(before, usage.cached_input_tokens);
+        }
         self.memory.remember(thought.mark, usage.input_tokens, usage.output_tokens);
     }
 }

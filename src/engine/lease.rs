@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::planner::{Refusal, TicketId};
 use super::pool::Command;
 use super::probe::Door;
+use super::prompt_cache::PromptCache;
 
 /// Why a request gets no engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +52,8 @@ pub struct Place {
     /// `<model>@<context>`.
     pub variant: Arc<str>,
     pub(super) door: Arc<Door>,
+    /// Where what it has read is kept.
+    pub(super) cache: Option<Arc<PromptCache>>,
 }
 
 impl Place {

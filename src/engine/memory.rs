@@ -31,11 +31,11 @@ struct Known {
 
 /// A turn that was answered.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
-    prompt_tokens: u64,
-    answer_tokens: u64,
+pub(super) struct Turn {
+    pub(super) prompt_tokens: u64,
+    pub(super) answer_tokens: u64,
     /// By how much it was longer than the one before, on an average.
-    growth_tokens: Option<u64>,
+    pub(super) growth_tokens: Option<u64>,
 }
 
 /// Where a turn is to be remembered.
@@ -43,7 +43,7 @@ struct Turn {
 pub(super) struct Mark {
     key: u64,
     /// The turn before it, if that is known.
-    before: Option<Turn>,
+    pub(super) before: Option<Turn>,
 }
 
 /// What is known of a conversation.

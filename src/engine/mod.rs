@@ -17,6 +17,8 @@ mod planner;
 mod pool;
 mod probe;
 mod process;
+mod prompt_cache;
+mod prompt_folder;
 mod registry;
 mod run_folder;
 mod runner;

@@ -18,6 +18,8 @@ use super::planner::{Effect, Engine, EngineId, Phase, Planner, Refusal, TicketId
 use super::pool::{Answer, Command, Configured, Stage};
 use super::probe::Door;
 use super::process::Launcher;
+use super::prompt_cache::PromptCache;
+use super::prompt_folder::PromptFolder;
 use super::runner::{self, Order, Report};
 use super::view::{EngineState, Picture, steps};
 
@@ -36,6 +38,9 @@ pub(super) struct Owner {
     logs: HashMap<Arc<str>, Arc<Log>>,
     /// Who waits for the end of an engine.
     unloading: Vec<(EngineId, oneshot::Sender<()>)>,
+    /// What the engines of each model have read, kept over a switch.
+    caches: HashMap<Arc<str>, Arc<PromptCache>>,
+    prompts: Option<Arc<PromptFolder>>,
     /// How long each variant took to load the last time.
     load_times: HashMap<Arc<str>, Duration>,
     /// Who waits until the states are shown.
@@ -49,6 +54,7 @@ struct Known {
     started: Instant,
     stop: CancellationToken,
     door: Option<Arc<Door>>,
+    cache: Option<Arc<PromptCache>>,
     pid: Option<u32>,
     load_ms: Option<u64>,
     /// How much of it has loaded, in per cent.
@@ -76,6 +82,8 @@ impl Owner {
             stage,
             logs: HashMap::new(),
             unloading: Vec::new(),
+            caches: HashMap::new(),
+            prompts: None,
             load_times: HashMap::new(),
             looking: Vec::new(),
         }
@@ -224,7 +232,9 @@ impl Owner {
 
     fn start(&mut self, engine: EngineId, model: usize, variant: usize) {
         let Some((model, spec)) = self.planner.model(model) else { return };
-        let Some(variant) = spec.variants.get(variant) else { return };
+        let Some(variant) = spec.variants.get(variant).cloned() else { return };
+        let (model, keeps) = (model.clone(), spec.keeps_prompt_cache && !variant.saves_slots_itself());
+        let cache = keeps.then(|| self.cache(&model)).flatten();
         let name: Arc<str> = format!("{model}@{}", variant.context_tokens).into();
         let stop = CancellationToken::new();
         let known = Known {
@@ -233,16 +243,22 @@ impl Owner {
             started: Instant::now(),
             stop: stop.clone(),
             door: None,
+            cache: cache.clone(),
             pid: None,
             load_ms: None,
             progress: None,
             memory_mib: variant.memory_mib,
         };
-        let metrics = self.stage.metrics.of_engines(&self.stage.provider, model);
-        let load_time = self.load_times.get(&name).copied();
-        let (variant, launcher) = (variant.clone(), self.launcher.clone());
-        let order = Order { name, variant, launcher, stop, metrics, load_time };
         self.engines.insert(engine, known);
+        let order = Order {
+            load_time: self.load_times.get(&name).copied(),
+            metrics: self.stage.metrics.of_engines(&self.stage.provider, &model),
+            launcher: self.launcher.clone(),
+            name,
+            variant,
+            stop,
+            cache,
+        };
         let reports = self.reports.clone();
         self.tasks.spawn(runner::run(order, move |report| {
             // The task that hears it lives longer than its engines.
@@ -250,15 +266,37 @@ impl Owner {
         }));
     }
 
+    /// Where what the engines of a model have read is kept; `None` if there is no place for it.
+    fn cache(&mut self, model: &Arc<str>) -> Option<Arc<PromptCache>> {
+        if let Some(cache) = self.caches.get(model) {
+            return Some(cache.clone());
+        }
+        let settings = self.planner.settings();
+        if self.prompts.is_none() {
+            let base = settings.prompt_cache_dir.as_deref().or(self.launcher.folder())?;
+            let made = PromptFolder::make(base);
+            let told = |error: &std::io::Error| {
+                tracing::warn!(folder = %base.display(), %error, "Prompt caches are not kept over a switch");
+            };
+            self.prompts = made.inspect_err(told).ok().map(Arc::new);
+        }
+        let cache = PromptCache::new(model.clone(), self.prompts.clone()?, settings.prompt_cache_mib);
+        let cache = Arc::new(cache);
+        self.caches.insert(model.clone(), cache.clone());
+        Some(cache)
+    }
+
     fn place(&self, engine: EngineId) -> Option<Place> {
         let known = self.engines.get(&engine)?;
-        Some(Place { engine, variant: known.variant.clone(), door: known.door.clone()? })
+        let (variant, cache) = (known.variant.clone(), known.cache.clone());
+        Some(Place { engine, variant, door: known.door.clone()?, cache })
     }
 
     fn close(&mut self) {
         for answer in std::mem::take(&mut self.waiting).into_values() {
             let _ = answer.send(Err(EngineError::Gone));
         }
+        self.caches.values().for_each(|cache| cache.close());
         self.planner.close();
     }
 

@@ -153,6 +153,11 @@ impl Planner {
         self.models.get(model).map(|model| (&model.name, &model.spec))
     }
 
+    /// What holds for all engines.
+    pub(super) fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
     /// A request arrives. It may be turned away at once.
     pub(super) fn arrive(
         &mut self,

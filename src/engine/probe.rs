@@ -92,6 +92,35 @@ impl Door {
         Some(tokens.tokens.len() as u64)
     }
 
+    /// What the slots hold; nothing if the engine does not say.
+    pub(super) async fn slots(&self, limit: Duration) -> Vec<SlotState> {
+        let Ok((status, body)) = self.ask(Method::GET, "/slots", Bytes::new(), limit).await else {
+            return Vec::new();
+        };
+        if !status.is_success() {
+            return Vec::new();
+        }
+        serde_json::from_slice(&body).unwrap_or_default()
+    }
+
+    /// Writes a slot to a file in the folder for that, or reads it; `None` if the engine does not.
+    pub(super) async fn slot(
+        &self,
+        slot: usize,
+        action: SlotAction,
+        file: &str,
+        limit: Duration,
+    ) -> Option<SlotDone> {
+        let action = match action {
+            SlotAction::Save => "save",
+            SlotAction::Restore => "restore",
+        };
+        let path = format!("/slots/{slot}?action={action}");
+        let question = serde_json::json!({ "filename": file }).to_string();
+        let (status, body) = self.ask(Method::POST, &path, question.into(), limit).await.ok()?;
+        serde_json::from_slice(&body).ok().filter(|_| status.is_success())
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -128,6 +157,31 @@ impl Door {
         }
         asking.await
     }
+}
+
+/// What can be done with a slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SlotAction {
+    Save,
+    Restore,
+}
+
+/// A slot, as the engine tells of it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct SlotState {
+    #[serde(default)]
+    pub(super) is_processing: bool,
+    #[serde(default, rename = "n_prompt_tokens")]
+    pub(super) tokens: Option<u64>,
+}
+
+/// What was written, or read.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct SlotDone {
+    #[serde(alias = "n_saved", alias = "n_restored")]
+    pub(super) tokens: u64,
+    #[serde(alias = "n_written", alias = "n_read")]
+    pub(super) bytes: u64,
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,7 @@ mod keeper;
 mod spawner;
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +66,11 @@ impl Launcher {
     #[must_use]
     pub fn recording_in(self, run_folder: Arc<RunFolder>) -> Self {
         Self { run_folder: Some(run_folder), ..self }
+    }
+
+    /// Where engines may put what is to outlive them, and not the gateway.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.run_folder.as_ref().map(|folder| folder.path())
     }
 
     /// Guards engines with this program, which has to know the guard's command, instead of the running one.

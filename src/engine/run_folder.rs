@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use super::watch;
+use super::{prompt_folder, watch};
 
 /// Only for this user: sockets of engines may stand here, too.
 const MODE: u32 = 0o700;
@@ -99,6 +99,7 @@ impl RunFolder {
 
     /// What [`RunFolder::clean_up`] does, on this thread.
     pub(super) fn sweep(&self) -> usize {
+        prompt_folder::sweep(&self.path);
         let mut killed = Vec::new();
         for (file, record) in self.records() {
             // A gateway that is there looks after its engines itself.

@@ -13,6 +13,7 @@ use super::log::Log;
 use super::planner::{Capacity, Failure};
 use super::probe::{Door, Introduction};
 use super::process::{Exit, Launch, Launcher, Process};
+use super::prompt_cache::PromptCache;
 use super::vitals::{Pulse, Vitals, model_bytes};
 use crate::config::{EngineAddress, EngineVariant};
 use crate::telemetry::{EngineMetrics, StartOutcome};
@@ -58,6 +59,8 @@ pub(super) struct Order {
     pub(super) metrics: EngineMetrics,
     /// How long it took to load the last time.
     pub(super) load_time: Option<Duration>,
+    /// Where what it has read is kept, if it is.
+    pub(super) cache: Option<Arc<PromptCache>>,
 }
 
 /// How it went so far.
@@ -144,8 +147,22 @@ async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
     }
     tracing::info!(engine = %order.name, load_ms = started.elapsed().as_millis(), slots = capacity.slots,
         context_tokens = capacity.context_tokens, "The engine is ready");
+    if let Some(cache) = &order.cache {
+        tokio::select! {
+            biased;
+            () = order.stop.cancelled() => {}
+            _ = process.exited() => {}
+            () = cache.restore(&door, &order.variant, capacity) => {}
+        }
+    }
     report(Report::Ready(door.clone(), capacity));
     let end = served(order, &door, &process).await;
+    if let (End::Asked, Some(cache)) = (&end, &order.cache) {
+        tokio::select! {
+            _ = process.exited() => {}
+            () = cache.save(&door, &order.variant) => {}
+        }
+    }
     // One that has failed is not given time.
     let patience = if matches!(end, End::Asked) { STOP_PATIENCE } else { Duration::ZERO };
     process.stop(patience).await;
@@ -274,12 +291,19 @@ fn prepared(order: &Order) -> std::io::Result<(Arc<Door>, Launch)> {
         None => EngineAddress { host: "127.0.0.1".to_owned(), port: free_port()? },
     };
     let api_key = random_key()?;
+    // In its arguments everybody could read it.
+    let mut variables = vec![("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned())];
+    if let Some(folder) = order.cache.as_ref().and_then(|cache| cache.path()?.to_str()) {
+        // As arguments they would end those that do not know them. Without the second, only the last conversation
+        // stays in the slots.
+        let added = [("LLAMA_ARG_SLOT_SAVE_PATH", folder), ("LLAMA_ARG_CACHE_IDLE_SLOTS", "0")];
+        variables.extend(added.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
     let launch = Launch {
         name: order.name.to_string(),
         binary: variant.binary.clone(),
         args: variant.full_args(&address),
-        // In its arguments everybody could read it.
-        variables: vec![("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned())],
+        variables,
         folder: None,
     };
     Ok((Arc::new(Door { address, api_key }), launch))

@@ -59,7 +59,7 @@ impl Vocabulary {
         let ids = (0..).take(tokenizer.vocab_size());
         let whole = ids.filter(|token| tokenizer.token_type(*token) == TokenType::UserDefined);
         let whole = whole.map(|token| SpecialTokenOverride::new(text(token), token)).collect();
-        is_proven.then_some(Self { whole, begin, end, tokenizer })
+        is_proven.then_some(Self { tokenizer, whole, begin, end })
     }
 
     /// How many tokens a prompt has, without its pictures; `None` if it cannot be said.

@@ -45,14 +45,14 @@ struct Known {
 /// Kept with an answer until its end.
 #[derive(Debug)]
 struct Held {
-    _lease: Lease,
+    lease: Lease,
     counting: Arc<Counting>,
     thought: Option<Thought>,
 }
 
 impl super::stream::Held for Held {
     fn used(&self, usage: Usage) {
-        self.counting.learn(self.thought, usage);
+        self.counting.learn(self.thought, self.lease.place(), usage);
     }
 }
 
@@ -200,7 +200,7 @@ impl Provider for Managed {
             let answer = self.in_time(request.stream, asked).await;
             let error = match answer {
                 Ok(mut answer) => {
-                    let held = Held { _lease: lease, counting: known.counting.clone(), thought };
+                    let held = Held { lease, counting: known.counting.clone(), thought };
                     match &mut answer.content {
                         Content::Stream(frames) => frames.hold(Box::new(held)),
                         Content::Whole(completion) => {

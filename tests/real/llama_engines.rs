@@ -27,6 +27,7 @@ pub(crate) fn claims() -> Vec<Claim> {
         a_stream_survives_that_another_model_is_asked_for,
         an_engine_killed_in_mid_stream_is_told_and_replaced,
         an_engine_killed_while_idle_is_replaced_unseen,
+        a_conversation_that_outgrows_its_engine_is_not_read_again,
         a_gateway_that_is_killed_leaves_no_engine,
         a_gateway_that_ends_ends_its_engines,
         the_configuration_of_the_original_runner_works_as_it_is,
@@ -249,6 +250,72 @@ async fn an_engine_killed_while_idle_is_replaced_unseen() {
         assert_eq!(setting.ask("tiny", 2).await.status, 200);
         setting.engines().into_iter().for_each(kill);
     }
+}
+
+/// A conversation that needs the larger variant with its second turn; how much of that was in the cache, and how much
+/// the first turn took.
+async fn cached_over_a_switch(gateway: &Gateway) -> (u64, u64) {
+    let mut messages = vec![json!({"role": "user", "content": "word ".repeat(85)})];
+    let body = |messages: &[Value]| json!({"model": "tiny", "max_tokens": 4, "messages": messages});
+    let first = gateway.post(CHAT, &body(&messages)).await;
+    assert_eq!(first.header("x-llm-variant"), "tiny@512", "{}", first.body);
+    messages.push(first.body["choices"][0]["message"].clone());
+    messages.push(json!({"role": "user", "content": "more ".repeat(40)}));
+    let second = gateway.post(CHAT, &body(&messages)).await;
+    assert_eq!(second.header("x-llm-variant"), "tiny@4096", "{}", second.body);
+    let usage = &second.body["usage"];
+    let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
+    (cached, first.body["usage"]["prompt_tokens"].as_u64().unwrap())
+}
+
+async fn a_conversation_that_outgrows_its_engine_is_not_read_again() {
+    let setting = Setting::new().await;
+    let (cached, first) = cached_over_a_switch(&setting.gateway).await;
+    assert!(first > 400 && cached >= first - 20, "{cached} of {first}");
+
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("tiny.gguf"), tiny_gguf::bytes(8192)).unwrap();
+    let mut models = models(folder.path());
+    models["providers"]["local"]["keep_prompt_cache"] = json!(false);
+    assert_eq!(cached_over_a_switch(&Gateway::start(&models).await).await.0, 0);
+
+    // Of several conversations each finds its own, whoever outgrew the engine.
+    models["providers"]["local"]["keep_prompt_cache"] = json!(true);
+    models["providers"]["local"]["models"] =
+        json!({"tiny": {"variants": [{"context": 2048}, {"context": 8192}]}});
+    let gateway = Gateway::start(&models).await;
+    let mut talks = ["one ", "two "].map(|word| vec![json!({"role": "user", "content": word.repeat(180)})]);
+    let mut turn = async |talk: usize, words: usize| {
+        let body = json!({"model": "tiny", "max_tokens": 4, "messages": talks[talk]});
+        let answer = gateway.post(CHAT, &body).await;
+        talks[talk].push(answer.body["choices"][0]["message"].clone());
+        talks[talk].push(json!({"role": "user", "content": "more ".repeat(words)}));
+        let cached = answer.body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
+        (answer.header("x-llm-variant").to_owned(), cached)
+    };
+    for (talk, words) in [(0, 300), (1, 2)] {
+        assert_eq!(turn(talk, words).await, ("tiny@2048".to_owned(), 0));
+    }
+    for talk in [0, 1] {
+        let (variant, cached) = turn(talk, 2).await;
+        assert!(variant == "tiny@8192" && cached > 700, "{talk}: {variant}, {cached}");
+    }
+
+    // What was said lies where it is to lie, and only while an engine is switched.
+    let kept = folder.path().join("kept");
+    let mut models = self::models(folder.path());
+    models["providers"]["local"]["prompt_cache_dir"] = json!(kept);
+    let mut gateway = Gateway::start(&models).await;
+    assert!(cached_over_a_switch(&gateway).await.0 > 0);
+    let files = || {
+        let folders = std::fs::read_dir(&kept).unwrap().filter_map(Result::ok);
+        folders.flat_map(|folder| std::fs::read_dir(folder.path()).unwrap()).count()
+    };
+    assert_eq!((std::fs::read_dir(&kept).unwrap().count(), files()), (1, 0));
+    assert_eq!(gateway.post(CHAT, &chat("other", 2)).await.status, 200);
+    assert_eq!(files(), 1, "for the next engine of the model");
+    gateway.end().await;
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0);
 }
 
 async fn a_gateway_that_is_killed_leaves_no_engine() {

@@ -68,6 +68,7 @@ impl Reader<'_> {
             is_pinned: raw.pinned.unwrap_or(false),
             is_preloaded: raw.preload.unwrap_or(false),
             is_secondary: raw.secondary.unwrap_or(false),
+            keeps_prompt_cache: raw.keep_prompt_cache.or(outer.keep_prompt_cache).unwrap_or(true),
         })
     }
 

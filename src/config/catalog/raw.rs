@@ -46,6 +46,9 @@ pub(super) struct RawProvider {
     pub(super) memory_budget: Option<u64>,
     pub(super) queue_max: Option<usize>,
     pub(super) max_unfairness: Option<f64>,
+    pub(super) keep_prompt_cache: Option<bool>,
+    pub(super) prompt_cache_dir: Option<String>,
+    pub(super) prompt_cache_mib: Option<u64>,
     pub(super) health_check_timeout: Option<f64>,
     pub(super) engine_startup_timeout: Option<f64>,
     pub(super) engine_stall_timeout: Option<f64>,
@@ -90,6 +93,7 @@ pub(super) struct RawModel {
     pub(super) pinned: Option<bool>,
     pub(super) preload: Option<bool>,
     pub(super) secondary: Option<bool>,
+    pub(super) keep_prompt_cache: Option<bool>,
     pub(super) variants: Option<Vec<Object<RawVariant>>>,
     /// Where it stands, if not where files of this form have it.
     #[serde(skip)]

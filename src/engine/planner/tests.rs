@@ -28,6 +28,7 @@ fn model(contexts: &[u64]) -> EngineModel {
         is_pinned: false,
         is_preloaded: false,
         is_secondary: false,
+        keeps_prompt_cache: true,
     }
 }
 

@@ -40,6 +40,53 @@ const REFUSED: &[(&str, &str)] = &[
 const FILES: &[&str] =
     &["-m", "--model", "-mm", "--mmproj", "-md", "--model-draft", "--spec-draft-model", "--lora"];
 
+/// Flags with a value that change nothing in what a model makes of a text. What they change in the form of its cache, the
+/// engine sees itself.
+const RUNNING: &[&str] = &[
+    "-c",
+    "--ctx-size",
+    "-np",
+    "--parallel",
+    "-t",
+    "--threads",
+    "-tb",
+    "--threads-batch",
+    "--threads-http",
+    "-b",
+    "--batch-size",
+    "-ub",
+    "--ubatch-size",
+    "-ngl",
+    "--gpu-layers",
+    "--n-gpu-layers",
+    "-ctk",
+    "--cache-type-k",
+    "-ctv",
+    "--cache-type-v",
+    "-ot",
+    "--override-tensor",
+    "-ncmoe",
+    "--n-cpu-moe",
+    "-ts",
+    "--tensor-split",
+    "-sm",
+    "--split-mode",
+    "-mg",
+    "--main-gpu",
+    "-dev",
+    "--device",
+    "--host",
+    "--port",
+    "-a",
+    "--alias",
+    "--cache-ram",
+    "-cram",
+    "-to",
+    "--timeout",
+    "-lv",
+    "--verbosity",
+];
+
 /// With one of these, `-m` may name a file that is yet to be fetched.
 const FETCHED: &[&str] = &["-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-dr", "--docker-repo"];
 
@@ -153,6 +200,28 @@ impl EngineVariant {
     #[must_use]
     pub fn whole_context_tokens(&self) -> u64 {
         read(&self.args).context.unwrap_or(self.context_tokens)
+    }
+
+    /// The arguments without those that only say where and how fast the engine runs, and how much it holds. Engines
+    /// whose model arguments are the same understand what the other has read.
+    #[must_use]
+    pub fn args_of_the_model(&self) -> Vec<&str> {
+        let mut left = Vec::new();
+        let mut rest = self.args.iter().map(String::as_str);
+        while let Some(arg) = rest.next() {
+            match arg.split_once('=') {
+                Some((flag, _)) if RUNNING.contains(&flag) => {}
+                None if RUNNING.contains(&arg) => drop(rest.next()),
+                _ => left.push(arg),
+            }
+        }
+        left
+    }
+
+    /// Whether the arguments say themselves where slots are saved.
+    #[must_use]
+    pub fn saves_slots_itself(&self) -> bool {
+        self.args.iter().any(|arg| arg.starts_with("--slot-save-path"))
     }
 
     /// The file of the model, if the arguments name one that is not yet to be fetched.
@@ -269,6 +338,26 @@ mod tests {
         assert_eq!(args, "--ctx-size=16384 -np 4 --host ::1 --port 82");
         assert_eq!((whole, file), (16_384, None));
         assert_eq!(full("-c 0").0, "-c 0 --host 127.0.0.1 --port 81");
+    }
+
+    #[test]
+    fn what_makes_the_model_is_told_from_how_it_runs() {
+        let of = |line: &str| {
+            let variant = EngineVariant {
+                context_tokens: 4096,
+                binary: "llama-server".into(),
+                args: line.split_whitespace().map(str::to_owned).collect(),
+                address: None,
+                memory_mib: None,
+                timeouts: crate::config::EngineTimeouts::default(),
+            };
+            (variant.args_of_the_model().join(" "), variant.saves_slots_itself())
+        };
+        let small = of("-m /m.gguf -c 4096 -ngl 99 -np=4 --jinja");
+        assert_eq!(small, of("-m /m.gguf -c 32768 -ngl 40 -ctk q8_0 --jinja --port=81"));
+        assert_eq!(small, ("-m /m.gguf --jinja".to_owned(), false));
+        assert_ne!(small, of("-m /m.gguf -c 4096 -ngl 99 --jinja --rope-scaling yarn"));
+        assert!(of("--slot-save-path /x").1 && of("--slot-save-path=/x").1);
     }
 
     #[test]

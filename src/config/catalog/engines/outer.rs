@@ -1,5 +1,7 @@
 //! What provider, model and variant say alike, and how the inner statement is put over the outer one.
 
+use std::path::PathBuf;
+
 use super::Reader;
 use crate::config::catalog::expand::Expansion;
 use crate::config::catalog::raw::{RawModel, RawModels, RawProvider, RawTokenization, RawVariant};
@@ -12,6 +14,7 @@ pub(in crate::config::catalog) struct Outer {
     pub(super) timeouts: EngineTimeouts,
     pub(super) tokenization: Option<RawTokenization>,
     pub(super) default_output_reserve: Option<u64>,
+    pub(super) keep_prompt_cache: Option<bool>,
     pub(in crate::config::catalog) settings: EngineSettings,
 }
 
@@ -142,6 +145,7 @@ impl Reader<'_> {
             timeouts: self.engine_timeouts(place, TimeoutKeys::of_provider(raw), EngineTimeouts::default()),
             tokenization: raw.tokenization.as_ref().map(|tokenization| tokenization.0.clone()),
             default_output_reserve: raw.default_output_reserve,
+            keep_prompt_cache: raw.keep_prompt_cache,
             settings: EngineSettings {
                 memory_budget_mib: raw.memory_budget,
                 max_unfairness: self.seconds(
@@ -151,6 +155,8 @@ impl Reader<'_> {
                     default.max_unfairness,
                 ),
                 queue_max: raw.queue_max.unwrap_or(default.queue_max),
+                prompt_cache_dir: raw.prompt_cache_dir.as_ref().map(PathBuf::from),
+                prompt_cache_mib: raw.prompt_cache_mib.unwrap_or(default.prompt_cache_mib),
             },
         })
     }
@@ -190,6 +196,9 @@ fn keys_of_provider(raw: &RawProvider) -> Vec<&'static str> {
         ("memory_budget", raw.memory_budget.is_some()),
         ("queue_max", raw.queue_max.is_some()),
         ("max_unfairness", raw.max_unfairness.is_some()),
+        ("keep_prompt_cache", raw.keep_prompt_cache.is_some()),
+        ("prompt_cache_dir", raw.prompt_cache_dir.is_some()),
+        ("prompt_cache_mib", raw.prompt_cache_mib.is_some()),
         ("default_output_reserve", raw.default_output_reserve.is_some()),
         ("tokenization", raw.tokenization.is_some()),
     ];
@@ -209,6 +218,7 @@ pub(super) fn keys_of_model(raw: &RawModel) -> Vec<&'static str> {
         ("pinned", raw.pinned.is_some()),
         ("preload", raw.preload.is_some()),
         ("secondary", raw.secondary.is_some()),
+        ("keep_prompt_cache", raw.keep_prompt_cache.is_some()),
         ("variants", raw.variants.is_some()),
     ];
     let stated = stated.into_iter().chain(TimeoutKeys::of_model(raw).stated());
