@@ -75,6 +75,8 @@ pub struct ModelConfig {
     pub upstream: String,
     /// Lower comes first.
     pub priority: i32,
+    /// Further names for the public one.
+    pub aliases: Vec<String>,
     /// Context size in tokens, if stated.
     pub context_tokens: Option<u64>,
     /// Languages it is good at, if stated.
@@ -160,6 +162,7 @@ impl Reader<'_> {
             }
             self.policy(model, policy.0);
         }
+        self.aliases_of_providers();
         self.refuse_ambiguous_names(&listed);
         if self.faults.is_empty() { Ok(self.catalog) } else { Err(self.faults.into()) }
     }
@@ -314,6 +317,7 @@ impl Reader<'_> {
             upstream,
             public,
             priority: raw.priority.unwrap_or(0),
+            aliases: raw.aliases,
             context_tokens: raw.context,
             languages: raw.languages,
             defaults: raw.defaults,
@@ -332,6 +336,28 @@ impl Reader<'_> {
             self.check_model_name(&place, alias);
         }
         self.catalog.policies.push(ModelPolicy { model, aliases: raw.aliases });
+    }
+
+    /// What providers say of their models' names holds as if it stood with the public model. Several may say the same.
+    fn aliases_of_providers(&mut self) {
+        let mut stated = Vec::new();
+        for provider in &self.catalog.providers {
+            let ModelSource::Listed(models) = &provider.models else { continue };
+            for model in models {
+                let place = format!("providers.{}.models.{}", provider.name, model.public);
+                stated.extend(
+                    model.aliases.iter().map(|alias| (place.clone(), model.public.clone(), alias.clone())),
+                );
+            }
+        }
+        for (place, model, alias) in stated {
+            self.check_model_name(&place, &alias);
+            match self.catalog.policies.iter_mut().find(|policy| policy.model == model) {
+                Some(policy) if policy.aliases.contains(&alias) => {}
+                Some(policy) => policy.aliases.push(alias),
+                None => self.catalog.policies.push(ModelPolicy { model, aliases: vec![alias] }),
+            }
+        }
     }
 
     fn unserved(&mut self, model: &str, listed: &[String]) {
@@ -550,6 +576,21 @@ mod tests {
             assert!(error.contains("is a name of this model already; take it out"), "{error}");
         }
         assert!(fault("[]").contains("line 1: this is a list, not an object"), "{}", fault("[]"));
+    }
+
+    #[test]
+    fn aliases_may_stand_with_a_providers_model() {
+        let file = r#"{"providers": {
+            "a": {"type": "x", "models": {"m": {"aliases": ["small", "tiny"]}, "n": {"aliases": ["large"]}}},
+            "b": {"type": "x", "models": {"m": {"aliases": ["small"]}}}
+        }, "models": {"m": {"aliases": ["fast"]}}}"#;
+        let policies = load(file).unwrap().policies;
+        let names: Vec<(&str, String)> =
+            policies.iter().map(|policy| (policy.model.as_str(), policy.aliases.join(" "))).collect();
+        assert_eq!(names, [("m", "fast small tiny".to_owned()), ("n", "large".to_owned())]);
+
+        let error = fault(r#"{"providers":{"a":{"type":"x","models":{"m":{"aliases":["n"]},"n":{}}}}}"#);
+        assert!(error.contains("the alias `n` is already the name of `n`"), "{error}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Lease {
     pub(super) place: Place,
-    pub(super) _turn: Turn,
+    pub(super) turn: Turn,
 }
 
 /// Where a leased engine is asked.
@@ -77,6 +77,11 @@ impl Lease {
     /// Where the engine is asked.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The engine has not answered for long. If it hangs, it is replaced.
+    pub fn doubt(&self) {
+        let _ = self.turn.commands.send(Command::Doubt(self.place.engine));
     }
 }
 

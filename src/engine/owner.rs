@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,6 +53,7 @@ struct Known {
     model: Arc<str>,
     started: Instant,
     stop: CancellationToken,
+    doubt: Arc<Notify>,
     door: Option<Arc<Door>>,
     cache: Option<Arc<PromptCache>>,
     pid: Option<u32>,
@@ -126,14 +127,15 @@ impl Owner {
                 } else {
                     self.planner.arrive(ticket, &model, need, now)
                 };
-                match refused {
-                    Some(why) => drop(answer.send(Err(why.into()))),
-                    None => drop(self.waiting.insert(ticket, answer)),
-                }
+                self.waiting.insert(ticket, answer);
+                refused.into_iter().for_each(|why| self.answer(ticket, Err(why.into())));
             }
             Command::Leave(ticket) => {
                 self.waiting.remove(&ticket);
                 self.planner.leave(ticket, now);
+            }
+            Command::Doubt(engine) => {
+                self.engines.get(&engine).iter().for_each(|known| known.doubt.notify_one());
             }
             Command::Report(engine, Report::Started(pid, log)) => {
                 if let Some(known) = self.engines.get_mut(&engine) {
@@ -236,12 +238,13 @@ impl Owner {
         let (model, keeps) = (model.clone(), spec.keeps_prompt_cache && !variant.saves_slots_itself());
         let cache = keeps.then(|| self.cache(&model)).flatten();
         let name: Arc<str> = format!("{model}@{}", variant.context_tokens).into();
-        let stop = CancellationToken::new();
+        let (stop, doubt) = (CancellationToken::new(), Arc::new(Notify::new()));
         let known = Known {
             variant: name.clone(),
             model: model.clone(),
             started: Instant::now(),
             stop: stop.clone(),
+            doubt: doubt.clone(),
             door: None,
             cache: cache.clone(),
             pid: None,
@@ -257,6 +260,7 @@ impl Owner {
             name,
             variant,
             stop,
+            doubt,
             cache,
         };
         let reports = self.reports.clone();

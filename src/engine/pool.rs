@@ -66,6 +66,7 @@ pub(super) enum Command {
         answer: Answer,
     },
     Leave(TicketId),
+    Doubt(EngineId),
     Report(EngineId, Report),
     Log {
         model: Arc<str>,
@@ -128,7 +129,7 @@ impl Pool {
         let ask = Command::Ask { ticket, model: model.into(), need, answer };
         running.commands.send(ask).map_err(|_| EngineError::Gone)?;
         let place = answered.await.map_err(|_| EngineError::Gone)??;
-        Ok(Lease { place, _turn: turn })
+        Ok(Lease { place, turn })
     }
 
     /// The engine that served a model a moment ago, and what it can take; `None` if none did.

@@ -48,6 +48,11 @@ impl Door {
         matches!(self.ask(Method::GET, "/health", Bytes::new(), limit).await, Ok((StatusCode::OK, _)))
     }
 
+    /// Whether the engine answers, in whatever way, what can only be answered between two steps of its work.
+    pub(super) async fn is_at_work(&self, limit: Duration) -> bool {
+        self.ask(Method::GET, "/slots", Bytes::new(), limit).await.is_ok()
+    }
+
     /// What the engine can take, as it says itself. `whole` is what it was told to take, all requests together.
     pub(super) async fn capacity(&self, whole: u64, limit: Duration) -> Introduction {
         let Ok((status, body)) = self.ask(Method::GET, "/props", Bytes::new(), limit).await else {

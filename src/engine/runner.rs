@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// So many questions without an answer mean that it hangs.
 const MOST_UNANSWERED: u32 = 2;
+/// How many times as long an engine may take to answer between two steps of its work.
+const WORK_PATIENCE: u32 = 6;
 /// Another program may take a port before the engine does.
 const PORTS_TRIED: u32 = 3;
 /// What an engine said last, for whoever looks for the cause of a failure.
@@ -55,6 +58,8 @@ pub(super) struct Order {
     pub(super) launcher: Launcher,
     /// Asks for an end.
     pub(super) stop: CancellationToken,
+    /// Somebody got no answer for long.
+    pub(super) doubt: Arc<Notify>,
     /// The figures of its model's engines.
     pub(super) metrics: EngineMetrics,
     /// How long it took to load the last time.
@@ -270,7 +275,11 @@ async fn served(order: &Order, door: &Door, process: &Process) -> End {
     let watching = async {
         let mut unanswered = 0;
         while unanswered < MOST_UNANSWERED {
-            sleep(CHECK_EVERY).await;
+            let is_doubted = timeout(CHECK_EVERY, order.doubt.notified()).await.is_ok();
+            // Its threads may say that it is well while the one that does the work hangs.
+            if is_doubted && !door.is_at_work(limit * WORK_PATIENCE).await {
+                return;
+            }
             unanswered = if door.is_well(limit).await { 0 } else { unanswered + 1 };
         }
     };

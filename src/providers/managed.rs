@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::Map;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -53,6 +54,10 @@ struct Held {
 impl super::stream::Held for Held {
     fn used(&self, usage: Usage) {
         self.counting.learn(self.thought, self.lease.place(), usage);
+    }
+
+    fn fell_silent(&self) {
+        self.lease.doubt();
     }
 }
 
@@ -215,6 +220,9 @@ impl Provider for Managed {
                 }
                 Err(error) => error,
             };
+            if matches!(error.kind, ErrorKind::Timeout(_) | ErrorKind::Overdue(_)) {
+                lease.doubt();
+            }
             drop(lease);
             if !tries.next(&error, &mut need, &known.metrics).await {
                 return Err(error);
@@ -259,9 +267,24 @@ impl Provider for Managed {
                 return Err(self.failed(ErrorKind::Unsupported("raw requests that do not name a model")));
             }
         };
-        let (lease, server) = self.lease(self.known(&model)?, Need::NOTHING).await?;
-        let mut answer = server.forward(request).await?;
-        answer.hold(lease);
-        Ok(answer)
+        let known = self.known(&model)?;
+        // Nobody knows what is in it; if it is text, a token of it has about four bytes.
+        let bytes = request.body.as_ref().map_or(0, Bytes::len) as u64;
+        let mut need = Need { prompt_tokens: bytes / 4, ..Need::NOTHING };
+        let mut tries = Tries { larger: false, again: 1 };
+        loop {
+            let (lease, server) = self.lease(known, need).await?;
+            let error = match server.forward(request.clone()).await {
+                Ok(mut answer) => {
+                    answer.hold(lease);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            drop(lease);
+            if !tries.next(&error, &mut need, &known.metrics).await {
+                return Err(error);
+            }
+        }
     }
 }

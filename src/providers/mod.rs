@@ -107,7 +107,7 @@ pub struct ModelCard {
 }
 
 /// A caller's request that passes as it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RawRequest {
     /// Its method.
     pub method: Method,

@@ -27,6 +27,8 @@ pub type RawFrames = BoxStream<'static, Result<Frames, ProviderError>>;
 pub trait Held: Send + Sync {
     /// What the answer has used, once it says so.
     fn used(&self, usage: Usage);
+    /// Nothing more came of it for too long.
+    fn fell_silent(&self) {}
 }
 
 /// A streamed answer. It ends with `None` only after a choice has said why it ended; otherwise the last item is
@@ -169,6 +171,7 @@ impl FrameStream {
             Poll::Ready(next) => Poll::Ready(next),
             Poll::Pending => {
                 let exhausted = ready!(self.patience.poll_exhausted(cx));
+                self.held.iter().for_each(|held| held.fell_silent());
                 Poll::Ready(Some(Err(self.failed(exhausted))))
             }
         }

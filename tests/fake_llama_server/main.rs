@@ -5,7 +5,7 @@
 //! puts `<role>` before each message and `<assistant>` at the end, so a message costs its words and one more.
 //!
 //! A prompt may ask for an answer of some length by a word `answer=20`, for a crash by the word `crash`, and for no
-//! answer ever by the word `hang`. The rest is told by `--fake-NAME VALUE`, or by `FAKE_NAME=VALUE` in the environment:
+//! answer ever by the word `hang`; after the word `stick` it answers only that it is well. The rest is told by `--fake-NAME VALUE`, or by `FAKE_NAME=VALUE` in the environment:
 //!
 //! | name | what it does |
 //! |---|---|
@@ -65,6 +65,15 @@ struct Server {
     options: Arc<Options>,
     slots: Arc<Slots>,
     is_ready: AtomicBool,
+    is_stuck: AtomicBool,
+}
+
+impl Server {
+    /// Whether it hangs behind its listening threads, with this request or since an earlier one.
+    fn is_stuck(&self, body: &Value) -> bool {
+        self.is_stuck.fetch_or(body.to_string().contains("stick"), Ordering::SeqCst)
+            || self.is_stuck.load(Ordering::SeqCst)
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -92,7 +101,12 @@ async fn main() {
         });
     }
     let slots = Arc::new(Slots::new(options.clone()));
-    let server = Arc::new(Server { options, slots, is_ready: AtomicBool::new(false) });
+    let server = Arc::new(Server {
+        options,
+        slots,
+        is_ready: AtomicBool::new(false),
+        is_stuck: AtomicBool::new(false),
+    });
     let serving = serve(server.clone());
     eprintln!("main: loading model");
     tokio::join!(serving, live(server));
@@ -182,6 +196,9 @@ async fn reply(server: Arc<Server>, request: Request<Incoming>) -> Reply {
     }
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if server.is_stuck(&body) && !is_public {
+        std::future::pending::<()>().await;
+    }
     match (parts.method.as_str(), path.as_str()) {
         ("GET", "/health" | "/v1/health") => whole(200, &json!({"status": "ok"})),
         ("GET", "/props") => whole(

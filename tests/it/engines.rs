@@ -291,6 +291,34 @@ async fn an_engine_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
+async fn an_engine_that_says_it_is_well_and_does_nothing_is_replaced() {
+    let provider = json!({"first_token_timeout": 0.5, "timeout": 0.5, "health_check_timeout": 0.05});
+    let gateway = setup(&json!({"tiny": one("")}), &provider).start();
+    let (status, told) = gateway.ask(CHAT, &streams("tiny", "stick")).await;
+    assert_eq!((status, &told["error"]["code"]), (504, &json!("upstream_timeout")), "{told}");
+    eventually("it is ended", async || alive(&gateway).is_empty()).await;
+    assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
+    assert_eq!(journal(&gateway, "start").len(), 2);
+}
+
+#[tokio::test]
+async fn a_raw_request_is_run_again_when_its_engine_dies_and_waits_for_a_larger_one_if_it_is_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let once = folder.path().join("once").display().to_string();
+    let small = json!({"context": 512, "args": ["--fake-once", once, "--fake-crash-after", "0"]});
+    let gateway = setup(&json!({"tiny": {"variants": [small, {"context": 4096}]}}), &json!({})).start();
+    let raw = async |text: &str| {
+        let path = "/api/passthrough/local/v1/chat/completions";
+        let answer =
+            gateway.post(path, &says("tiny", text)).header("x-llm-model", "tiny").send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!(raw("crash-free").await, 200, "the first engine dies, the second one answers");
+    assert_eq!(raw(&"long ".repeat(600)).await, 200);
+    assert_eq!(journal(&gateway, "start"), ["512 start", "512 start", "4096 start"]);
+}
+
+#[tokio::test]
 async fn a_load_that_gets_on_no_more_is_given_up_and_one_that_does_is_waited_for() {
     let provider = json!({"engine_stall_timeout": 0.6, "engine_startup_timeout": 2.5});
     for (args, told, seconds) in [

@@ -75,6 +75,7 @@ impl RawProvider {
 pub(super) struct RawModel {
     pub(super) upstream: Option<String>,
     pub(super) priority: Option<i32>,
+    pub(super) aliases: Vec<String>,
     pub(super) context: Option<u64>,
     pub(super) languages: Vec<String>,
     pub(super) defaults: Map<String, Value>,
