@@ -5,6 +5,7 @@
 
 mod meter;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::llm::{
 };
 use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
 use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
-use crate::router::{Deployment, Route, RouteError, RoutingTable};
+use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed, RoutingTable};
 use crate::telemetry::RequestRecord;
 
 pub use meter::{Meter, MeteredStream};
@@ -100,6 +101,7 @@ pub struct Reply<T> {
 
 /// A generated answer in the form that was asked for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is not moved often")]
 pub enum Generated {
     /// In one piece.
     Whole(Completion),
@@ -142,10 +144,26 @@ impl State {
     /// # Errors
     /// Nobody serves a model of that name.
     pub fn route(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
-        self.routes.route(model).cloned().ok_or_else(|| {
-            let nearest = self.routes.nearest(model).map(str::to_owned);
-            GatewayError::UnknownModel { name: model.to_owned(), nearest }
-        })
+        self.routes.route(model).cloned().ok_or_else(|| self.unknown(model))
+    }
+
+    /// The routes that a request may take: the one of that name, or those of a list of names such as `a,b`, the first
+    /// one first. Names of the list that nobody serves are passed over. At least one.
+    ///
+    /// # Errors
+    /// Nobody serves any model of that name.
+    fn wanted(&self, model: &str) -> Result<Vec<Arc<Route>>, GatewayError> {
+        if let Some(route) = self.routes.route(model) {
+            return Ok(vec![route.clone()]);
+        }
+        let names = model.split(',').map(str::trim);
+        let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
+        if routes.is_empty() { Err(self.unknown(model)) } else { Ok(routes) }
+    }
+
+    fn unknown(&self, model: &str) -> GatewayError {
+        let nearest = self.routes.nearest(model).map(str::to_owned);
+        GatewayError::UnknownModel { name: model.to_owned(), nearest }
     }
 }
 
@@ -175,11 +193,8 @@ impl Gateway {
         request: ChatRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
-        let route = self.route(&request.model, &record)?;
-        let asked = record.elapsed();
-        let routed = route.answer(&request).await.inspect_err(|error| note_failure(&record, error, asked))?;
-        note_answer(&record, &routed.deployment, routed.attempts, asked);
-        let meter = Meter::new(&request, record);
+        let routed = self.routed(&request.model, &request, &record).await?;
+        let meter = Meter::new(&request, record, routed.deployment.clone());
         let body = match routed.answer.content {
             Content::Whole(completion) => {
                 meter.whole(&completion);
@@ -229,10 +244,7 @@ impl Gateway {
         request: EmbedRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Embeddings>, GatewayError> {
-        let route = self.route(&request.model, &record)?;
-        let asked = record.elapsed();
-        let routed = route.answer(&request).await.inspect_err(|error| note_failure(&record, error, asked))?;
-        note_answer(&record, &routed.deployment, routed.attempts, asked);
+        let routed = self.routed(&request.model, &request, &record).await?;
         meter::embeddings(&record, &request, &routed.answer);
         Ok(Reply {
             body: routed.answer,
@@ -281,13 +293,66 @@ impl Gateway {
         route.deployments.first().cloned().ok_or_else(unknown)
     }
 
+    /// Asks for a model, and for those that take over from it.
+    async fn routed<R: Ask>(
+        &self,
+        model: &str,
+        request: &R,
+        record: &RequestRecord,
+    ) -> Result<Routed<R::Answer>, GatewayError> {
+        let state = self.state.load_full();
+        let mut chain: VecDeque<Arc<Route>> = state.wanted(model)?.into();
+        let mut seen: Vec<Arc<str>> = Vec::new();
+        let mut attempts = 0;
+        let asked = record.elapsed();
+        loop {
+            // There is one, and after it those that take over.
+            let Some(route) = chain.pop_front() else { return Err(state.unknown(model)) };
+            seen.push(route.model.clone());
+            note_route(record, &route);
+            let mut error = match route.answer(request).await {
+                Ok(mut routed) => {
+                    routed.attempts += attempts;
+                    note_answer(record, &routed.deployment, routed.attempts, asked);
+                    return Ok(routed);
+                }
+                Err(error) => error,
+            };
+            attempts += error.attempts;
+            error.attempts = attempts;
+            let others = match error.fallback() {
+                Some(Fallback::Any) => &route.fallbacks,
+                Some(Fallback::Larger) => {
+                    chain.clear();
+                    &route.context_fallbacks
+                }
+                None => {
+                    chain.clear();
+                    &Vec::new()
+                }
+            };
+            let taking_over = others.iter().filter_map(|name| state.routes.route(name).cloned());
+            chain.extend(taking_over);
+            chain.retain(|route| !seen.contains(&route.model));
+            if chain.is_empty() {
+                note_failure(record, &error, asked);
+                return Err(error.into());
+            }
+            tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
+        }
+    }
+
     fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
-        let route = self.state.load().route(model)?;
-        let mut facts = record.facts();
-        facts.model = Some(route.model.clone());
-        facts.model_metrics = Some(route.metrics.clone());
+        let route = self.state.load().wanted(model)?.swap_remove(0);
+        note_route(record, &route);
         Ok(route)
     }
+}
+
+fn note_route(record: &RequestRecord, route: &Route) {
+    let mut facts = record.facts();
+    facts.model = Some(route.model.clone());
+    facts.model_metrics = Some(route.metrics.clone());
 }
 
 fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, asked: Duration) {

@@ -17,7 +17,7 @@ use crate::engine::Engines;
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
 use crate::providers::{self, ErrorKind, ModelCard, Shared};
-use crate::router::{RoutingTable, Served};
+use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
 
 /// How long a provider may take at the start to say what models it has.
@@ -31,6 +31,8 @@ pub struct Sources {
     folder: PathBuf,
     metrics: Metrics,
     shared: Shared,
+    /// Who rests, whatever is read anew.
+    pub(super) health: HealthBook,
 }
 
 /// Everything that was read, checked and made.
@@ -92,7 +94,7 @@ impl Sources {
     /// Sources as the settings name them.
     pub fn new(settings: Settings, folder: PathBuf, metrics: Metrics) -> Self {
         let shared = Shared { has_proxy: settings.found.has_proxy, ..Shared::default() };
-        Self { settings, folder, metrics, shared }
+        Self { settings, folder, metrics, shared, health: HealthBook::default() }
     }
 
     /// The same, with engines that are started in a way of their own.
@@ -127,7 +129,7 @@ impl Sources {
             catalog.providers.extend(found);
         }
         let (served, silent) = with_discovered(served, &surroundings).await;
-        let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics));
+        let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics, &self.health));
         Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
     }
 
@@ -308,7 +310,7 @@ impl Loaded {
     }
 
     /// Asks again what models there are. `None` if nothing has changed.
-    pub(super) async fn rediscovered(&self, metrics: &Metrics) -> Option<Self> {
+    pub(super) async fn rediscovered(&self, metrics: &Metrics, health: &HealthBook) -> Option<Self> {
         let answers = join_all(self.served.iter().map(discover)).await;
         let (mut served, mut silent) = (self.served.clone(), Silent::new());
         let mut changed = false;
@@ -324,7 +326,7 @@ impl Loaded {
             }
         }
         changed.then(|| Self {
-            routes: Arc::new(RoutingTable::new(&served, &self.catalog, metrics)),
+            routes: Arc::new(RoutingTable::new(&served, &self.catalog, metrics, health)),
             catalog: self.catalog.clone(),
             prompts: self.prompts.clone(),
             surroundings: self.surroundings.clone(),

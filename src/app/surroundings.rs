@@ -131,6 +131,7 @@ fn provider(
         api_key,
         headers: Vec::new(),
         timeouts: settings.timeouts,
+        base_priority: 1.0,
         engines: EngineSettings::default(),
         models: ModelSource::Discovered,
         place: format!("{name}, found by itself"),

@@ -108,7 +108,7 @@ impl Watcher {
     }
 
     async fn ask_again(&mut self) {
-        if let Some(loaded) = self.loaded.rediscovered(&self.metrics).await {
+        if let Some(loaded) = self.loaded.rediscovered(&self.metrics, &self.sources.health).await {
             tracing::info!(models = loaded.routes().routes().len(), "The providers' models have changed");
             self.gateway.replace(loaded.state());
             self.loaded = loaded;

@@ -8,6 +8,7 @@ mod checks;
 mod engines;
 mod expand;
 mod lua;
+mod policies;
 mod raw;
 
 use std::path::Path;
@@ -18,8 +19,11 @@ use serde_json::{Map, Value};
 
 use self::engines::Outer;
 use self::expand::Expansion;
-use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawPolicy, RawProvider};
-use super::{ConfigError, EngineModel, EngineSettings, Environment, Fault, ListenAddress, Timeouts, nearest};
+use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider};
+use super::{
+    ConfigError, EngineModel, EngineSettings, Environment, Fault, ListenAddress, Routing, Strategy, Timeouts,
+};
+use crate::lint::Object;
 
 /// All providers and models, checked.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +32,8 @@ pub struct Catalog {
     pub providers: Vec<ProviderConfig>,
     /// What is said of public models whoever serves them.
     pub policies: Vec<ModelPolicy>,
+    /// What holds for all routes.
+    pub routing: Routing,
     /// Where to listen, if the file says so, as those in Lua do.
     pub listen: Option<Vec<ListenAddress>>,
     /// Things to tell the operator that are no errors.
@@ -49,6 +55,8 @@ pub struct ProviderConfig {
     pub headers: Vec<(String, SecretString)>,
     /// How long to wait for it.
     pub timeouts: Timeouts,
+    /// What the scores of its models are multiplied by.
+    pub base_priority: f64,
     /// Its models.
     pub models: ModelSource,
     /// What holds for engines that the gateway starts for it.
@@ -75,6 +83,10 @@ pub struct ModelConfig {
     pub upstream: String,
     /// Lower comes first.
     pub priority: i32,
+    /// How often it is asked, against others, where that is by weight.
+    pub weight: Option<f64>,
+    /// Points for its score, or against it.
+    pub score_adjustment: f64,
     /// Further names for the public one.
     pub aliases: Vec<String>,
     /// Context size in tokens, if stated.
@@ -96,6 +108,12 @@ pub struct ModelPolicy {
     pub model: String,
     /// Further names for it.
     pub aliases: Vec<String>,
+    /// In which order its deployments are asked.
+    pub strategy: Strategy,
+    /// Models that answer when none of its deployments does, in this order.
+    pub fallbacks: Vec<String>,
+    /// Models that answer when a prompt is too long for it, in this order.
+    pub context_fallbacks: Vec<String>,
 }
 
 impl Catalog {
@@ -140,7 +158,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
-        let policies = raw.models.0;
+        let (policies, routing) = (raw.models.0, raw.routing);
         self.catalog.listen = raw.listen;
         self.catalog.warnings = raw.warnings;
         let listed: Vec<String> =
@@ -164,6 +182,12 @@ impl Reader<'_> {
         }
         self.aliases_of_providers();
         self.refuse_ambiguous_names(&listed);
+        if !anything_discovered {
+            self.check_fallbacks(&listed);
+        }
+        if let Some(Object(raw)) = routing {
+            self.routing(&raw);
+        }
         if self.faults.is_empty() { Ok(self.catalog) } else { Err(self.faults.into()) }
     }
 
@@ -222,6 +246,7 @@ impl Reader<'_> {
             api_key,
             headers,
             timeouts,
+            base_priority: raw.base_priority.unwrap_or(1.0),
             models,
             engines: outer.map(|outer| outer.settings).unwrap_or_default(),
             place: format!("{}: {place}", self.file),
@@ -301,6 +326,9 @@ impl Reader<'_> {
         if raw.context == Some(0) {
             self.fault(&place, "`context` is 0", "give the context size in tokens, or leave it out");
         }
+        if let Some(weight) = raw.weight.filter(|weight| !weight.is_finite() || *weight <= 0.0) {
+            self.fault(&place, &format!("`weight` is {weight}"), "give a number, more than 0");
+        }
         for (problem, cure) in checks::of_members(&raw) {
             self.fault(&place, &problem, &cure);
         }
@@ -317,76 +345,14 @@ impl Reader<'_> {
             upstream,
             public,
             priority: raw.priority.unwrap_or(0),
+            weight: raw.weight,
+            score_adjustment: raw.score_adjustment.unwrap_or(0.0),
             aliases: raw.aliases,
             context_tokens: raw.context,
             languages: raw.languages,
             defaults: raw.defaults,
             overrides: raw.overrides,
             engine: None,
-        }
-    }
-
-    fn policy(&mut self, model: String, raw: RawPolicy) {
-        let place = format!("models.{model}");
-        if let Some(strategy) = raw.strategy.filter(|strategy| strategy != "priority") {
-            let problem = format!("the strategy `{strategy}` is not part of this version");
-            self.fault(&place, &problem, "write \"priority\", or leave it out");
-        }
-        for alias in &raw.aliases {
-            self.check_model_name(&place, alias);
-        }
-        self.catalog.policies.push(ModelPolicy { model, aliases: raw.aliases });
-    }
-
-    /// What providers say of their models' names holds as if it stood with the public model. Several may say the same.
-    fn aliases_of_providers(&mut self) {
-        let mut stated = Vec::new();
-        for provider in &self.catalog.providers {
-            let ModelSource::Listed(models) = &provider.models else { continue };
-            for model in models {
-                let place = format!("providers.{}.models.{}", provider.name, model.public);
-                stated.extend(
-                    model.aliases.iter().map(|alias| (place.clone(), model.public.clone(), alias.clone())),
-                );
-            }
-        }
-        for (place, model, alias) in stated {
-            self.check_model_name(&place, &alias);
-            match self.catalog.policies.iter_mut().find(|policy| policy.model == model) {
-                Some(policy) if policy.aliases.contains(&alias) => {}
-                Some(policy) => policy.aliases.push(alias),
-                None => self.catalog.policies.push(ModelPolicy { model, aliases: vec![alias] }),
-            }
-        }
-    }
-
-    fn unserved(&mut self, model: &str, listed: &[String]) {
-        let cure = nearest(model, listed.iter().map(String::as_str)).map_or_else(
-            || "list it under a provider's `models`".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
-        self.fault(&format!("models.{model}"), "no provider serves this model", &cure);
-    }
-
-    /// A name may belong to one model only.
-    fn refuse_ambiguous_names(&mut self, listed: &[String]) {
-        let mut taken: Vec<(String, String)> =
-            listed.iter().map(|model| (model.clone(), model.clone())).collect();
-        let policies = self.catalog.policies.clone();
-        let aliases =
-            policies.iter().flat_map(|policy| policy.aliases.iter().map(|alias| (&policy.model, alias)));
-        for (model, alias) in aliases {
-            let is_own = alias == model || taken.iter().any(|taken| taken == &(alias.clone(), model.clone()));
-            if is_own {
-                let problem = format!("the alias `{alias}` is a name of this model already");
-                self.fault(&format!("models.{model}"), &problem, "take it out");
-            }
-            let other = taken.iter().find(|(name, owner)| name == alias && owner != model);
-            if let Some((_, owner)) = other {
-                let problem = format!("the alias `{alias}` is already the name of `{owner}`");
-                self.fault(&format!("models.{model}"), &problem, "choose another alias");
-            }
-            taken.push((alias.clone(), model.clone()));
         }
     }
 
@@ -521,7 +487,7 @@ mod tests {
             "`fast`",
         ),
         (
-            r#"{"providers":{"a":{"type":"x","models":{"m":{}}}},"models":{"m":{"strategy":"score"}}}"#,
+            r#"{"providers":{"a":{"type":"x","models":{"m":{}}}},"models":{"m":{"strategy":"scores"}}}"#,
             "models.m",
             "priority",
         ),

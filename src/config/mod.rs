@@ -8,6 +8,7 @@ mod engine;
 mod environment;
 mod fault;
 mod parse;
+mod routing;
 mod settings;
 
 pub use crate::lint::nearest;
@@ -15,6 +16,7 @@ pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig
 pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
+pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,
 };

@@ -9,6 +9,7 @@ use futures_util::Stream;
 
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource};
 use crate::providers::{FrameStream, ProviderError};
+use crate::router::Deployment;
 use crate::telemetry::RequestRecord;
 
 /// The meter of one answer. What it has counted goes into the request's record when it is dropped, so
@@ -16,6 +17,8 @@ use crate::telemetry::RequestRecord;
 #[derive(Debug)]
 pub struct Meter {
     record: Arc<RequestRecord>,
+    /// Who answers.
+    deployment: Arc<Deployment>,
     /// For the estimate where the provider does not count.
     request_bytes: usize,
     /// Whether the caller is to see the usage chunk.
@@ -27,9 +30,14 @@ pub struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(request: &ChatRequest, record: Arc<RequestRecord>) -> Self {
+    pub(super) fn new(
+        request: &ChatRequest,
+        record: Arc<RequestRecord>,
+        deployment: Arc<Deployment>,
+    ) -> Self {
         Self {
             record,
+            deployment,
             request_bytes: request.body.text().len(),
             shows_usage: request.include_usage,
             usage: None,
@@ -135,7 +143,11 @@ impl Stream for MeteredStream {
         loop {
             let item = match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
                 Some(Ok(item)) => item,
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => {
+                    // The caller is told; the next one is better sent elsewhere.
+                    self.meter.deployment.has_failed(&error);
+                    return Poll::Ready(Some(Err(error)));
+                }
                 None => return Poll::Ready(None),
             };
             let usage = item.usage();

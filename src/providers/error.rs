@@ -9,6 +9,12 @@ use crate::config::Timeouts;
 use crate::engine::EngineError;
 use crate::wire::Invalid;
 
+/// What callers are told when all deployments of a model rest.
+pub const RESTING: &str = "all_deployments_cooling";
+
+/// A key or an account that is not accepted will not be a moment later.
+const UNAUTHORIZED_REST: Duration = Duration::from_secs(30);
+
 /// A failure of one provider.
 #[derive(Debug, thiserror::Error)]
 #[error("provider `{provider}` {kind}")]
@@ -114,8 +120,19 @@ impl From<Invalid> for Box<Rejection> {
 pub enum Failover {
     /// Tell the caller: another deployment would say the same.
     Stop,
-    /// Ask the next deployment.
-    Next,
+    /// Ask the next deployment, and let something rest.
+    Next(Cooldown),
+}
+
+/// What rests after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cooldown {
+    /// Nothing: another request may fare better at once.
+    None,
+    /// The deployment, at least for so long.
+    Deployment(Option<Duration>),
+    /// All of the provider, at least for so long.
+    Provider(Option<Duration>),
 }
 
 impl ProviderError {
@@ -162,20 +179,40 @@ impl ProviderError {
         self
     }
 
-    /// The only place that decides whether another deployment may be asked.
+    /// The only place that decides whether another deployment may be asked, and what rests.
     pub fn failover(&self) -> Failover {
-        match self.kind {
+        match &self.kind {
             ErrorKind::Rejected(_) | ErrorKind::ContextTooLong { .. } => Failover::Stop,
+            // The next request may be one that it can serve.
+            ErrorKind::Untranslatable(_) | ErrorKind::Unsupported(_) | ErrorKind::Overloaded { .. } => {
+                Failover::Next(Cooldown::None)
+            }
+            ErrorKind::RateLimited { retry_after, .. } => Failover::Next(Cooldown::Provider(*retry_after)),
+            ErrorKind::Unauthorized { .. } => Failover::Next(Cooldown::Provider(Some(UNAUTHORIZED_REST))),
+            ErrorKind::Unavailable { retry_after, .. } => Failover::Next(Cooldown::Deployment(*retry_after)),
             ErrorKind::Unreachable
             | ErrorKind::Timeout(_)
             | ErrorKind::Overdue(_)
-            | ErrorKind::RateLimited { .. }
-            | ErrorKind::Unavailable { .. }
-            | ErrorKind::Unauthorized { .. }
-            | ErrorKind::Protocol(_)
-            | ErrorKind::Untranslatable(_)
-            | ErrorKind::Overloaded { .. }
-            | ErrorKind::Unsupported(_) => Failover::Next,
+            | ErrorKind::Protocol(_) => Failover::Next(Cooldown::Deployment(None)),
+        }
+    }
+}
+
+impl ErrorKind {
+    /// A word for figures.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout(_) | Self::Overdue(_) => "timeout",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::Rejected(_) => "rejected",
+            Self::Untranslatable(_) => "untranslatable",
+            Self::ContextTooLong { .. } => "context_too_long",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Protocol(_) => "protocol",
+            Self::Unsupported(_) => "unsupported",
         }
     }
 }
@@ -195,6 +232,7 @@ impl fmt::Display for ErrorKind {
             Self::Untranslatable(_) => f.write_str("has no words for something in the request"),
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
             Self::Overloaded { code: "queue_full", .. } => f.write_str("has too many requests in its queue"),
+            Self::Overloaded { code: RESTING, .. } => f.write_str("rests after failures"),
             Self::Overloaded { code: "engine_start_failed", .. } => f.write_str("cannot start its engine"),
             Self::Overloaded { .. } => f.write_str("does not serve this model now"),
             Self::Protocol(reason) => write!(f, "gave no valid answer: {reason}"),

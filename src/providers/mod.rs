@@ -33,7 +33,7 @@ use crate::config::{Fault, ProviderConfig, nearest};
 use crate::engine::Engines;
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings};
 
-pub use error::{ErrorKind, Failover, ProviderError, Rejection};
+pub use error::{Cooldown, ErrorKind, Failover, ProviderError, RESTING, Rejection};
 pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};
 pub use redact::Redactor;

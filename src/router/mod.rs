@@ -3,17 +3,23 @@
 //! A route lists the deployments of a model in the order in which they are asked. The next one takes over
 //! when one fails, until the first content has come; after that, never.
 
+mod health;
+mod order;
+mod score;
 mod table;
 
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, InvalidObject};
-use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError};
+use crate::providers::{Answer, Content, Cooldown, ErrorKind, Failover, ProviderError, RESTING};
 use crate::telemetry::AttemptOutcome;
 use crate::wire::Invalid;
 
+use health::Pass;
+pub use health::{Figures, Health, HealthBook};
+pub use score::Score;
 pub use table::{Deployment, Route, RoutingTable, Served};
 
 /// An answer, and who gave it.
@@ -45,6 +51,9 @@ pub trait Ask: Sync {
     /// What it answers.
     type Answer: Send;
 
+    /// Whether the answer comes as a stream.
+    fn is_stream(&self) -> bool;
+
     /// Asks once.
     fn ask(
         &self,
@@ -54,6 +63,10 @@ pub trait Ask: Sync {
 
 impl Ask for ChatRequest {
     type Answer = Answer;
+
+    fn is_stream(&self) -> bool {
+        self.stream
+    }
 
     /// A stream is held until its first content, within the time for that.
     async fn ask(&self, deployment: &Deployment) -> Result<Answer, ProviderError> {
@@ -74,6 +87,10 @@ impl Ask for ChatRequest {
 impl Ask for EmbedRequest {
     type Answer = Embeddings;
 
+    fn is_stream(&self) -> bool {
+        false
+    }
+
     async fn ask(&self, deployment: &Deployment) -> Result<Embeddings, ProviderError> {
         let limit = deployment.timeouts.request;
         let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
@@ -84,43 +101,128 @@ impl Ask for EmbedRequest {
 }
 
 impl Route {
-    /// Asks the deployments, one after the other, until one answers.
+    /// Asks the deployments, one after the other, until one answers. Those that rest are left out; if all do, the
+    /// first to come back is waited for, as long as is allowed.
     ///
     /// # Errors
-    /// The request was refused, or every deployment failed.
+    /// The request was refused, every deployment failed, or all of them rest.
     pub async fn answer<R: Ask>(&self, request: &R) -> Result<Routed<R::Answer>, RouteError> {
-        let mut attempts = 0;
-        let mut candidates = self.deployments.iter().peekable();
-        while let Some(deployment) = candidates.next() {
-            attempts += 1;
-            let source = match request.ask(deployment).await {
-                Ok(answer) => {
-                    deployment.count(AttemptOutcome::Answered);
-                    return Ok(Routed { answer, deployment: deployment.clone(), attempts });
+        let deadline = Instant::now() + self.routing.max_wait;
+        loop {
+            let mut attempts = 0;
+            let mut failure = None;
+            let mut soonest: Option<(Instant, &Arc<Deployment>)> = None;
+            for deployment in self.order.of(&self.deployments, request.is_stream()) {
+                let passes = match deployment.admit(Instant::now()) {
+                    Ok(passes) => passes,
+                    Err(until) => {
+                        soonest = soonest.filter(|(known, _)| *known <= until).or(Some((until, deployment)));
+                        continue;
+                    }
+                };
+                attempts += 1;
+                if let Some(source) = &failure {
+                    tracing::warn!(deployment = %deployment.id, attempt = attempts, error = %source, "Another deployment is asked after a failure");
                 }
-                Err(error) => error,
-            };
-            let failover = source.failover();
-            deployment.count(match failover {
-                Failover::Stop => AttemptOutcome::Rejected,
-                Failover::Next => AttemptOutcome::Failed,
-            });
-            if failover == Failover::Stop || candidates.peek().is_none() {
-                return Err(RouteError {
-                    deployment: deployment.id.clone(),
-                    attempts,
-                    source: source.into(),
-                });
+                match deployment.asked(request, passes).await {
+                    Ok(answer) => return Ok(Routed { answer, deployment: deployment.clone(), attempts }),
+                    Err(source) if source.failover() == Failover::Stop => {
+                        return Err(deployment.route_error(attempts, source));
+                    }
+                    Err(source) => failure = Some(deployment.route_error(attempts, source)),
+                }
             }
-            tracing::warn!(deployment = %deployment.id, attempt = attempts, error = %source, "Another deployment is asked after a failure");
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            let Some((until, deployment)) = soonest else {
+                // Scores leave nobody.
+                let nobody = ProviderError::new(&self.model, ErrorKind::Unsupported("this model"));
+                return Err(RouteError { deployment: self.model.clone(), attempts, source: nobody.into() });
+            };
+            let now = Instant::now();
+            if until > deadline {
+                let retry_after = until.duration_since(now);
+                let kind = ErrorKind::Overloaded { code: RESTING, retry_after };
+                return Err(deployment.route_error(attempts, deployment.failed(kind)));
+            }
+            tokio::select! {
+                () = sleep_until(until) => {}
+                () = deployment.health.changed() => {}
+                () = deployment.provider_health.changed() => {}
+            }
         }
-        // A route without deployments is not made.
-        let nobody = ProviderError::new(&self.model, ErrorKind::Unreachable);
-        Err(RouteError { deployment: self.model.clone(), attempts, source: nobody.into() })
     }
 }
 
+impl RouteError {
+    /// Whether another model may be asked instead, and whether it has to have a larger context.
+    pub fn fallback(&self) -> Option<Fallback> {
+        match (&self.source.kind, self.source.failover()) {
+            (ErrorKind::ContextTooLong { .. }, _) => Some(Fallback::Larger),
+            (_, Failover::Next(_)) => Some(Fallback::Any),
+            (_, Failover::Stop) => None,
+        }
+    }
+}
+
+/// Which model may answer in the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Any that is named for it.
+    Any,
+    /// One with a larger context.
+    Larger,
+}
+
+/// The leave to ask a deployment: its own, and its provider's.
+type Passes = (Pass, Pass);
+
 impl Deployment {
+    /// # Errors
+    /// It rests, or its provider does, until then.
+    fn admit(&self, now: Instant) -> Result<Passes, Instant> {
+        let provider = self.provider_health.admit(now)?;
+        Ok((self.health.admit(now)?, provider))
+    }
+
+    async fn asked<R: Ask>(&self, request: &R, (own, provider): Passes) -> Result<R::Answer, ProviderError> {
+        let began = Instant::now();
+        let answered = request.ask(self).await;
+        match &answered {
+            Ok(_) => {
+                self.count(AttemptOutcome::Answered);
+                own.took(began.elapsed(), request.is_stream());
+                own.succeeded();
+                provider.succeeded();
+            }
+            Err(error) => self.has_failed(error),
+        }
+        answered
+    }
+
+    /// Something rests now, if the failure says so. Also of a stream that failed after it had begun.
+    pub fn has_failed(&self, error: &ProviderError) {
+        let (word, now) = (error.kind.word(), Instant::now());
+        match error.failover() {
+            Failover::Stop => return self.count(AttemptOutcome::Rejected),
+            Failover::Next(_) if self.plays => self.health.note_failure(word),
+            Failover::Next(Cooldown::None) => self.health.note_failure(word),
+            Failover::Next(Cooldown::Deployment(at_least)) => {
+                self.health.failed(word, at_least, self.most_rest, now);
+            }
+            Failover::Next(Cooldown::Provider(at_least)) => {
+                self.health.note_failure(word);
+                self.provider_health.failed(word, at_least, self.most_rest, now);
+            }
+        }
+        self.count(AttemptOutcome::Failed);
+    }
+
+    fn route_error(&self, attempts: u32, source: ProviderError) -> RouteError {
+        RouteError { deployment: self.id.clone(), attempts, source: source.into() }
+    }
+
     fn failed(&self, kind: ErrorKind) -> ProviderError {
         ProviderError::new(&self.provider_name, kind)
     }

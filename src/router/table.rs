@@ -7,7 +7,12 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Map, Value};
 
-use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Timeouts, nearest};
+use super::health::{Health, HealthBook};
+use super::order::Order;
+use super::score::{Merits, Score};
+use crate::config::{
+    Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
+};
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
 
@@ -28,10 +33,16 @@ pub struct Route {
     pub model: Arc<str>,
     /// Further names for it.
     pub aliases: Vec<String>,
-    /// In the order in which they are asked; at least one.
+    /// By priority; at least one.
     pub deployments: Vec<Arc<Deployment>>,
     /// Its figures.
     pub metrics: Arc<ModelMetrics>,
+    /// Models that answer when none of its deployments does.
+    pub fallbacks: Vec<String>,
+    /// Models that answer when a prompt is too long for it.
+    pub context_fallbacks: Vec<String>,
+    pub(super) order: Order,
+    pub(super) routing: Routing,
 }
 
 /// One model at one provider.
@@ -58,12 +69,28 @@ pub struct Deployment {
     pub(super) defaults: Map<String, Value>,
     pub(super) overrides: Map<String, Value>,
     pub(super) timeouts: Timeouts,
+    /// How often it is asked, against others, where that is by weight.
+    pub weight: f64,
+    /// What it is worth.
+    pub score: Score,
+    /// How it fares.
+    pub health: Arc<Health>,
+    /// How its provider fares.
+    pub provider_health: Arc<Health>,
+    pub(super) most_rest: Duration,
+    /// Its failures are a caller's wish.
+    pub(super) plays: bool,
     answered: Counter,
     failed: Counter,
     rejected: Counter,
 }
 
 impl Route {
+    /// In which order its deployments are asked.
+    pub fn strategy(&self) -> Strategy {
+        self.order.strategy
+    }
+
     /// All names that lead here.
     fn names(&self) -> impl Iterator<Item = &str> {
         self.aliases.iter().map(String::as_str).chain([&*self.model])
@@ -93,7 +120,7 @@ pub struct Served {
 
 impl RoutingTable {
     /// Makes the routes of a catalog. `catalog.providers` is not looked at: `served` stands for it.
-    pub fn new(served: &[Served], catalog: &Catalog, metrics: &Metrics) -> Self {
+    pub fn new(served: &[Served], catalog: &Catalog, metrics: &Metrics, health: &HealthBook) -> Self {
         let mut table = Self {
             providers: served.iter().map(|served| served.provider.clone()).collect(),
             ..Self::default()
@@ -102,21 +129,36 @@ impl RoutingTable {
         for served in served {
             for (model, card) in models_of(served) {
                 let public: Arc<str> = model.public.as_str().into();
-                let deployment = Arc::new(deployment(served, model, card, &public, metrics));
+                let deployment =
+                    deployment(served, (model, card), &public, &catalog.routing, (metrics, health));
+                let deployment = Arc::new(deployment);
                 match deployments.iter_mut().find(|(name, _)| *name == public) {
                     Some((_, of_model)) => of_model.push(deployment),
                     None => deployments.push((public, vec![deployment])),
                 }
             }
         }
+        let auto = auto(&deployments, catalog, metrics);
         for (model, mut deployments) in deployments {
             // Stable: equals stay in the order of the file.
             deployments.sort_by_key(|deployment| deployment.priority);
             let policy = catalog.policies.iter().find(|policy| *policy.model == *model);
-            let aliases = policy.map(|policy| policy.aliases.clone()).unwrap_or_default();
-            let figures = Arc::new(metrics.of_model(&model));
-            table.add(Arc::new(Route { model, aliases, deployments, metrics: figures }));
+            let policy = policy.cloned().unwrap_or_default();
+            table.add(Arc::new(Route {
+                aliases: policy.aliases,
+                fallbacks: policy.fallbacks,
+                context_fallbacks: policy.context_fallbacks,
+                metrics: Arc::new(metrics.of_model(&model)),
+                order: Order::new(policy.strategy, deployments.len()),
+                routing: catalog.routing.clone(),
+                model,
+                deployments,
+            }));
         }
+        if let Some(auto) = auto.filter(|auto| !table.by_name.contains_key(&*auto.model)) {
+            table.by_name.insert(AUTO.to_owned(), Arc::new(auto));
+        }
+        health.forget_the_unused();
         table
     }
 
@@ -151,6 +193,34 @@ impl RoutingTable {
     }
 }
 
+/// The model that every deployment serves, the best score first.
+const AUTO: &str = "priority-auto";
+
+fn auto(
+    deployments: &[(Arc<str>, Vec<Arc<Deployment>>)],
+    catalog: &Catalog,
+    metrics: &Metrics,
+) -> Option<Route> {
+    let all: Vec<Arc<Deployment>> = deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
+    let model: Arc<str> = AUTO.into();
+    (!all.is_empty()).then(|| Route {
+        metrics: Arc::new(metrics.of_model(&model)),
+        aliases: Vec::new(),
+        fallbacks: Vec::new(),
+        context_fallbacks: Vec::new(),
+        order: Order::new(Strategy::Score, all.len()),
+        routing: catalog.routing.clone(),
+        model,
+        deployments: all,
+    })
+}
+
+/// The echo provider makes any trouble that a request asks for. It is trouble only if the settings ask for it.
+fn plays(provider: &ProviderConfig, model: &ModelConfig) -> bool {
+    let asks = |settings: &Map<String, Value>| settings.contains_key("echo");
+    provider.kind == "echo" && !asks(&model.defaults) && !asks(&model.overrides)
+}
+
 /// The models of a provider: those that the catalog lists, or those that it said it has.
 fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
     match &served.config.models {
@@ -171,10 +241,10 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
 
 fn deployment(
     served: &Served,
-    model: ModelConfig,
-    card: ModelCard,
+    (model, card): (ModelConfig, ModelCard),
     public: &Arc<str>,
-    metrics: &Metrics,
+    routing: &Routing,
+    (metrics, health): (&Metrics, &HealthBook),
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
     let timeouts = match &model.engine {
@@ -183,8 +253,22 @@ fn deployment(
         Some(_) => Timeouts { first_token: Duration::MAX, request: Duration::MAX, ..served.config.timeouts },
     };
     let attempts = |outcome| metrics.attempts(&provider_name, public, outcome);
+    let id: Arc<str> = format!("{provider_name}/{}", model.upstream).into();
+    let merits = Merits {
+        model: &model.upstream,
+        context_tokens: model.context_tokens,
+        leaderboard: None,
+        adjustment: model.score_adjustment,
+        base_priority: served.config.base_priority,
+    };
     Deployment {
-        id: format!("{provider_name}/{}", model.upstream).into(),
+        score: Score::of(&merits, &routing.scalars),
+        weight: model.weight.unwrap_or(1.0),
+        health: health.of(&id),
+        provider_health: health.of(&provider_name),
+        most_rest: routing.max_cooldown,
+        plays: plays(&served.config, &model),
+        id,
         provider: served.provider.clone(),
         upstream_model: model.upstream.into(),
         priority: model.priority,

@@ -24,6 +24,7 @@ fn served(name: &str, priority: i32, trouble: &Value) -> Served {
         api_key: None,
         headers: Vec::new(),
         timeouts: Timeouts::default(),
+        base_priority: 1.0,
         engines: crate::config::EngineSettings::default(),
         models: ModelSource::Listed(vec![model]),
         place: String::new(),
@@ -37,9 +38,10 @@ fn served(name: &str, priority: i32, trouble: &Value) -> Served {
 
 fn table(served: &[Served]) -> (RoutingTable, Metrics) {
     let metrics = Metrics::default();
-    let policy = ModelPolicy { model: "m".to_owned(), aliases: vec!["small".to_owned()] };
+    let policy =
+        ModelPolicy { model: "m".to_owned(), aliases: vec!["small".to_owned()], ..ModelPolicy::default() };
     let catalog = Catalog { policies: vec![policy], ..Catalog::default() };
-    (RoutingTable::new(served, &catalog, &metrics), metrics)
+    (RoutingTable::new(served, &catalog, &metrics, &HealthBook::default()), metrics)
 }
 
 async fn asked(table: &RoutingTable, stream: bool) -> Result<Routed<Answer>, RouteError> {

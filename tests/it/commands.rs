@@ -107,7 +107,7 @@ fn yaml_has_errors_as_good_as_those_of_json() {
         (
             "{\"providers\": {\"a\": {\"type\": \"echo\", \"models\": {\"m\": {\n\"zzz\": 1}}}}}",
             "providers: {a: {type: echo, models: {m: {\nzzz: 1}}}}",
-            "line 2: providers.a.models.m.zzz: the key `zzz` is not known here; known here are upstream, priority, context",
+            "line 2: providers.a.models.m.zzz: the key `zzz` is not known here; known here are upstream, priority, weight",
         ),
         ("{\"providers\": {}, \"providers\": {}}", "providers: {}\nproviders: {}\n", ""),
         (

@@ -19,6 +19,8 @@ pub(super) struct RawCatalog {
     pub(super) providers: Pairs<Object<RawProvider>>,
     #[serde(default)]
     pub(super) models: Pairs<Object<RawPolicy>>,
+    #[serde(default)]
+    pub(super) routing: Option<Object<RawRouting>>,
     /// Where to listen, which only files in Lua say.
     #[serde(skip)]
     pub(super) listen: Option<Vec<ListenAddress>>,
@@ -40,6 +42,7 @@ pub(super) struct RawProvider {
     pub(super) connect_timeout: Option<f64>,
     pub(super) first_token_timeout: Option<f64>,
     pub(super) stall_timeout: Option<f64>,
+    pub(super) base_priority: Option<f64>,
     pub(super) binary: Option<String>,
     pub(super) args: Vec<String>,
     pub(super) memory: Option<u64>,
@@ -75,6 +78,8 @@ impl RawProvider {
 pub(super) struct RawModel {
     pub(super) upstream: Option<String>,
     pub(super) priority: Option<i32>,
+    pub(super) weight: Option<f64>,
+    pub(super) score_adjustment: Option<f64>,
     pub(super) aliases: Vec<String>,
     pub(super) context: Option<u64>,
     pub(super) languages: Vec<String>,
@@ -135,6 +140,23 @@ pub(super) struct RawTokenization {
     pub(super) _comment: Option<IgnoredAny>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRouting {
+    pub(super) max_wait: Option<f64>,
+    pub(super) max_cooldown: Option<f64>,
+    #[serde(alias = "MODEL_LEADERBOARD_SCORE_SCALAR")]
+    pub(super) model_leaderboard_score_scalar: Option<f64>,
+    #[serde(alias = "MODEL_PARAM_SCORE_SCALAR")]
+    pub(super) model_param_score_scalar: Option<f64>,
+    #[serde(alias = "MODEL_CTX_SCORE_SCALAR")]
+    pub(super) model_ctx_score_scalar: Option<f64>,
+    #[serde(alias = "MODEL_ADJUSTMENT_SCALAR")]
+    pub(super) model_adjustment_scalar: Option<f64>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPolicy {
@@ -142,6 +164,10 @@ pub(super) struct RawPolicy {
     pub(super) strategy: Option<String>,
     #[serde(default)]
     pub(super) aliases: Vec<String>,
+    #[serde(default)]
+    pub(super) fallbacks: Vec<String>,
+    #[serde(default)]
+    pub(super) context_fallbacks: Vec<String>,
     #[serde(default, rename = "comment")]
     _comment: Option<IgnoredAny>,
 }

@@ -1,0 +1,141 @@
+//! What a models file says of public models and of routing as such, whoever serves them: names, order, who takes over.
+
+use std::time::Duration;
+
+use super::raw::{RawPolicy, RawRouting};
+use super::{ModelPolicy, ModelSource, Reader};
+use crate::config::{Routing, ScoreScalars, Strategy, nearest};
+
+impl Reader<'_> {
+    pub(super) fn policy(&mut self, model: String, raw: RawPolicy) {
+        let place = format!("models.{model}");
+        let strategy = raw.strategy.map_or(Some(Strategy::default()), |name| {
+            let strategy = Strategy::of(&name);
+            if strategy.is_none() {
+                let names = || Strategy::NAMES.iter().map(|(known, _)| *known);
+                let cure = nearest(&name, names()).map_or_else(
+                    || format!("known strategies are {}", names().collect::<Vec<_>>().join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                self.fault(&place, &format!("the strategy `{name}` is unknown"), &cure);
+            }
+            strategy
+        });
+        for alias in &raw.aliases {
+            self.check_model_name(&place, alias);
+        }
+        self.catalog.policies.push(ModelPolicy {
+            model,
+            aliases: raw.aliases,
+            strategy: strategy.unwrap_or_default(),
+            fallbacks: raw.fallbacks,
+            context_fallbacks: raw.context_fallbacks,
+        });
+    }
+
+    pub(super) fn routing(&mut self, raw: &RawRouting) {
+        let default = Routing::default();
+        let scalars = [
+            ("model_leaderboard_score_scalar", raw.model_leaderboard_score_scalar),
+            ("model_param_score_scalar", raw.model_param_score_scalar),
+            ("model_ctx_score_scalar", raw.model_ctx_score_scalar),
+            ("model_adjustment_scalar", raw.model_adjustment_scalar),
+        ];
+        for (key, value) in scalars {
+            if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
+                self.fault("routing", &format!("`{key}` is {value}"), "give a number, 0 or more");
+            }
+        }
+        self.catalog.routing = Routing {
+            max_wait: match raw.max_wait {
+                Some(0.0) => Duration::ZERO,
+                wait => self.seconds("routing", "max_wait", wait, default.max_wait),
+            },
+            max_cooldown: self.seconds("routing", "max_cooldown", raw.max_cooldown, default.max_cooldown),
+            scalars: ScoreScalars {
+                leaderboard: raw.model_leaderboard_score_scalar.unwrap_or(default.scalars.leaderboard),
+                param: raw.model_param_score_scalar.unwrap_or(default.scalars.param),
+                context: raw.model_ctx_score_scalar.unwrap_or(default.scalars.context),
+                adjustment: raw.model_adjustment_scalar.unwrap_or(default.scalars.adjustment),
+            },
+        };
+    }
+
+    /// Models that take over have to be there, and to be others.
+    pub(super) fn check_fallbacks(&mut self, listed: &[String]) {
+        for policy in self.catalog.policies.clone() {
+            let place = format!("models.{}", policy.model);
+            for name in policy.fallbacks.iter().chain(&policy.context_fallbacks) {
+                let is_alias = self.catalog.policies.iter().any(|other| other.aliases.contains(name));
+                if *name == policy.model {
+                    self.fault(
+                        &place,
+                        &format!("`{name}` is to take over from itself"),
+                        "name another model",
+                    );
+                } else if !is_alias && !listed.contains(name) {
+                    let cure = nearest(name, listed.iter().map(String::as_str)).map_or_else(
+                        || "name a model that a provider lists".to_owned(),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    self.fault(&place, &format!("no provider serves `{name}`, which is to take over"), &cure);
+                }
+            }
+        }
+    }
+
+    /// What providers say of their models' names holds as if it stood with the public model. Several may say the same.
+    pub(super) fn aliases_of_providers(&mut self) {
+        let mut stated = Vec::new();
+        for provider in &self.catalog.providers {
+            let ModelSource::Listed(models) = &provider.models else { continue };
+            for model in models {
+                let place = format!("providers.{}.models.{}", provider.name, model.public);
+                stated.extend(
+                    model.aliases.iter().map(|alias| (place.clone(), model.public.clone(), alias.clone())),
+                );
+            }
+        }
+        for (place, model, alias) in stated {
+            self.check_model_name(&place, &alias);
+            match self.catalog.policies.iter_mut().find(|policy| policy.model == model) {
+                Some(policy) if policy.aliases.contains(&alias) => {}
+                Some(policy) => policy.aliases.push(alias),
+                None => {
+                    let policy = ModelPolicy { model, aliases: vec![alias], ..ModelPolicy::default() };
+                    self.catalog.policies.push(policy);
+                }
+            }
+        }
+    }
+
+    pub(super) fn unserved(&mut self, model: &str, listed: &[String]) {
+        let cure = nearest(model, listed.iter().map(String::as_str)).map_or_else(
+            || "list it under a provider's `models`".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        self.fault(&format!("models.{model}"), "no provider serves this model", &cure);
+    }
+
+    /// A name may belong to one model only.
+    pub(super) fn refuse_ambiguous_names(&mut self, listed: &[String]) {
+        let mut taken: Vec<(String, String)> =
+            listed.iter().map(|model| (model.clone(), model.clone())).collect();
+        let policies = self.catalog.policies.clone();
+        let aliases =
+            policies.iter().flat_map(|policy| policy.aliases.iter().map(|alias| (&policy.model, alias)));
+        for (model, alias) in aliases {
+            let is_own = alias == model || taken.iter().any(|taken| taken == &(alias.clone(), model.clone()));
+            if is_own {
+                let problem = format!("the alias `{alias}` is a name of this model already");
+                self.fault(&format!("models.{model}"), &problem, "take it out");
+            }
+            let other = taken.iter().find(|(name, owner)| name == alias && owner != model);
+            if let Some((_, owner)) = other {
+                let problem = format!("the alias `{alias}` is already the name of `{owner}`");
+                self.fault(&format!("models.{model}"), &problem, "choose another alias");
+            }
+            taken.push((alias.clone(), model.clone()));
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the models file says of the way from a public model to its deployments.
+
+use std::time::Duration;
+
+/// What holds for all routes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// How long a request waits while all deployments of its model rest.
+    pub max_wait: Duration,
+    /// The longest rest.
+    pub max_cooldown: Duration,
+    /// What each part of a score is worth.
+    pub scalars: ScoreScalars,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            max_wait: Duration::from_secs(10),
+            max_cooldown: Duration::from_secs(300),
+            scalars: ScoreScalars::default(),
+        }
+    }
+}
+
+/// What each part of a score is worth. A score's parts are about as large as 100 for the best there is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScoreScalars {
+    /// For a place on the leaderboards, from 0 to 1.
+    pub leaderboard: f64,
+    /// For each thousand million parameters.
+    pub param: f64,
+    /// For each token of context.
+    pub context: f64,
+    /// For each point that the operator gives.
+    pub adjustment: f64,
+}
+
+impl Default for ScoreScalars {
+    fn default() -> Self {
+        Self { leaderboard: 100.0, param: 100.0 / 405.0, context: 100.0 / 2_000_000.0, adjustment: 2.0 }
+    }
+}
+
+/// In which order the deployments of a model are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Those of the least priority first, always.
+    #[default]
+    Priority,
+    /// The best score first.
+    Score,
+    /// In turns, each as often as its weight says.
+    Weighted,
+    /// In turns.
+    RoundRobin,
+    /// The faster one of two.
+    LeastLatency,
+}
+
+impl Strategy {
+    /// All of them, by their names in the file.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("priority", Self::Priority),
+        ("score", Self::Score),
+        ("weighted", Self::Weighted),
+        ("round_robin", Self::RoundRobin),
+        ("least_latency", Self::LeastLatency),
+    ];
+
+    /// The one of that name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, strategy)| *strategy)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, known)| *known == self).map_or("priority", |(name, _)| name)
+    }
+}

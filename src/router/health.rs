@@ -1,0 +1,288 @@
+//! How deployments and providers fare: which rest after a failure, for how long, and who may try them again.
+//!
+//! Outlives a change of the configuration, so that a reload forgets no rest. Time goes in as a value.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The first rest; each further failure doubles it.
+const FIRST_REST: Duration = Duration::from_secs(2);
+/// Others ask again so long after a probe has begun.
+const PROBE_GLANCE: Duration = Duration::from_millis(250);
+/// How much a single time to the first token changes the average.
+const HASTE: f64 = 0.2;
+/// So many times to the first token are kept for the figures.
+const MOST_TIMES: usize = 256;
+
+/// How one deployment, or one provider, fares.
+#[derive(Debug, Default)]
+pub struct Health {
+    // A std mutex: held for a few comparisons.
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// One after the other.
+    failures: u32,
+    rests_until: Option<Instant>,
+    /// Somebody tries whether it is well again.
+    is_probed: bool,
+    answered: u64,
+    failed: u64,
+    last_failure: Option<&'static str>,
+    /// Until the first content of streams, and until the end of whole answers, in seconds.
+    averages: [Option<f64>; 2],
+    times: VecDeque<Duration>,
+}
+
+/// The leave to ask. Dropped without a word, it says nothing of how that went.
+#[derive(Debug)]
+pub struct Pass {
+    health: Arc<Health>,
+    is_probe: bool,
+}
+
+/// What has been seen so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Requests that failed, callers' mistakes left out.
+    pub failed: u64,
+    /// What the last failure was.
+    pub last_failure: Option<&'static str>,
+    /// How much longer it rests.
+    pub rests_for: Option<Duration>,
+    /// Half of the streams began within this time.
+    pub first_token_p50: Option<Duration>,
+    /// Nearly all streams began within this time.
+    pub first_token_p95: Option<Duration>,
+}
+
+impl Health {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it may be asked; if not, when it is worth looking again. After a rest one request may try, and the
+    /// others wait for how that goes.
+    ///
+    /// # Errors
+    /// It rests until then.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Instant> {
+        let mut state = self.state();
+        let is_probe = match state.rests_until {
+            None => false,
+            Some(until) if until > now => return Err(until),
+            Some(_) if state.is_probed => return Err(now + PROBE_GLANCE),
+            Some(_) => true,
+        };
+        state.is_probed |= is_probe;
+        Ok(Pass { health: self.clone(), is_probe })
+    }
+
+    /// Whether it rests.
+    pub fn rests(&self, now: Instant) -> bool {
+        self.state().rests_until.is_some_and(|until| until > now)
+    }
+
+    /// Comes back when it may be worth looking again.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// It failed, and rests: longer with each failure, at least as long as it asks for, and never longer than `most`.
+    /// A rest that ends later already stays as it is.
+    pub fn failed(&self, word: &'static str, at_least: Option<Duration>, most: Duration, now: Instant) {
+        {
+            let mut state = self.state();
+            state.note_failure(word);
+            state.failures = state.failures.saturating_add(1);
+            let doubled = FIRST_REST.saturating_mul(1 << (state.failures - 1).min(16));
+            // A little apart, so that not all replicas come back at once.
+            let rest = doubled.mul_f64(1.0 + random() / 4.0).max(at_least.unwrap_or_default()).min(most);
+            let until = now + rest;
+            state.rests_until = Some(state.rests_until.map_or(until, |before| before.max(until)));
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// It failed, for which it need not rest.
+    pub fn note_failure(&self, word: &'static str) {
+        self.state().note_failure(word);
+    }
+
+    /// The mean time to the first content of streams, or to the end of whole answers; `None` if none was seen.
+    pub fn average(&self, stream: bool) -> Option<f64> {
+        *self.state().averages.get(usize::from(stream))?
+    }
+
+    /// What has been seen so far.
+    pub fn figures(&self, now: Instant) -> Figures {
+        let state = self.state();
+        let mut times: Vec<Duration> = state.times.iter().copied().collect();
+        times.sort_unstable();
+        let at = |hundredth: usize| {
+            times.get((times.len() * hundredth / 100).min(times.len().max(1) - 1)).copied()
+        };
+        Figures {
+            answered: state.answered,
+            failed: state.failed,
+            last_failure: state.last_failure,
+            rests_for: state.rests_until.and_then(|until| until.checked_duration_since(now)),
+            first_token_p50: at(50),
+            first_token_p95: at(95),
+        }
+    }
+}
+
+impl State {
+    fn note_failure(&mut self, word: &'static str) {
+        self.failed += 1;
+        self.last_failure = Some(word);
+    }
+}
+
+impl Pass {
+    /// It answered: its rest, if it had one, is over and forgotten.
+    pub fn succeeded(self) {
+        let mut state = self.health.state();
+        let was_resting = state.rests_until.take().is_some();
+        state.failures = 0;
+        state.answered += 1;
+        drop(state);
+        if was_resting {
+            self.health.changed.notify_waiters();
+        }
+    }
+
+    /// How long it took.
+    pub fn took(&self, time: Duration, stream: bool) {
+        let mut state = self.health.state();
+        if let Some(average) = state.averages.get_mut(usize::from(stream)) {
+            let seconds = time.as_secs_f64();
+            *average = Some(average.map_or(seconds, |before| before + (seconds - before) * HASTE));
+        }
+        if stream {
+            state.times.push_back(time);
+            if state.times.len() > MOST_TIMES {
+                state.times.pop_front();
+            }
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.is_probe {
+            self.health.state().is_probed = false;
+            self.health.changed.notify_waiters();
+        }
+    }
+}
+
+/// From 0 to 1.
+pub(super) fn random() -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "it only has to be about even")]
+    let part = (RandomState::new().build_hasher().finish() >> 11) as f64 / (1_u64 << 53) as f64;
+    part
+}
+
+/// The health of everyone, by names. Shared by all states of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct HealthBook {
+    // A std mutex: held for a look into a map, when routes are made.
+    known: Arc<Mutex<HashMap<String, Arc<Health>>>>,
+}
+
+impl HealthBook {
+    /// That of a deployment, or of a provider, as before if it was known.
+    pub(super) fn of(&self, id: &str) -> Arc<Health> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(id.to_owned()).or_default().clone()
+    }
+
+    /// Forgets those that no route speaks of any more.
+    pub(super) fn forget_the_unused(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, health| Arc::strong_count(health) > 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: Duration = Duration::from_secs(300);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn rests_double_with_each_failure_up_to_the_longest() {
+        let (health, now) = (Arc::new(Health::default()), Instant::now());
+        for round in 0..20 {
+            health.failed("x", None, MOST, now);
+            let rested = health.figures(now).rests_for.unwrap();
+            let least = seconds(2 << round.min(9)).min(MOST);
+            assert!(rested >= least && rested <= MOST, "{round}: {rested:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_kept_and_clamped_and_never_shortened() {
+        let (health, now) = (Arc::new(Health::default()), Instant::now());
+        health.failed("x", Some(seconds(40)), MOST, now);
+        assert_eq!(health.figures(now).rests_for, Some(seconds(40)));
+        health.failed("x", Some(seconds(7)), MOST, now + seconds(1));
+        assert_eq!(health.figures(now).rests_for, Some(seconds(40)), "a later, shorter one shortens nothing");
+        health.failed("x", Some(seconds(99_999)), MOST, now);
+        assert_eq!(health.figures(now).rests_for, Some(MOST));
+    }
+
+    #[test]
+    fn after_its_rest_exactly_one_may_try() {
+        let (health, now) = (Arc::new(Health::default()), Instant::now());
+        health.admit(now).unwrap().succeeded();
+        health.failed("x", Some(seconds(10)), MOST, now);
+        assert_eq!(health.admit(now + seconds(9)).unwrap_err(), now + seconds(10));
+        let later = now + seconds(11);
+        let probe = health.admit(later).unwrap();
+        assert!(health.admit(later).is_err());
+        drop(probe);
+        let probe = health.admit(later).expect("who has left has tried nothing");
+        health.failed("x", None, MOST, later);
+        drop(probe);
+        assert!(health.admit(later + seconds(1)).is_err(), "it failed again");
+        health.admit(later + seconds(60)).unwrap().succeeded();
+        assert!((0..3).all(|_| health.admit(later + seconds(60)).is_ok()));
+        assert_eq!(health.figures(now).failed, 2);
+    }
+
+    #[test]
+    fn times_are_told_apart_and_summed_up() {
+        let health = Arc::new(Health::default());
+        let pass = health.admit(Instant::now()).unwrap();
+        (1..=100).for_each(|millisecond| pass.took(Duration::from_millis(millisecond), true));
+        pass.took(seconds(9), false);
+        let figures = health.figures(Instant::now());
+        assert_eq!(figures.first_token_p50, Some(Duration::from_millis(51)));
+        assert_eq!(figures.first_token_p95, Some(Duration::from_millis(96)));
+        assert_eq!(health.average(false), Some(9.0));
+        assert!((0.08..0.1).contains(&health.average(true).unwrap()));
+    }
+
+    #[test]
+    fn chance_is_even_enough() {
+        let mean = (0..2000).map(|_| random()).sum::<f64>() / 2000.0;
+        assert!((0.45..0.55).contains(&mean), "{mean}");
+    }
+}
