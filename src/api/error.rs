@@ -19,7 +19,7 @@ use super::payload::Json;
 use super::schema::ErrorBody;
 use crate::gateway::GatewayError;
 use crate::prompts::PromptError;
-use crate::providers::{ErrorKind, ProviderError, Rejection};
+use crate::providers::{ErrorKind, ProviderError, RESTING, Rejection};
 use crate::router::RouteError;
 use crate::wire::Invalid;
 
@@ -45,6 +45,20 @@ struct Told {
     /// Who was asked last, and how many were asked, for the answer's headers.
     provider: Option<Arc<str>>,
     attempts: Option<u32>,
+}
+
+/// Clients wait no longer than this between two tries; they would come back too soon.
+const LONGEST_CLIENT_WAIT: Duration = Duration::from_secs(60);
+
+impl Told {
+    /// Whether clients should try again by themselves; `None` if they know best.
+    fn is_worth_a_retry(&self) -> Option<bool> {
+        match &*self.code {
+            "insufficient_quota" => Some(false),
+            RESTING => Some(self.retry_after.is_none_or(|wait| wait <= LONGEST_CLIENT_WAIT)),
+            _ => None,
+        }
+    }
 }
 
 /// The code of the error that a response tells, for logs and figures.
@@ -185,8 +199,8 @@ impl ApiError {
                 HeaderValue::from(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
             );
         }
-        if told.code == "insufficient_quota" {
-            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        if let Some(worth) = told.is_worth_a_retry() {
+            headers.insert("x-should-retry", HeaderValue::from_static(if worth { "true" } else { "false" }));
         }
         if let Some(provider) = told.provider.as_ref().and_then(|name| HeaderValue::from_str(name).ok()) {
             headers.insert("x-llm-provider", provider);

@@ -489,7 +489,7 @@ mod tests {
         (
             r#"{"providers":{"a":{"type":"x","models":{"m":{}}}},"models":{"m":{"strategy":"scores"}}}"#,
             "models.m",
-            "priority",
+            "did you mean `score`?",
         ),
         (
             r#"{"providers":{"a":{"type":"x","models":{"m":{},"n":{}}}},"models":{"m":{"aliases":["n"]}}}"#,

@@ -30,6 +30,7 @@ mod passthrough;
 mod prompts;
 mod providers;
 mod reload;
+mod routing;
 mod secrets;
 mod serving;
 mod streams;

@@ -120,7 +120,8 @@ impl Told {
     }
 }
 
-/// How long an upstream wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as a date.
+/// How long an upstream wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as a date, or when the
+/// limit that is used up holds anew.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let milliseconds =
@@ -133,7 +134,47 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         let date = httpdate::parse_http_date(text).ok()?;
         Some(date.duration_since(now).unwrap_or_default())
     });
-    wait.map(|wait| wait.min(MAX_RETRY_AFTER))
+    let reset = || {
+        let of = |kind: &str| {
+            let is_left = text(&format!("x-ratelimit-remaining-{kind}")).is_some_and(|left| left != "0");
+            let reset = text(&format!("x-ratelimit-reset-{kind}")).filter(|_| !is_left)?;
+            until_reset(reset, now)
+        };
+        of("requests").max(of("tokens"))
+    };
+    wait.or_else(reset).map(|wait| wait.min(MAX_RETRY_AFTER))
+}
+
+/// Seconds, a time such as `6m0s` or `20ms`, or a moment in seconds or milliseconds since 1970.
+fn until_reset(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(number) = text.parse::<f64>() {
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let seconds = match number {
+            number if number >= 1e12 => number / 1000.0 - since_1970,
+            number if number >= 1e9 => number - since_1970,
+            number => number,
+        };
+        return Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+    }
+    let mut rest = text;
+    let mut whole = 0.0;
+    while !rest.is_empty() {
+        let unit = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at_checked(unit)?;
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at_checked(end)?;
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            _ => return None,
+        };
+        whole += number.parse::<f64>().ok()? * seconds;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(whole).ok()
 }
 
 #[cfg(test)]
@@ -223,6 +264,21 @@ mod tests {
         assert_eq!(read("retry-after", "Sun, 09 Sep 2001 01:46:50 GMT"), Some(Duration::from_secs(10)));
         assert_eq!(read("retry-after", "Sun, 09 Sep 2001 01:46:00 GMT"), Some(Duration::ZERO));
         assert_eq!(read("retry-after", "99999999"), Some(MAX_RETRY_AFTER));
+        for (text, seconds) in [
+            ("1.5s", 1.5),
+            ("6m0s", 360.0),
+            ("20ms", 0.02),
+            ("1h2m", 3720.0),
+            ("12", 12.0),
+            ("1000000010", 10.0),
+            ("1000000010000", 10.0),
+        ] {
+            let wait = read("x-ratelimit-reset-tokens", text);
+            assert_eq!(wait, Some(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for bad in ["soon", "s", "5x"] {
+            assert_eq!(read("x-ratelimit-reset-requests", bad), None, "{bad}");
+        }
         for bad in ["soon", "-1", "1e99", ""] {
             assert_eq!(read("retry-after", bad), None, "{bad}");
         }

@@ -1,0 +1,232 @@
+//! Many deployments behind one name: who is asked, who takes over, who rests and for how long.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Events, Gateway, Setup, Step, Upstream, fixture, json, json_of, sse};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn says(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
+}
+
+/// An upstream that answers well as long as its status is 200, and with that status and these headers otherwise.
+struct Moody {
+    upstream: Upstream,
+    status: Arc<AtomicU16>,
+}
+
+impl Moody {
+    async fn new(status: u16, headers: &'static str) -> Self {
+        let status = Arc::new(AtomicU16::new(status));
+        let mood = status.clone();
+        let upstream = Upstream::start(move |_| match mood.load(Ordering::SeqCst) {
+            200 => vec![Step::Send(fixture("openai/chat"))],
+            code => vec![json(code, headers, &json!({"error": {"message": "moody"}}))],
+        });
+        Self { upstream: upstream.await, status }
+    }
+
+    fn asked(&self) -> usize {
+        self.upstream.seen().len()
+    }
+
+    fn is_now(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+}
+
+/// Providers `p0`, `p1` … of which each serves model `m`, in that order, and a model of its own.
+fn gateway(upstreams: &[&Moody], routing: Value, policies: Value) -> Gateway {
+    let provider = |(at, moody): (usize, &&Moody)| {
+        let models = json!({"m": {"priority": at, "weight": at + 1}, format!("own{at}"): {}});
+        (format!("p{at}"), json!({"type": "openai", "base_url": moody.upstream.v1(), "models": models}))
+    };
+    let providers: serde_json::Map<String, Value> = upstreams.iter().enumerate().map(provider).collect();
+    Setup::new().models(&json!({"providers": providers, "routing": routing, "models": policies})).start()
+}
+
+/// Status, who answered, and how many were asked.
+async fn ask(gateway: &Gateway, model: &str) -> (u16, String, u64) {
+    let response = gateway.post(CHAT, &says(model)).send().await.unwrap();
+    let text = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let attempts = text("x-llm-attempts").and_then(|text| text.parse().ok()).unwrap_or(0);
+    (response.status().as_u16(), text("x-llm-provider").unwrap_or_default(), attempts)
+}
+
+fn answered(provider: &str, attempts: u64) -> (u16, String, u64) {
+    (200, provider.to_owned(), attempts)
+}
+
+#[tokio::test]
+async fn a_deployment_that_fails_rests_while_another_answers() {
+    let (bad, good) = (Moody::new(500, "").await, Moody::new(200, "").await);
+    let gateway = gateway(&[&bad, &good], json!({}), json!({}));
+    assert_eq!(ask(&gateway, "m").await, answered("p1", 2));
+    for _ in 0..5 {
+        assert_eq!(ask(&gateway, "m").await, answered("p1", 1));
+    }
+    assert_eq!(bad.asked(), 1);
+    bad.is_now(200);
+    assert_eq!(ask(&gateway, "own0").await, answered("p0", 1), "other models of the provider do not rest");
+    tokio::time::sleep(Duration::from_millis(2600)).await;
+    assert_eq!(ask(&gateway, "m").await, answered("p0", 1), "its rest is over");
+}
+
+#[tokio::test]
+async fn a_limited_provider_rests_as_a_whole_and_as_long_as_it_says() {
+    for (headers, least, most) in [
+        ("retry-after: 40\r\n", 38, 40),
+        ("retry-after-ms: 20000\r\n", 18, 20),
+        ("retry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\n", 55, 60),
+        ("x-ratelimit-reset-requests: 30s\r\nx-ratelimit-remaining-requests: 0\r\n", 28, 30),
+        ("retry-after: soon\r\n", 1, 3),
+        ("", 1, 3),
+    ] {
+        let limited = Moody::new(429, headers).await;
+        let gateway = gateway(&[&limited], json!({"max_wait": 0, "max_cooldown": 60}), json!({}));
+        assert_eq!(ask(&gateway, "m").await.0, 429, "the only one's failure is the caller's answer");
+        let resting = gateway.post(CHAT, &says("own0")).send().await.unwrap();
+        let wait: u64 = resting.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((least..=most).contains(&wait), "{headers}: {wait}");
+        assert_eq!(resting.headers()["x-should-retry"], "true");
+        let status = resting.status().as_u16();
+        let error = json_of(resting).await;
+        assert_eq!((status, &error["error"]["code"]), (503, &json!("all_deployments_cooling")), "{error}");
+        assert_eq!(limited.asked(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_callers_mistake_cools_nothing_and_is_tried_nowhere_else() {
+    for status in [400, 404, 413, 422] {
+        let (picky, other) = (Moody::new(status, "").await, Moody::new(200, "").await);
+        let gateway = gateway(&[&picky, &other], json!({}), json!({}));
+        for _ in 0..3 {
+            assert_eq!(ask(&gateway, "m").await.0, status);
+        }
+        assert_eq!((picky.asked(), other.asked()), (3, 0));
+        picky.is_now(200);
+        assert_eq!(ask(&gateway, "m").await, answered("p0", 1));
+    }
+}
+
+#[tokio::test]
+async fn while_all_rest_the_first_to_return_is_waited_for_and_one_asks() {
+    let moody = Moody::new(503, "").await;
+    let gateway = gateway(&[&moody], json!({}), json!({}));
+    assert_eq!(ask(&gateway, "m").await.0, 502);
+    moody.is_now(200);
+    let began = Instant::now();
+    let waiting: Vec<_> = (0..20).map(|_| ask(&gateway, "m")).collect();
+    for (status, ..) in futures_util::future::join_all(waiting).await {
+        assert_eq!(status, 200);
+    }
+    assert!((1.5..4.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+
+    moody.is_now(503);
+    assert_eq!(ask(&gateway, "m").await.0, 502);
+    let asked = moody.asked();
+    let waiting: Vec<_> = (0..10).map(|_| ask(&gateway, "m")).collect();
+    let statuses: Vec<u16> =
+        futures_util::future::join_all(waiting).await.iter().map(|told| told.0).collect();
+    assert!(statuses.iter().all(|status| matches!(status, 502 | 503)), "{statuses:?}");
+    // After each rest one has tried, not all of them.
+    assert!((1..=3).contains(&(moody.asked() - asked)), "{}", moody.asked() - asked);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_cools_its_deployment() {
+    let chunk = r#"{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"Hel"},"finish_reason":null}]}"#;
+    let cut = Upstream::start(move |_| vec![sse(&[chunk]), Step::Close]).await;
+    let good = Moody::new(200, "").await;
+    let gateway = Setup::new()
+        .models(&json!({"providers": {
+            "a": {"type": "openai", "base_url": cut.v1(), "models": {"m": {"priority": 1}}},
+            "b": {"type": "openai", "base_url": good.upstream.v1(), "models": {"m": {"priority": 2}}},
+        }}))
+        .start();
+    let body = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "Hi"}]});
+    let events = Events::of(gateway.post(CHAT, &body).send().await.unwrap()).rest().await;
+    assert!(events.last().unwrap().contains("\"error\""), "{events:?}");
+    assert_eq!(ask(&gateway, "m").await, answered("b", 1));
+}
+
+#[tokio::test]
+async fn another_model_takes_over_when_none_of_the_deployments_answers() {
+    let (bad, good) = (Moody::new(500, "").await, Moody::new(200, "").await);
+    let policies = json!({"own0": {"fallbacks": ["own1"]}});
+    let gateway = gateway(&[&bad, &good], json!({"max_wait": 0}), policies);
+    assert_eq!(ask(&gateway, "own0").await, answered("p1", 2));
+    assert_eq!(ask(&gateway, "own0").await, answered("p1", 1), "also while it rests");
+    assert_eq!(ask(&gateway, "nobody, own1").await, answered("p1", 1), "a list of names");
+    assert_eq!(ask(&gateway, "own1,m").await, answered("p1", 1));
+    assert_eq!(ask(&gateway, "nobody,nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_goes_to_a_model_with_a_larger_context() {
+    let small = Upstream::start(|_| {
+        let message = "This model's maximum context length is 10 tokens.";
+        vec![json(400, "", &json!({"error": {"message": message, "code": "context_length_exceeded"}}))]
+    })
+    .await;
+    let large = Moody::new(200, "").await;
+    for (policies, status) in [
+        (json!({"small": {"context_fallbacks": ["large"]}}), 200),
+        (json!({"small": {"fallbacks": ["large"]}}), 400),
+    ] {
+        let gateway = Setup::new()
+            .models(&json!({"models": policies, "providers": {
+                "a": {"type": "openai", "base_url": small.v1(), "models": {"small": {}}},
+                "b": {"type": "openai", "base_url": large.upstream.v1(), "models": {"large": {}}},
+            }}))
+            .start();
+        assert_eq!(ask(&gateway, "small").await.0, status);
+    }
+}
+
+#[tokio::test]
+async fn strategies_choose_who_is_asked_first() {
+    let upstreams = [Moody::new(200, "").await, Moody::new(200, "").await, Moody::new(200, "").await];
+    let all = [&upstreams[0], &upstreams[1], &upstreams[2]];
+    for (strategy, first_six) in [
+        ("priority", ["p0", "p0", "p0", "p0", "p0", "p0"]),
+        ("round_robin", ["p0", "p1", "p2", "p0", "p1", "p2"]),
+        // Smooth: weights of 1, 2 and 3.
+        ("weighted", ["p2", "p1", "p0", "p2", "p1", "p2"]),
+    ] {
+        let gateway = gateway(&all, json!({}), json!({"m": {"strategy": strategy}}));
+        for provider in first_six {
+            assert_eq!(ask(&gateway, "m").await, answered(provider, 1), "{strategy}");
+        }
+    }
+    let gateway = gateway(&all, json!({}), json!({"m": {"strategy": "least_latency"}}));
+    for _ in 0..6 {
+        assert_eq!(ask(&gateway, "m").await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_best_score_is_asked_first_and_none_without_any() {
+    let upstream = Moody::new(200, "").await;
+    let provider = |factor: f64, models: Value| json!({"type": "openai", "base_url": upstream.upstream.v1(), "base_priority": factor, "models": models});
+    let gateway = Setup::new()
+        .models(&json!({
+            "providers": {
+                "small": provider(1.0, json!({"m": {"upstream": "tiny-350m"}})),
+                "large": provider(1.0, json!({"m": {"upstream": "big-70b"}, "other": {"upstream": "mid-30b"}})),
+                "unloved": provider(1.0, json!({"m": {"upstream": "giant-405b", "score_adjustment": -1000}})),
+            },
+            "models": {"m": {"strategy": "score"}},
+        }))
+        .start();
+    assert_eq!(ask(&gateway, "m").await, answered("large", 1));
+    assert_eq!(ask(&gateway, "priority-auto").await, answered("large", 1));
+    assert_eq!(upstream.upstream.last()["model"], "big-70b");
+    assert_eq!(upstream.upstream.seen()[0].json()["model"], "big-70b");
+}
