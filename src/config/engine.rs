@@ -75,6 +75,15 @@ pub struct EngineVariant {
     pub timeouts: EngineTimeouts,
 }
 
+impl EngineVariant {
+    /// Whether an engine of the other one is an engine of this one: how long it is waited for makes no difference.
+    #[must_use]
+    pub fn is_started_as(&self, other: &Self) -> bool {
+        (self.context_tokens, &self.binary, &self.args, &self.address)
+            == (other.context_tokens, &other.binary, &other.args, &other.address)
+    }
+}
+
 /// Where an engine listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineAddress {

@@ -86,7 +86,7 @@ impl Counting {
     /// What a request needs, and what was thought for it; nothing if it was not worth a thought.
     pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Option<Thought>) {
         let answer = estimate::answer_length(request, self.answer_reserve);
-        let of = |prompt_tokens| Need { prompt_tokens, answer, ..Need::NOTHING };
+        let of = |tokens| Need { prompt_tokens: tokens, prompt_at_most: tokens, answer, ..Need::NOTHING };
         let smallest = self.contexts.first().copied().unwrap_or(0);
         if let Some(tokens) = estimate::at_most(request).filter(|tokens| *tokens <= smallest / SHORT) {
             return (of(tokens), None);
@@ -102,21 +102,22 @@ impl Counting {
             }
         };
         let largest = self.contexts.last().copied().unwrap_or(0);
-        let (tokens, is_counted) = match self.counted(pool, request, guess, &of).await {
-            Some(counted) => counted,
+        let (tokens, at_most, is_counted) = match self.counted(pool, request, guess, &of).await {
+            Some((tokens, true)) => (tokens, tokens, true),
+            Some((tokens, false)) => (tokens, guess.at_most.min(tokens * 100 / SURE), false),
             // Whatever the tokens of this model are, they are too many.
-            None if guess.at_least >= largest => (guess.at_least, true),
-            None => (guess.tokens, false),
+            None if guess.at_least >= largest => (guess.at_least, guess.at_most, true),
+            None => (guess.tokens, guess.at_most, false),
         };
-        let need = Need { is_counted, growth_tokens, ..of(tokens) };
+        let need = Need { is_counted, growth_tokens, prompt_at_most: at_most, ..of(tokens) };
         (need, Some(Thought { guess: learned, tokens, mark }))
     }
 
     /// What a request without a conversation needs: its longest text, whatever the tokens are.
     pub fn need_of_texts(&self, body: &RawObject) -> Need {
         let input = body.get("input").and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
-        let prompt_tokens = estimate::longest_text(&input);
-        Need { prompt_tokens, ..Need::NOTHING }
+        let tokens = estimate::longest_text(&input);
+        Need { prompt_tokens: tokens, prompt_at_most: tokens, ..Need::NOTHING }
     }
 
     /// The number of tokens, and whether it is sure; `None` where a guess has to do, or does.
@@ -133,9 +134,8 @@ impl Counting {
         };
         if of(guess.at_most).fits(capacity.context_tokens, false) {
             // In a context of its own nobody is harmed by a wrong guess.
-            let tokens = if capacity.is_shared { guess.at_most } else { guess.tokens };
             let is_vague = is_worth_counting(guess, capacity);
-            return if is_vague { self.by_the_running(pool, request).await } else { Some((tokens, false)) };
+            return if is_vague { self.by_the_running(pool, request).await } else { None };
         }
         let must_grow = same && !of(guess.at_least).fits(capacity.context_tokens, false);
         if must_grow { None } else { self.by_the_running(pool, request).await }
@@ -199,12 +199,12 @@ impl Counting {
 
     /// A prompt, answered there, turned out to be so long.
     pub fn learn(&self, thought: Option<Thought>, place: &Place, usage: Usage) {
+        if let Some(cache) = &place.cache {
+            cache.judge(thought.and_then(|thought| thought.mark.before), usage.cached_input_tokens);
+        }
         let Some(thought) = thought.filter(|_| usage.input_tokens > 0) else { return };
         self.metrics.estimated(thought.tokens, usage.input_tokens);
         self.experience.learn(thought.guess, usage.input_tokens);
-        if let (Some(cache), Some(before)) = (&place.cache, thought.mark.before) {
-            cache.judge(before, usage.cached_input_tokens);
-        }
         self.memory.remember(thought.mark, usage.input_tokens, usage.output_tokens);
     }
 }
@@ -212,7 +212,7 @@ impl Counting {
 /// Whether it matters how much exactly a prompt takes of a context that holds it. Where it is shared, too much would be
 /// kept free for it, and too little would harm others.
 fn is_worth_counting(guess: Guess, capacity: Capacity) -> bool {
-    let Capacity { slots, context_tokens, is_shared } = capacity;
+    let Capacity { slots, context_tokens, is_shared, .. } = capacity;
     let is_vague = guess.at_most - guess.at_least.min(guess.at_most) > context_tokens / SHORT;
     is_shared && is_vague && guess.at_most > context_tokens / (slots.max(1) as u64 * 2)
 }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn only_what_matters_is_counted() {
         let guess = |at_least, at_most| Guess { tokens: at_most, at_most, at_least, pictures: 0 };
-        let shared = Capacity { slots: 4, context_tokens: 4096, is_shared: true };
+        let shared = Capacity { slots: 4, context_tokens: 4096, is_shared: true, pool_tokens: 4096 };
         assert!(is_worth_counting(guess(100, 2000), shared));
         assert!(!is_worth_counting(guess(1900, 2000), shared), "it is known well enough");
         assert!(!is_worth_counting(guess(10, 500), shared), "eight of them fit");

@@ -12,7 +12,7 @@ use super::need::AnswerLength;
 use crate::llm::{ChatRequest, RequestKind};
 
 /// What the template puts around a message, at most.
-pub(super) const AROUND_MESSAGE: u64 = 24;
+const AROUND_MESSAGE: u64 = 24;
 /// What the template puts around all, at most.
 const AROUND_ALL: u64 = 64;
 /// A picture, where nobody knows the model's way with pictures.
@@ -195,7 +195,12 @@ fn scaled(tokens: u64, ratio: f64) -> u64 {
 /// How long the answer may become.
 pub(super) fn answer_length(request: &ChatRequest, reserve: u64) -> AnswerLength {
     let in_options = || request.options.get("max_tokens").and_then(Value::as_u64);
-    request.max_output_tokens.or_else(in_options).map_or(AnswerLength::Open(reserve), AnswerLength::Asked)
+    let asked = request.max_output_tokens.or_else(in_options);
+    // Several answers to one prompt take their room beside each other.
+    let answers =
+        request.body.get("n").and_then(|json| serde_json::from_slice::<u64>(json).ok()).unwrap_or(1);
+    let all = |tokens: u64| tokens.saturating_mul(answers.max(1));
+    asked.map_or(AnswerLength::Open(all(reserve)), |tokens| AnswerLength::Asked(all(tokens)))
 }
 
 /// The longest text of a list of texts, in tokens at most.

@@ -41,6 +41,7 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Lease {
     pub(super) place: Place,
+    pub(super) answer_limit: Option<u64>,
     pub(super) turn: Turn,
 }
 
@@ -67,6 +68,11 @@ impl Place {
         }
     }
 
+    /// Whether the gateway saves and restores its slots.
+    pub fn keeps_slots(&self) -> bool {
+        self.cache.is_some()
+    }
+
     /// The key that opens it.
     pub fn api_key(&self) -> &secrecy::SecretString {
         &self.door.api_key
@@ -77,6 +83,11 @@ impl Lease {
     /// Where the engine is asked.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// How long the answer may become, in tokens, where the caller does not say and others share the context.
+    pub fn answer_limit(&self) -> Option<u64> {
+        self.answer_limit
     }
 
     /// The engine has not answered for long. If it hangs, it is replaced.

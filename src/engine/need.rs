@@ -4,11 +4,15 @@
 /// send requests to larger variants than they need.
 const MOST_KEPT: u64 = 6;
 
+use super::planner::Capacity;
+
 /// How much context a request needs, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The prompt, as the model's template writes it.
+    /// The prompt, as the model's template writes it: probably so much.
     pub prompt_tokens: u64,
+    /// The prompt, but never more.
+    pub prompt_at_most: u64,
     /// The answer.
     pub answer: AnswerLength,
     /// Whether the prompt was counted, and not guessed.
@@ -32,6 +36,7 @@ impl Need {
     /// That of a request without a prompt to count.
     pub const NOTHING: Self = Self {
         prompt_tokens: 0,
+        prompt_at_most: 0,
         answer: AnswerLength::Open(0),
         is_counted: false,
         is_alone: false,
@@ -53,12 +58,30 @@ impl Need {
         self.growth_tokens == 0 || free >= context_tokens / MOST_KEPT || next <= free
     }
 
-    /// How much of a context of this size, shared with others, it may take. An answer of open length may become longer
-    /// than what was kept for it when the variant was chosen, and in a shared context that would harm others.
-    pub(super) fn reserved(&self, context_tokens: u64) -> u64 {
-        let (AnswerLength::Asked(answer) | AnswerLength::Open(answer)) = self.answer;
-        let needed = self.prompt_tokens.saturating_add(answer);
-        if self.is_alone { context_tokens } else { needed.min(context_tokens) }
+    /// How much of a context that is shared with others it may take: as much as it needs at most, for more than was
+    /// kept would harm the others. An answer of open length gets its share of the whole, or what is kept for it if
+    /// that is more, and ends there.
+    pub(super) fn reserved(&self, capacity: Capacity) -> u64 {
+        let Capacity { slots, context_tokens, pool_tokens, .. } = capacity;
+        if self.is_alone {
+            return pool_tokens;
+        }
+        let prompt = self.prompt_at_most.max(self.prompt_tokens);
+        let needed = match self.answer {
+            AnswerLength::Asked(answer) => prompt.saturating_add(answer),
+            AnswerLength::Open(answer) => {
+                prompt.saturating_add(answer).max(pool_tokens / slots.max(1) as u64)
+            }
+        };
+        needed.min(context_tokens)
+    }
+
+    /// How long its answer may become in such a context; `None` if that is not for the gateway to say.
+    pub(super) fn answer_limit(&self, capacity: Capacity) -> Option<u64> {
+        let is_open = matches!(self.answer, AnswerLength::Open(_));
+        let prompt = self.prompt_at_most.max(self.prompt_tokens);
+        let limit = || self.reserved(capacity).saturating_sub(prompt).max(1);
+        (is_open && capacity.is_shared && !self.is_alone).then(limit)
     }
 
     fn kept(&self, context_tokens: u64) -> u64 {
@@ -74,7 +97,14 @@ mod tests {
     use super::*;
 
     fn need(prompt_tokens: u64, answer: AnswerLength) -> Need {
-        Need { prompt_tokens, answer, is_counted: true, is_alone: false, growth_tokens: 0 }
+        Need {
+            prompt_tokens,
+            prompt_at_most: prompt_tokens,
+            answer,
+            is_counted: true,
+            is_alone: false,
+            growth_tokens: 0,
+        }
     }
 
     #[test]
@@ -106,9 +136,21 @@ mod tests {
         assert!(need(100, AnswerLength::Asked(32_000)).fits(1000, true));
         assert!(need(999, AnswerLength::Open(2048)).fits(1000, true));
         assert!(!need(1000, AnswerLength::Open(0)).fits(1000, true));
-        assert_eq!(need(100, AnswerLength::Asked(32_000)).reserved(1000), 1000);
-        assert_eq!(need(100, AnswerLength::Asked(u64::MAX)).reserved(1000), 1000);
+        let shared = Capacity { slots: 4, context_tokens: 1000, pool_tokens: 1000, is_shared: true };
+        assert_eq!(need(100, AnswerLength::Asked(32_000)).reserved(shared), 1000);
+        assert_eq!(need(100, AnswerLength::Asked(u64::MAX)).reserved(shared), 1000);
         assert!(!need(100, AnswerLength::Asked(u64::MAX)).fits(1000, false));
-        assert_eq!(need(100, AnswerLength::Open(700)).reserved(1000), 800);
+        assert_eq!(need(100, AnswerLength::Open(700)).reserved(shared), 800);
+        assert_eq!(need(100, AnswerLength::Open(700)).answer_limit(shared), Some(700));
+        assert_eq!(need(100, AnswerLength::Open(10)).reserved(shared), 250, "its share");
+        assert_eq!(need(100, AnswerLength::Open(10)).answer_limit(shared), Some(150));
+        let vague = Need { prompt_at_most: 300, ..need(100, AnswerLength::Asked(10)) };
+        assert_eq!((vague.reserved(shared), vague.answer_limit(shared)), (310, None));
+        let alone = Need { is_alone: true, ..vague };
+        assert_eq!(alone.reserved(shared), 1000);
+        assert_eq!(
+            need(100, AnswerLength::Open(10)).answer_limit(Capacity { is_shared: false, ..shared }),
+            None
+        );
     }
 }

@@ -15,13 +15,14 @@ use tokio_util::task::TaskTracker;
 use super::lease::{EngineError, Place};
 use super::log::Log;
 use super::planner::{Effect, Engine, EngineId, Phase, Planner, Refusal, TicketId};
-use super::pool::{Answer, Command, Configured, Stage};
+use super::pool::{Answer, Command, Configured, Granted, Stage};
 use super::probe::Door;
 use super::process::Launcher;
 use super::prompt_cache::PromptCache;
 use super::prompt_folder::PromptFolder;
 use super::runner::{self, Order, Report};
 use super::view::{EngineState, Picture, steps};
+use crate::config::EngineSettings;
 
 /// The task.
 pub(super) struct Owner {
@@ -170,6 +171,7 @@ impl Owner {
                 self.unloading.extend(engine.map(|engine| (engine, answer)));
             }
             Command::Configure(configured) => {
+                self.forget_caches(&configured);
                 for effect in self.planner.configure(configured.settings, configured.models) {
                     if let Effect::Refuse { ticket, why } = effect {
                         self.answer(ticket, Err(why.into()));
@@ -202,9 +204,9 @@ impl Owner {
         self.show();
         for effect in effects {
             match effect {
-                Effect::Grant { ticket, engine } => {
+                Effect::Grant { ticket, engine, answer_limit } => {
                     let place = self.place(engine).ok_or(EngineError::Gone);
-                    self.answer(ticket, place);
+                    self.answer(ticket, place.map(|place| (place, answer_limit)));
                 }
                 Effect::Refuse { ticket, why } => self.answer(ticket, Err(why.into())),
                 Effect::Start { .. } | Effect::Stop { .. } | Effect::GivesWay { .. } => {}
@@ -215,7 +217,7 @@ impl Owner {
         self.unloading.retain(|(engine, _)| self.engines.contains_key(engine));
     }
 
-    fn answer(&mut self, ticket: TicketId, answer: Result<Place, EngineError>) {
+    fn answer(&mut self, ticket: TicketId, answer: Granted) {
         // A caller who has left says so by another way.
         if let Some(asking) = self.waiting.remove(&ticket) {
             let _ = asking.send(answer);
@@ -235,7 +237,9 @@ impl Owner {
     fn start(&mut self, engine: EngineId, model: usize, variant: usize) {
         let Some((model, spec)) = self.planner.model(model) else { return };
         let Some(variant) = spec.variants.get(variant).cloned() else { return };
-        let (model, keeps) = (model.clone(), spec.keeps_prompt_cache && !variant.saves_slots_itself());
+        // Of a model that is fetched nobody knows whether it is still the same.
+        let keeps = spec.keeps_prompt_cache && !variant.saves_slots_itself() && !variant.is_fetched();
+        let model = model.clone();
         let cache = keeps.then(|| self.cache(&model)).flatten();
         let name: Arc<str> = format!("{model}@{}", variant.context_tokens).into();
         let (stop, doubt) = (CancellationToken::new(), Arc::new(Notify::new()));
@@ -258,6 +262,7 @@ impl Owner {
             metrics: self.stage.metrics.of_engines(&self.stage.provider, &model),
             launcher: self.launcher.clone(),
             name,
+            model,
             variant,
             stop,
             doubt,
@@ -294,6 +299,28 @@ impl Owner {
         let known = self.engines.get(&engine)?;
         let (variant, cache) = (known.variant.clone(), known.cache.clone());
         Some(Place { engine, variant, door: known.door.clone()?, cache })
+    }
+
+    /// Lets go of what another configuration does not keep, or keeps elsewhere.
+    fn forget_caches(&mut self, configured: &Configured) {
+        let where_and_how_much =
+            |settings: &EngineSettings| (settings.prompt_cache_dir.clone(), settings.prompt_cache_mib);
+        let is_moved =
+            where_and_how_much(self.planner.settings()) != where_and_how_much(&configured.settings);
+        let is_kept = |model: &Arc<str>| {
+            let found = configured.models.iter().find(|(name, _)| name == model);
+            found.is_some_and(|(_, engine)| engine.keeps_prompt_cache) && !is_moved
+        };
+        self.caches.retain(|model, cache| {
+            let stays = is_kept(model);
+            if !stays {
+                cache.close();
+            }
+            stays
+        });
+        if is_moved {
+            self.prompts = None;
+        }
     }
 
     fn close(&mut self) {

@@ -34,6 +34,10 @@ const LINGER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const GLANCE: Duration = Duration::from_millis(50);
 /// A variant that fails again and again rests no longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// After that, what took the memory may be gone.
+const LACK_IS_OLD: Duration = Duration::from_secs(600);
+/// A rest that whoever waits may wait for as well: the first one, for what failed once may have failed by chance.
+const SHORT_REST: Duration = Duration::from_secs(1);
 /// An engine that has run for so long makes earlier failures forgotten.
 const PROVEN_AFTER: Duration = Duration::from_secs(300);
 
@@ -61,8 +65,8 @@ struct Health {
     told: Option<Arc<str>>,
     /// What an engine of it said it can hold, which may be less or more than the file says.
     context_tokens: Option<u64>,
-    /// It found too little memory beside other engines, whatever the file says of what it takes.
-    lacked_memory: bool,
+    /// When it found too little memory beside other engines, whatever the file says of what it takes.
+    lacked_memory: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +87,8 @@ pub(super) struct Planner {
     engines_so_far: EngineId,
     /// The models of engines that go for others, until it is told.
     giving_way: Vec<usize>,
+    /// The model for whose sake engines go that others still want: it comes next, whoever has waited for longer.
+    heir: Option<usize>,
 }
 
 impl Planner {
@@ -94,6 +100,7 @@ impl Planner {
             waiting: VecDeque::new(),
             engines_so_far: 0,
             giving_way: Vec::new(),
+            heir: None,
         }
     }
 
@@ -130,7 +137,11 @@ impl Planner {
         let index = self.models.iter().position(|model| model.name == was.name && !was.is_retired);
         let same = index.and_then(|index| {
             let model = self.models.get_mut(index)?;
-            let same = model.spec.variants.iter().position(|other| Some(other) == variant)?;
+            let same = model
+                .spec
+                .variants
+                .iter()
+                .position(|other| variant.is_some_and(|variant| other.is_started_as(variant)))?;
             *model.health.get_mut(same)? = was.health.get(engine.variant)?.clone();
             Some((index, same))
         });
@@ -172,7 +183,8 @@ impl Planner {
             need
         } else {
             // Only who has counted can say that it is too long.
-            Need { prompt_tokens: largest.saturating_sub(1), ..need }
+            let prompt_tokens = largest.saturating_sub(1);
+            Need { prompt_tokens, prompt_at_most: prompt_tokens, ..need }
         };
         if !need.fits(largest, true) {
             return Some(Refusal::TooLarge { needed_tokens: need.prompt_tokens, context_tokens: largest });
@@ -222,8 +234,8 @@ impl Planner {
         }
         match failure.filter(|_| engine.phase != Phase::Stopping) {
             // It is tried again once the others have gone.
-            Some(failure) if failure.lacks_memory && has_others && !health.lacked_memory => {
-                health.lacked_memory = true;
+            Some(failure) if failure.lacks_memory && has_others && health.lacked_memory.is_none() => {
+                health.lacked_memory = Some(now);
                 health.told = Some(failure.told);
             }
             Some(failure) => {
@@ -262,6 +274,9 @@ impl Planner {
     /// Everything that is to be done now.
     pub(super) fn plan(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
+        for health in self.models.iter_mut().flat_map(|model| &mut model.health) {
+            health.lacked_memory = health.lacked_memory.filter(|at| now.duration_since(*at) < LACK_IS_OLD);
+        }
         self.grant(&mut effects);
         self.make_way(now, &mut effects);
         effects.extend(self.giving_way.drain(..).map(|model| Effect::GivesWay { model }));
@@ -296,8 +311,11 @@ impl Planner {
 
     /// The largest context of a model, as far as is known.
     pub(super) fn largest_context(&self, model: usize) -> u64 {
-        let variants = self.models.get(model).map_or(0, |model| model.spec.variants.len());
-        (0..variants).map(|variant| self.context(model, variant)).max().unwrap_or(0)
+        let variants = || 0..self.models.get(model).map_or(0, |model| model.spec.variants.len());
+        let context = |variant| self.context(model, variant);
+        // What has no room beside engines that are never stopped is as good as not there.
+        let usable = variants().filter(|variant| self.has_room_ever(model, *variant)).map(context).max();
+        usable.or_else(|| variants().map(context).max()).unwrap_or(0)
     }
 
     fn context(&self, model: usize, variant: usize) -> u64 {
@@ -338,8 +356,9 @@ impl Planner {
                 at += 1;
                 continue;
             }
-            engine.running.push((ticket.id, ticket.need.reserved(engine.capacity.context_tokens)));
-            effects.push(Effect::Grant { ticket: ticket.id, engine: engine.id });
+            engine.running.push((ticket.id, ticket.need.reserved(engine.capacity)));
+            let answer_limit = ticket.need.answer_limit(engine.capacity);
+            effects.push(Effect::Grant { ticket: ticket.id, engine: engine.id, answer_limit });
             self.waiting.remove(at);
         }
     }
@@ -348,7 +367,10 @@ impl Planner {
     /// at: whoever comes later has less of a claim.
     fn make_way(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let mut at = 0;
+        self.heir = self.heir.filter(|heir| self.waiting_for(*heir) > 0);
+        let mut somebody_waits = false;
         while let Some(ticket) = self.waiting.get(at).cloned() {
+            let is_behind = somebody_waits || self.heir.is_some_and(|heir| heir != ticket.model);
             let own = self.engines.iter().position(|engine| engine.model == ticket.model);
             match own.and_then(|own| self.engines.get(own)).cloned() {
                 Some(engine) => {
@@ -363,11 +385,21 @@ impl Planner {
                         self.waiting.remove(at);
                         effects.push(Effect::Refuse { ticket: ticket.id, why });
                     }
-                    Ok(variant) if self.has_way(&ticket, variant, now) => {
+                    // Only what takes nothing of the others may start before them.
+                    Ok(Some(variant))
+                        if (!is_behind || self.needs_no_room(ticket.model, variant))
+                            && self.has_way(&ticket, variant, now) =>
+                    {
                         effects.push(self.start(ticket.model, variant, now));
+                        self.heir = self.heir.filter(|heir| *heir != ticket.model);
                         at += 1;
                     }
-                    Ok(_) => return,
+                    Ok(Some(_)) => {
+                        somebody_waits |= self.heir.is_none_or(|heir| heir == ticket.model);
+                        at += 1;
+                    }
+                    // Its rest is short.
+                    Ok(None) => at += 1,
                 },
             }
         }
@@ -382,7 +414,7 @@ impl Planner {
             model,
             variant,
             phase: Phase::Loading,
-            capacity: Capacity { slots: 0, context_tokens, is_shared: false },
+            capacity: Capacity { slots: 0, context_tokens, is_shared: false, pool_tokens: context_tokens },
             running: Vec::new(),
             started: now,
             ready: None,
@@ -418,8 +450,8 @@ impl Planner {
         }
     }
 
-    /// The smallest variant that fits and has not failed lately.
-    fn choose(&self, ticket: &Ticket, now: Instant) -> Result<usize, Refusal> {
+    /// The smallest variant that fits and has not failed lately; `None` if it will be one in a moment.
+    fn choose(&self, ticket: &Ticket, now: Instant) -> Result<Option<usize>, Refusal> {
         let Some(model) = self.models.get(ticket.model) else { return Err(Refusal::Gone) };
         let fitting =
             || (0..model.health.len()).filter(|variant| self.fits(&ticket.need, ticket.model, *variant));
@@ -436,7 +468,7 @@ impl Planner {
         // One that will still do when the conversation has gone on a little, if there is one.
         let lasting = able().find(|variant| ticket.need.lasts(self.context(ticket.model, *variant)));
         if let Some(variant) = lasting.or_else(|| able().next_back()) {
-            return Ok(variant);
+            return Ok(Some(variant));
         }
         let Some((wait, variant)) = fitting().filter_map(|variant| Some((rest(variant)?, variant))).min()
         else {
@@ -444,6 +476,9 @@ impl Planner {
             let context_tokens = self.largest_context(ticket.model);
             return Err(Refusal::TooLarge { needed_tokens: ticket.need.prompt_tokens, context_tokens });
         };
+        if wait <= SHORT_REST {
+            return Ok(None);
+        }
         let told = model.health.get(variant).and_then(|health| health.told.clone());
         Err(Refusal::StartFailed { retry_after: wait, told: told.unwrap_or_default() })
     }

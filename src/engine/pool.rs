@@ -55,7 +55,9 @@ struct Running {
     pictures: watch::Receiver<Vec<Picture>>,
 }
 
-pub(super) type Answer = oneshot::Sender<Result<Place, EngineError>>;
+/// The right to ask, and how long the answer may become, if that is not for the caller to say.
+pub(super) type Granted = Result<(Place, Option<u64>), EngineError>;
+pub(super) type Answer = oneshot::Sender<Granted>;
 
 /// What the task hears.
 pub(super) enum Command {
@@ -128,8 +130,8 @@ impl Pool {
         let turn = Turn { ticket, commands: running.commands.clone() };
         let ask = Command::Ask { ticket, model: model.into(), need, answer };
         running.commands.send(ask).map_err(|_| EngineError::Gone)?;
-        let place = answered.await.map_err(|_| EngineError::Gone)??;
-        Ok(Lease { place, turn })
+        let (place, answer_limit) = answered.await.map_err(|_| EngineError::Gone)??;
+        Ok(Lease { place, answer_limit, turn })
     }
 
     /// The engine that served a model a moment ago, and what it can take; `None` if none did.

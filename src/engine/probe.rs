@@ -23,6 +23,9 @@ use crate::config::EngineAddress;
 /// An answer beyond this is none of an engine's. (A chat template may take some dozens of kilobytes.)
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
+/// Slots are rounded up by less than this, in tokens.
+const ROUNDED_UP: u64 = 256;
+
 /// Where an engine is asked, and the key that opens it.
 #[derive(Debug)]
 pub(super) struct Door {
@@ -65,9 +68,12 @@ impl Door {
             (_, None) => Introduction::Unknown,
             (_, Some(props)) => {
                 let (slots, of_slot) = (props.total_slots, props.default_generation_settings.n_ctx);
-                // Each slot may use all of it, or has a part of its own, rounded up a little.
-                let is_shared = slots > 1 && of_slot.saturating_mul(slots as u64) >= whole.saturating_mul(2);
-                Introduction::Known(Capacity { slots, context_tokens: of_slot, is_shared })
+                // Each slot has a part of its own, rounded up a little, or may use what there is, which may be more than
+                // the model can read.
+                let parts = whole.saturating_add(ROUNDED_UP.saturating_mul(slots as u64));
+                let is_shared = slots > 1 && of_slot.saturating_mul(slots as u64) > parts;
+                let pool_tokens = if is_shared { whole.max(of_slot) } else { of_slot };
+                Introduction::Known(Capacity { slots, context_tokens: of_slot, is_shared, pool_tokens })
             }
         }
     }

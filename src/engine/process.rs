@@ -166,11 +166,6 @@ pub enum Exit {
     Unknown,
 }
 
-impl Exit {
-    /// As the system ends whoever takes the memory that it lacks.
-    pub(super) const KILLED: Self = Self::Signal(Signal::KILL.as_raw());
-}
-
 impl From<ExitStatus> for Exit {
     fn from(status: ExitStatus) -> Self {
         let signal = status.signal().map(Self::Signal);

@@ -12,6 +12,7 @@ use super::memory::Turn;
 use super::planner::Capacity;
 use super::probe::{Door, SlotAction};
 use super::prompt_folder::PromptFolder;
+use super::vitals::parts_of;
 use crate::config::EngineVariant;
 
 /// Fewer tokens are read again faster than they are looked after.
@@ -39,7 +40,13 @@ struct Kept {
     slots: Vec<Slot>,
     /// What the engine that runs now has read of it, by its length: not looked for yet by anybody.
     restored: Vec<u64>,
+    /// Nobody has been answered since.
+    is_untouched: bool,
     failures: u32,
+    /// What a token takes, as the last file shows.
+    bytes_per_token: u64,
+    /// Files that an engine may have written after all.
+    strays: Vec<PathBuf>,
     is_closed: bool,
 }
 
@@ -49,6 +56,12 @@ struct Slot {
     /// What has written it; only its like can read it.
     kind: String,
     tokens: u64,
+}
+
+impl Kept {
+    fn remove_strays(&mut self) {
+        self.strays.drain(..).for_each(|file| drop(std::fs::remove_file(file)));
+    }
 }
 
 impl Drop for Slot {
@@ -69,7 +82,8 @@ impl PromptCache {
     /// Where engines write; `None` if this is given up.
     pub(super) fn path(&self) -> Option<&Path> {
         let kept = self.kept();
-        (kept.failures < MOST_FAILURES && !kept.is_closed).then(|| self.folder.path())
+        let is_open = kept.failures < MOST_FAILURES && !kept.is_closed;
+        (is_open && self.folder.is_there()).then(|| self.folder.path())
     }
 
     /// Nothing more is to be kept.
@@ -77,6 +91,7 @@ impl PromptCache {
         let mut kept = self.kept();
         kept.is_closed = true;
         kept.slots.clear();
+        kept.remove_strays();
     }
 
     /// Keeps what an idle engine has read, before it ends.
@@ -95,16 +110,20 @@ impl PromptCache {
         let mut room = self.most_bytes.min(free_bytes(self.folder.path()) / 2);
         for (slot, held) in door.slots(PATIENCE).await.into_iter().enumerate() {
             // Of one that was itself read from a file the engine does not say how much it holds.
-            if held.is_processing || held.tokens.is_some_and(|tokens| tokens < LEAST_TOKENS) {
+            let takes = held.tokens.unwrap_or(0).saturating_mul(self.kept().bytes_per_token);
+            if held.is_processing || held.tokens.is_some_and(|tokens| tokens < LEAST_TOKENS) || takes > room {
                 continue;
             }
             let name = self.folder.new_name();
             let file = self.folder.path().join(&name);
             let mut written = Slot { file, kind: kind.to_owned(), tokens: 0 };
+            self.kept().strays.push(written.file.clone());
             match door.slot(slot, SlotAction::Save, &name, PATIENCE).await {
                 Some(done) if done.bytes > room => return,
                 Some(done) if done.tokens >= LEAST_TOKENS => {
                     room -= done.bytes;
+                    self.kept().bytes_per_token = done.bytes / done.tokens;
+                    self.kept().strays.pop();
                     written.tokens = done.tokens;
                     self.kept().slots.push(written);
                 }
@@ -116,8 +135,13 @@ impl PromptCache {
 
     /// Has an engine that has just loaded read what was kept.
     pub(super) async fn restore(&self, door: &Door, variant: &EngineVariant, capacity: Capacity) {
-        let mut slots = std::mem::take(&mut self.kept().slots);
-        self.kept().restored.clear();
+        let mut slots = {
+            let mut kept = self.kept();
+            kept.restored.clear();
+            kept.is_untouched = true;
+            kept.remove_strays();
+            std::mem::take(&mut kept.slots)
+        };
         if self.path().is_none() || slots.is_empty() {
             return;
         }
@@ -148,16 +172,19 @@ impl PromptCache {
         }
     }
 
-    /// The turn after this one has been answered, with so much of it from the cache.
-    pub(super) fn judge(&self, before: Turn, cached_tokens: u64) {
+    /// A request has been answered, with so much of it from the cache; the turn before it is known, perhaps.
+    pub(super) fn judge(&self, before: Option<Turn>, cached_tokens: u64) {
         let mut kept = self.kept();
+        let is_first = std::mem::take(&mut kept.is_untouched);
+        let Some(before) = before else { return };
         // The last token of an answer is not read any more.
         let length = before.prompt_tokens + before.answer_tokens;
         let Some(at) = kept.restored.iter().position(|tokens| tokens.abs_diff(length) <= 2) else { return };
         kept.restored.swap_remove(at);
         if cached_tokens >= before.prompt_tokens / 2 {
             kept.failures = 0;
-        } else {
+        } else if is_first {
+            // What others have asked since may have taken its place.
             drop(kept);
             self.failed("the engine has not used it");
         }
@@ -183,9 +210,10 @@ fn kind_of(variant: &EngineVariant) -> String {
         let found = std::fs::metadata(path).ok()?;
         Some((found.len(), found.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?))
     };
-    let model = variant.model_file().map(|file| stamp(&file));
+    let files = variant.files_read();
+    let stamps: Vec<_> = files.iter().flat_map(|file| parts_of(file)).map(|file| stamp(&file)).collect();
     let binary = (variant.binary.display().to_string(), stamp(&variant.binary));
-    format!("{binary:?} {model:?} {:?}", variant.args_of_the_model())
+    format!("{binary:?} {stamps:?} {:?}", variant.args_of_the_model())
 }
 
 fn free_bytes(folder: &Path) -> u64 {
@@ -211,12 +239,20 @@ mod tests {
         let (_base, cache) = cache();
         for (cached, is_open) in [(10, true), (980, true), (10, true), (10, false)] {
             cache.kept().restored = vec![1003, 555];
-            cache.judge(turn(700, 40), 0);
-            assert_eq!(cache.kept().restored.len(), 2, "another conversation says nothing");
-            cache.judge(turn(1000, 4), cached);
+            cache.kept().is_untouched = true;
+            cache.judge(Some(turn(1000, 4)), cached);
             assert_eq!(cache.kept().restored, [555]);
             assert_eq!(cache.path().is_some(), is_open);
         }
+        let cache = self::cache().1;
+        for _ in 0..5 {
+            cache.kept().restored = vec![1003];
+            cache.kept().is_untouched = true;
+            cache.judge(Some(turn(700, 40)), 0);
+            cache.judge(None, 0);
+            cache.judge(Some(turn(1000, 4)), 0);
+        }
+        assert_eq!(cache.kept().failures, 0, "others may have taken its place");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! next start.
 
 use std::fs::DirBuilder;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,13 +35,19 @@ impl PromptFolder {
         Ok(Self { path, files_so_far: AtomicU64::new(0) })
     }
 
-    /// A name that no file in it has had.
+    /// A name that no file in it has had, and nobody can guess.
     pub(super) fn new_name(&self) -> String {
-        format!("{}.slot", self.files_so_far.fetch_add(1, Ordering::Relaxed))
+        let number = self.files_so_far.fetch_add(1, Ordering::Relaxed);
+        format!("{number}-{:016x}.slot", RandomState::new().build_hasher().finish())
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether engines can write there. What others tidy away is made again.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.is_dir() || DirBuilder::new().mode(MODE).recursive(true).create(&self.path).is_ok()
     }
 }
 
@@ -85,6 +92,9 @@ mod tests {
         assert!(!dead.exists() && other.exists() && folder.path().exists() && beside.path() != folder.path());
         assert_eq!(std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, MODE);
         let path = folder.path().to_owned();
+        std::fs::remove_dir(&path).unwrap();
+        assert!(folder.is_there() && path.exists(), "it is made again");
+        assert_ne!(folder.new_name(), folder.new_name());
         drop(folder);
         assert!(!path.exists());
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::log::Log;
 use super::planner::{Capacity, Failure};
 use super::probe::{Door, Introduction};
-use super::process::{Exit, Launch, Launcher, Process};
+use super::process::{Launch, Launcher, Process};
 use super::prompt_cache::PromptCache;
 use super::vitals::{Pulse, Vitals, model_bytes};
 use crate::config::{EngineAddress, EngineVariant};
@@ -29,6 +29,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 const MOST_UNANSWERED: u32 = 2;
 /// How many times as long an engine may take to answer between two steps of its work.
 const WORK_PATIENCE: u32 = 6;
+/// An engine that uses this part of a processor is at work.
+const BUSY_SHARE: u128 = 10;
+/// How often it is looked whether a loading engine gets on.
+const FEEL_EVERY: Duration = Duration::from_millis(250);
 /// Another program may take a port before the engine does.
 const PORTS_TRIED: u32 = 3;
 /// What an engine said last, for whoever looks for the cause of a failure.
@@ -54,6 +58,7 @@ const CAUSE_LINES: usize = 200;
 pub(super) struct Order {
     /// `<model>@<context>`.
     pub(super) name: Arc<str>,
+    pub(super) model: Arc<str>,
     pub(super) variant: EngineVariant,
     pub(super) launcher: Launcher,
     /// Asks for an end.
@@ -202,7 +207,6 @@ async fn loaded(
         End::Failed(told) if says(LACK_OF_MEMORY) => {
             End::Starved(format!("it did not get the memory that it needs; {told}"))
         }
-        End::Failed(told) if exit == Exit::KILLED => End::Starved(told),
         failed => failed,
     })
 }
@@ -217,12 +221,18 @@ async fn asked(
     let started = Instant::now();
     let stall = order.variant.timeouts.stall;
     let model_bytes = order.variant.model_file().and_then(|file| model_bytes(&file));
-    let (mut pause, mut pulse) = (ASK_AGAIN.0, Pulse::starting(started));
+    let (mut pause, mut pulse, mut felt) = (ASK_AGAIN.0, Pulse::starting(started), started);
     loop {
         if let Some(known) = introduced(order, door).await {
             return known;
         }
-        let vitals = Vitals::of(process.pid(), process.log().bytes());
+        sleep(pause).await;
+        pause = (pause * 5 / 4).min(ASK_AGAIN.1);
+        if felt.elapsed() < FEEL_EVERY {
+            continue;
+        }
+        felt = Instant::now();
+        let vitals = Vitals::of_group(process.pid(), process.log().bytes());
         if pulse.feel(vitals, Instant::now()) >= stall {
             let told = format!(
                 "it has neither said nor done anything for {} s while it loaded",
@@ -236,8 +246,6 @@ async fn asked(
             (None, None) => None,
         };
         percent.into_iter().for_each(|percent| report(Report::Progress(percent)));
-        sleep(pause).await;
-        pause = (pause * 5 / 4).min(ASK_AGAIN.1);
     }
 }
 
@@ -261,7 +269,9 @@ async fn introduced(order: &Order, door: &Door) -> Option<Result<Capacity, End>>
     match door.capacity(order.variant.whole_context_tokens(), limit).await {
         Introduction::Known(capacity) => Some(Ok(capacity)),
         // One that does not say is asked for one thing after the other.
-        Introduction::Unknown => Some(Ok(Capacity { slots: 1, context_tokens: meant, is_shared: false })),
+        Introduction::Unknown => {
+            Some(Ok(Capacity { slots: 1, context_tokens: meant, is_shared: false, pool_tokens: meant }))
+        }
         Introduction::Silent => None,
         Introduction::Stranger => {
             Some(Err(End::PortTaken("another program answers at its address".to_owned())))
@@ -277,7 +287,7 @@ async fn served(order: &Order, door: &Door, process: &Process) -> End {
         while unanswered < MOST_UNANSWERED {
             let is_doubted = timeout(CHECK_EVERY, order.doubt.notified()).await.is_ok();
             // Its threads may say that it is well while the one that does the work hangs.
-            if is_doubted && !door.is_at_work(limit * WORK_PATIENCE).await {
+            if is_doubted && hangs(door, process, limit * WORK_PATIENCE).await {
                 return;
             }
             unanswered = if door.is_well(limit).await { 0 } else { unanswered + 1 };
@@ -292,6 +302,16 @@ async fn served(order: &Order, door: &Door, process: &Process) -> End {
     failed(&told, process)
 }
 
+/// Whether an engine neither answers between two steps of its work, nor works at a long one.
+async fn hangs(door: &Door, process: &Process, limit: Duration) -> bool {
+    let before = Vitals::of_group(process.pid(), 0);
+    if door.is_at_work(limit).await {
+        return false;
+    }
+    let worked = Vitals::of_group(process.pid(), 0).worked_since(&before);
+    u128::from(worked) * 10 < limit.as_millis() / BUSY_SHARE
+}
+
 /// Where the engine will listen, and how it is started.
 fn prepared(order: &Order) -> std::io::Result<(Arc<Door>, Launch)> {
     let variant = &order.variant;
@@ -300,8 +320,12 @@ fn prepared(order: &Order) -> std::io::Result<(Arc<Door>, Launch)> {
         None => EngineAddress { host: "127.0.0.1".to_owned(), port: free_port()? },
     };
     let api_key = random_key()?;
-    // In its arguments everybody could read it.
-    let mut variables = vec![("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned())];
+    let mut variables = vec![
+        // In its arguments everybody could read it.
+        ("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned()),
+        // Otherwise it calls its model by the path of its file, also to callers. Arguments come first.
+        ("LLAMA_ARG_ALIAS".to_owned(), order.model.to_string()),
+    ];
     if let Some(folder) = order.cache.as_ref().and_then(|cache| cache.path()?.to_str()) {
         // As arguments they would end those that do not know them. Without the second, only the last conversation
         // stays in the slots.

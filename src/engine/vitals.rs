@@ -3,12 +3,12 @@
 //! A large model on a slow disk may take long, and is waited for as long as it gets on. Asking an engine whether it
 //! has loaded makes it work a little, too, which is no sign.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::identity::Stat;
+use super::identity::{Identity, Stat};
 
 /// Beyond that an engine has done something on its own, in bytes.
 const NOTABLE_BYTES: u64 = 1024 * 1024;
@@ -29,8 +29,25 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    /// Those of a process that has said so many bytes. What the system does not tell is nothing.
-    pub(super) fn of(pid: u32, said: u64) -> Self {
+    /// Those of a process and of all in its group, which have said so many bytes together. What the system does not
+    /// tell is nothing.
+    pub(super) fn of_group(leader: u32, said: u64) -> Self {
+        let own = Self::of(leader, said);
+        let others = Identity::of_group(leader).into_iter().filter(|one| one.pid != leader);
+        others.map(|one| Self::of(one.pid, 0)).fold(own, |sum, one| Self {
+            said: sum.said,
+            worked: sum.worked + one.worked,
+            moved: sum.moved + one.moved,
+            resident: sum.resident + one.resident,
+        })
+    }
+
+    /// What has been worked since, in hundredths of a second.
+    pub(super) fn worked_since(&self, before: &Self) -> u64 {
+        self.worked.saturating_sub(before.worked)
+    }
+
+    fn of(pid: u32, said: u64) -> Self {
         let text = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let (io, status) = (text("io"), text("status"));
         Self {
@@ -83,11 +100,18 @@ impl Pulse {
 
 /// What a model takes on the disk, in bytes, with all its parts; `None` if it is not there.
 pub(super) fn model_bytes(file: &Path) -> Option<u64> {
-    let bytes_of = |path: &Path| Some(std::fs::metadata(path).ok()?.len());
-    let name = file.file_name()?.to_str()?;
-    let Some((before, parts)) = name.split_once("-00001-of-") else { return bytes_of(file) };
-    let count: u32 = parts.split('.').next()?.parse().ok()?;
-    (1..=count).map(|part| bytes_of(&file.with_file_name(format!("{before}-{part:05}-of-{parts}")))).sum()
+    parts_of(file).iter().map(|part| Some(std::fs::metadata(part).ok()?.len())).sum()
+}
+
+/// All files of a model of which the first one is named.
+pub(super) fn parts_of(file: &Path) -> Vec<PathBuf> {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let parts = name.split_once("-00001-of-").and_then(|(before, parts)| {
+        let count: u32 = parts.split('.').next()?.parse().ok().filter(|count| *count < 1000)?;
+        let part = |part: u32| file.with_file_name(format!("{before}-{part:05}-of-{parts}"));
+        Some((1..=count).map(part).collect())
+    });
+    parts.unwrap_or_else(|| vec![file.to_owned()])
 }
 
 #[cfg(test)]

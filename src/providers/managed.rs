@@ -1,14 +1,16 @@
 //! llama.cpp's engines that the gateway runs itself: a lease, then a llama-server like any other.
 //!
 //! Whatever goes wrong before the first content is tried again unseen, once: on a larger engine when the prompt did not
-//! fit, on a new one when the engine died.
+//! fit, on a new one when the engine died, alone when others had filled the context that it shares with them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde_json::Map;
+use futures_util::StreamExt;
+use http::Method;
+use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ErrorKind, ProviderError};
@@ -16,12 +18,14 @@ use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
-use crate::engine::{Counting, Lease, Need, Pool, Thought};
+use crate::engine::{AnswerLength, Counting, Lease, Need, Pool, Thought};
 use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
 use crate::telemetry::EngineMetrics;
 
 /// Servers of engines that have ended are forgotten beyond so many.
 const MOST_SERVERS: usize = 16;
+/// What an engine says when it turns a request away is short, in bytes.
+const MOST_SAID: usize = 64 * 1024;
 /// The end of a process is noticed a moment after its connections broke.
 const MOMENT: Duration = Duration::from_millis(100);
 
@@ -144,42 +148,109 @@ impl Managed {
     }
 }
 
-/// What may still be tried before anybody has heard anything.
+/// What may still be tried before anybody has heard anything, each once.
 struct Tries {
     larger: bool,
-    again: u32,
+    alone: bool,
+    again: bool,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { larger: true, alone: true, again: true }
+    }
 }
 
 /// What llama-server says when requests that share a context have filled it.
 const SHARED_CONTEXT_FULL: &str = "Context size has been exceeded";
 
 impl Tries {
-    /// Whether it is worth trying once more after a failure; what was learned from it goes into `need`.
-    async fn next(&mut self, error: &ProviderError, need: &mut Need, metrics: &EngineMetrics) -> bool {
+    /// Whether it is worth trying once more after a failure at that place; what was learned from it goes into `need`.
+    async fn next(
+        &mut self,
+        error: &ProviderError,
+        need: &mut Need,
+        (known, pool, engine): (&Known, &Pool, u64),
+    ) -> bool {
+        let is_full = || error.detail.as_deref().is_some_and(|words| words.contains(SHARED_CONTEXT_FULL));
         match error.kind {
             ErrorKind::ContextTooLong { needed_tokens: Some(prompt_tokens), .. }
-                if self.larger && prompt_tokens > need.prompt_tokens =>
+                if prompt_tokens > need.prompt_tokens =>
             {
-                self.larger = false;
-                metrics.replanned();
-                (need.prompt_tokens, need.is_counted) = (prompt_tokens, true);
-                true
+                known.metrics.replanned();
+                (need.prompt_tokens, need.prompt_at_most, need.is_counted) =
+                    (prompt_tokens, prompt_tokens, true);
+                std::mem::take(&mut self.larger)
             }
-            ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. }
-                if self.again > 0 =>
-            {
-                self.again -= 1;
-                if error.detail.as_deref().is_some_and(|words| words.contains(SHARED_CONTEXT_FULL)) {
-                    need.is_alone = true;
-                } else {
-                    // The engine has died.
-                    sleep(MOMENT).await;
-                }
-                true
+            ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. } if is_full() => {
+                need.is_alone = true;
+                std::mem::take(&mut self.alone)
+            }
+            ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. } => {
+                sleep(MOMENT).await;
+                // One that is still there would say the same again.
+                let is_there = pool.states().iter().any(|state| state.id == engine && state.phase == "ready");
+                (!is_there || error.kind == ErrorKind::Unreachable) && std::mem::take(&mut self.again)
             }
             _ => false,
         }
     }
+}
+
+/// What a raw request needs. Nobody knows what is in it; if it generates something, its text has at most as many tokens
+/// as bytes, and without a limit for its answer it is better alone in a context that is shared.
+fn need_of(request: &RawRequest) -> Need {
+    const GENERATING: &[&str] = &["completion", "infill", "messages", "responses", "chat"];
+    let body = request.body.as_deref().unwrap_or_default();
+    let (path, bytes) = (request.path.as_str(), body.len() as u64);
+    if request.method != Method::POST || !GENERATING.iter().any(|word| path.contains(word)) {
+        return Need::NOTHING;
+    }
+    let members: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+    let limits = ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
+    let limit = limits.iter().find_map(|name| members.get(*name)?.as_u64());
+    Need {
+        prompt_tokens: bytes / 4,
+        prompt_at_most: bytes,
+        answer: limit.map_or(AnswerLength::Open(0), AnswerLength::Asked),
+        is_alone: limit.is_none(),
+        ..Need::NOTHING
+    }
+}
+
+/// What an engine says when it turns away a request for its length, in the place of an answer; the answer otherwise.
+async fn turned_away(mut answer: RawResponse, provider: &Arc<str>) -> Result<RawResponse, ProviderError> {
+    if !matches!(answer.status.as_u16(), 400 | 500) {
+        return Ok(answer);
+    }
+    let mut said = Vec::new();
+    let mut rest = answer.body;
+    while let Some(piece) = rest.next().await {
+        said.extend_from_slice(&piece?);
+        if said.len() > MOST_SAID {
+            break;
+        }
+    }
+    let error = serde_json::from_slice::<Value>(&said).unwrap_or_default();
+    let number = |name: &str| error.pointer(&format!("/error/{name}")).and_then(Value::as_u64);
+    if let Some(needed) = number("n_prompt_tokens") {
+        return Err(ProviderError::new(
+            provider,
+            ErrorKind::ContextTooLong {
+                needed_tokens: Some(needed),
+                context_tokens: number("n_ctx"),
+                message: "the prompt is longer than the context".to_owned(),
+            },
+        ));
+    }
+    let words = String::from_utf8_lossy(&said);
+    if words.contains(SHARED_CONTEXT_FULL) {
+        let kind = ErrorKind::Unavailable { status: 500, retry_after: None };
+        return Err(ProviderError::new(provider, kind).with_detail(SHARED_CONTEXT_FULL));
+    }
+    let first = futures_util::stream::once(async move { Ok(Bytes::from(said)) });
+    answer.body = first.chain(rest).boxed();
+    Ok(answer)
 }
 
 #[async_trait]
@@ -191,12 +262,13 @@ impl Provider for Managed {
     async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
         let known = self.known(model)?;
         let (mut need, thought) = known.counting.need(&self.pool, request).await;
-        let mut tries = Tries { larger: true, again: 2 };
+        let mut tries = Tries::default();
         loop {
             let (lease, server) = self.lease(known, need).await?;
-            let variant = lease.place().variant.clone();
+            let (variant, engine) = (lease.place().variant.clone(), lease.place().engine);
+            let limited = lease.answer_limit().map(|limit| limited(request, limit));
             let asked = async {
-                let mut answer = server.chat(model, request).await?;
+                let mut answer = server.chat(model, limited.as_ref().unwrap_or(request)).await?;
                 if let Content::Stream(frames) = &mut answer.content {
                     frames.until_content().await?;
                 }
@@ -224,7 +296,7 @@ impl Provider for Managed {
                 lease.doubt();
             }
             drop(lease);
-            if !tries.next(&error, &mut need, &known.metrics).await {
+            if !tries.next(&error, &mut need, (known, &self.pool, engine)).await {
                 return Err(error);
             }
         }
@@ -242,9 +314,10 @@ impl Provider for Managed {
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let known = self.known(model)?;
         let mut need = known.counting.need_of_texts(&request.body);
-        let mut tries = Tries { larger: true, again: 2 };
+        let mut tries = Tries::default();
         loop {
             let (lease, server) = self.lease(known, need).await?;
+            let engine = lease.place().engine;
             let error = match self.in_time(false, server.embed(model, request)).await {
                 Err(error) if matches!(error.kind, ErrorKind::Unavailable { status: 501, .. }) => {
                     return Err(self.failed(ErrorKind::Unsupported("embeddings by this model")));
@@ -253,7 +326,7 @@ impl Provider for Managed {
                 embeddings => return embeddings,
             };
             drop(lease);
-            if !tries.next(&error, &mut need, &known.metrics).await {
+            if !tries.next(&error, &mut need, (known, &self.pool, engine)).await {
                 return Err(error);
             }
         }
@@ -268,13 +341,18 @@ impl Provider for Managed {
             }
         };
         let known = self.known(&model)?;
-        // Nobody knows what is in it; if it is text, a token of it has about four bytes.
-        let bytes = request.body.as_ref().map_or(0, Bytes::len) as u64;
-        let mut need = Need { prompt_tokens: bytes / 4, ..Need::NOTHING };
-        let mut tries = Tries { larger: false, again: 1 };
+        let provider: Arc<str> = self.config.name.as_str().into();
+        let (mut need, mut tries) = (need_of(&request), Tries::default());
         loop {
             let (lease, server) = self.lease(known, need).await?;
-            let error = match server.forward(request.clone()).await {
+            let engine = lease.place().engine;
+            let acts_on_slots = request.path.starts_with("/slots/") && request.method == Method::POST;
+            if acts_on_slots && lease.place().keeps_slots() {
+                let why = "slots of engines whose prompt cache it keeps itself (see `keep_prompt_cache`)";
+                return Err(self.failed(ErrorKind::Unsupported(why)));
+            }
+            let answered = async { turned_away(server.forward(request.clone()).await?, &provider).await };
+            let error = match answered.await {
                 Ok(mut answer) => {
                     answer.hold(lease);
                     return Ok(answer);
@@ -282,9 +360,16 @@ impl Provider for Managed {
                 Err(error) => error,
             };
             drop(lease);
-            if !tries.next(&error, &mut need, &known.metrics).await {
+            if !tries.next(&error, &mut need, (known, &self.pool, engine)).await {
                 return Err(error);
             }
         }
     }
+}
+
+/// A request whose answer ends where it would harm others.
+fn limited(request: &ChatRequest, tokens: u64) -> ChatRequest {
+    let mut request = request.clone();
+    request.options.set("max_tokens", tokens);
+    request
 }

@@ -15,7 +15,7 @@ impl Planner {
             let engine = self.engines.iter().find(|engine| engine.id == *id).cloned();
             if engine.is_some_and(|engine| engine.phase == Phase::Ready && self.may_go(&engine, ticket, now))
             {
-                self.give_way(*id);
+                self.give_way_to(*id, ticket);
             }
         }
         if !at_its_address.is_empty() {
@@ -31,7 +31,7 @@ impl Planner {
             }
             let is_there = matches!(engine.phase, Phase::Ready | Phase::Loading);
             if is_there && self.may_go(&engine, ticket, now) {
-                self.give_way(engine.id);
+                self.give_way_to(engine.id, ticket);
             }
         }
         false
@@ -46,6 +46,16 @@ impl Planner {
         let there =
             self.engines.iter().filter(|engine| address(engine.model, engine.variant) == Some(wanted));
         there.map(|engine| engine.id).collect()
+    }
+
+    fn give_way_to(&mut self, engine: EngineId, ticket: &Ticket) {
+        self.give_way(engine);
+        self.heir = Some(ticket.model);
+    }
+
+    /// Whether it may run beside any other.
+    pub(super) fn needs_no_room(&self, model: usize, variant: usize) -> bool {
+        self.memory(model, variant) == 0
     }
 
     /// The engines of which at least one has to go before so much more fits; none if it fits now.
@@ -117,12 +127,12 @@ impl Planner {
             return 0;
         }
         let stated = model.spec.variants.get(variant).and_then(|variant| variant.memory_mib);
-        if model.health.get(variant).is_some_and(|health| health.lacked_memory) {
-            // It has shown that it needs more than it says: all that can be had.
-            let all = self.settings.memory_budget_mib.map(|budget| budget.saturating_sub(self.kept_mib()));
-            return all.unwrap_or(1).max(stated.unwrap_or(1));
-        }
-        stated.or(self.settings.memory_budget_mib).unwrap_or(1)
+        // One that has shown that it needs more than it says needs all that can be had, like one that says nothing.
+        let lacked = model.health.get(variant).is_some_and(|health| health.lacked_memory.is_some());
+        let all = || {
+            self.settings.memory_budget_mib.map_or(1, |budget| budget.saturating_sub(self.kept_mib()).max(1))
+        };
+        stated.filter(|_| !lacked).unwrap_or_else(|| all().max(stated.unwrap_or(1)))
     }
 
     /// Whether stopping the engine for another's sake is out of the question.

@@ -21,8 +21,8 @@ pub(in crate::engine) enum Effect {
     Stop { engine: EngineId },
     /// Nothing but to note that an engine of this model goes for another one.
     GivesWay { model: usize },
-    /// Let a request ask an engine.
-    Grant { ticket: TicketId, engine: EngineId },
+    /// Let a request ask an engine, for an answer that is no longer than this.
+    Grant { ticket: TicketId, engine: EngineId, answer_limit: Option<u64> },
     /// Turn a request away.
     Refuse { ticket: TicketId, why: Refusal },
 }
@@ -56,8 +56,10 @@ pub(in crate::engine) struct Capacity {
     pub(in crate::engine) slots: usize,
     /// Context of one request, in tokens.
     pub(in crate::engine) context_tokens: u64,
-    /// Whether all requests at once share that context.
+    /// Whether all requests at once share what there is.
     pub(in crate::engine) is_shared: bool,
+    /// What there is, for all requests at once, in tokens.
+    pub(in crate::engine) pool_tokens: u64,
 }
 
 /// What an engine is doing.
@@ -94,11 +96,11 @@ impl Engine {
     }
 
     pub(super) fn has_room_for(&self, need: &Need) -> bool {
-        let Capacity { slots, context_tokens, is_shared } = self.capacity;
+        let Capacity { slots, pool_tokens, is_shared, .. } = self.capacity;
         if self.running.len() >= slots.max(1) {
             return false;
         }
         let kept: u64 = self.running.iter().map(|(_, tokens)| tokens).sum();
-        !is_shared || self.running.is_empty() || kept + need.reserved(context_tokens) <= context_tokens
+        !is_shared || self.running.is_empty() || kept + need.reserved(self.capacity) <= pool_tokens
     }
 }

@@ -218,6 +218,18 @@ impl EngineVariant {
         left
     }
 
+    /// All files that the arguments name.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<PathBuf> {
+        read(&self.args).files.into_iter().map(|(_, file)| file.into()).collect()
+    }
+
+    /// Whether the model is fetched from somewhere, so that nobody knows when it is another one.
+    #[must_use]
+    pub fn is_fetched(&self) -> bool {
+        self.args.iter().any(|arg| FETCHED.contains(&arg.as_str()))
+    }
+
     /// Whether the arguments say themselves where slots are saved.
     #[must_use]
     pub fn saves_slots_itself(&self) -> bool {
