@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use super::counting::Counting;
 use super::lease::{EngineError, Lease, Place, Turn};
 use super::log::Log;
 use super::need::Need;
@@ -28,7 +29,13 @@ pub struct Pool {
     running: OnceLock<Running>,
     tickets: AtomicU64,
     stage: Stage,
+    /// How the prompts of each model are counted, which outlives a change of other things.
+    // A std mutex: held for a look into a short list.
+    counted: Mutex<Vec<Counted>>,
 }
+
+/// A model, what is said of its engines, and how its prompts are counted.
+type Counted = (Arc<str>, EngineModel, Arc<Counting>);
 
 /// What the models file says of a provider's engines.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +94,8 @@ pub(super) enum Command {
 impl Pool {
     pub(super) fn new(configured: Configured, tasks: TaskTracker, launcher: Launcher, stage: Stage) -> Self {
         let (running, tickets) = (OnceLock::new(), AtomicU64::new(0));
-        Self { configured: Mutex::new(configured), tasks, launcher, running, tickets, stage }
+        let counted = Mutex::default();
+        Self { configured: Mutex::new(configured), tasks, launcher, running, tickets, stage, counted }
     }
 
     fn configured(&self) -> MutexGuard<'_, Configured> {
@@ -132,6 +140,20 @@ impl Pool {
         running.commands.send(ask).map_err(|_| EngineError::Gone)?;
         let (place, answer_limit) = answered.await.map_err(|_| EngineError::Gone)??;
         Ok(Lease { place, answer_limit, turn })
+    }
+
+    /// How the prompts of a model are counted: as before, with all that was learned, if nothing is said anew of it.
+    pub fn counting(&self, model: &Arc<str>, engine: &EngineModel) -> Arc<Counting> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = counted.iter().find(|(name, known, _)| name == model && known == engine);
+        if let Some((.., counting)) = known {
+            return counting.clone();
+        }
+        let metrics = self.stage.metrics.of_engines(&self.stage.provider, model);
+        let counting = Arc::new(Counting::new(model.clone(), engine, metrics));
+        counted.retain(|(name, ..)| name != model);
+        counted.push((model.clone(), engine.clone(), counting.clone()));
+        counting
     }
 
     /// The engine that served a model a moment ago, and what it can take; `None` if none did.

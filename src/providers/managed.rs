@@ -78,21 +78,14 @@ pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn 
         .filter_map(|model| Some((model.upstream.as_str().into(), model.engine.clone()?)))
         .collect();
     let provider: Arc<str> = config.name.as_str().into();
-    let known = engines.iter().map(|(name, engine)| {
-        let metrics = shared.engines.metrics().of_engines(&provider, name);
-        Known {
-            name: name.clone(),
-            context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
-            counting: Arc::new(Counting::new(name.clone(), engine, metrics.clone())),
-            metrics,
-        }
+    let pool = shared.engines.pool(&config.name, &config.engines, engines.clone());
+    let known = engines.iter().map(|(name, engine)| Known {
+        metrics: shared.engines.metrics().of_engines(&provider, name),
+        name: name.clone(),
+        context_tokens: engine.variants.iter().map(|variant| variant.context_tokens).max().unwrap_or(0),
+        counting: pool.counting(name, engine),
     });
-    Ok(Arc::new(Managed {
-        models: known.collect(),
-        pool: shared.engines.pool(&config.name, &config.engines, engines),
-        config: config.clone(),
-        servers: Mutex::default(),
-    }))
+    Ok(Arc::new(Managed { models: known.collect(), pool, config: config.clone(), servers: Mutex::default() }))
 }
 
 impl Managed {

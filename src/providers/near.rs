@@ -49,7 +49,8 @@ struct Idle {
 #[derive(Debug)]
 struct Line {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    /// Until it has ended.
+    driver: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
 }
 
 /// Why there is no answer.
@@ -111,7 +112,7 @@ impl Near {
         let socket = socket.map_err(NoAnswer::Connect)?;
         socket.set_nodelay(true).map_err(NoAnswer::Connect)?;
         let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(NoAnswer::Broken)?;
-        Ok(Box::new(Line { sender, driver }))
+        Ok(Box::new(Line { sender, driver: Some(driver) }))
     }
 
     /// An idle connection that can still be used.
@@ -145,11 +146,16 @@ impl Line {
         std::future::poll_fn(|cx| {
             // The connection first: what it brings is then there for the answer. Only the connection can bring
             // anything, so only it needs to wake us.
-            let ended = Pin::new(&mut *driver).poll(cx);
+            let ended = driver.as_mut().map_or(Poll::Ready(Ok(())), |driver| Pin::new(driver).poll(cx));
             match (answer.as_mut().poll(&mut unheard()), ended) {
                 (Poll::Ready(answer), _) => Poll::Ready(answer),
                 (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-                (Poll::Pending, _) => Poll::Pending,
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                // The server closed it before it had even taken the request: dropped, it says so.
+                (Poll::Pending, Poll::Ready(Ok(()))) => {
+                    *driver = None;
+                    answer.as_mut().poll(&mut unheard())
+                }
             }
         })
         .await
@@ -157,7 +163,9 @@ impl Line {
 
     /// Whether it can take another request: the server has not closed it, and all of the last answer was read.
     fn is_open(&mut self) -> bool {
-        Pin::new(&mut self.driver).poll(&mut unheard()).is_pending() && self.sender.is_ready()
+        let driver = self.driver.as_mut();
+        driver.is_some_and(|driver| Pin::new(driver).poll(&mut unheard()).is_pending())
+            && self.sender.is_ready()
     }
 }
 
@@ -173,9 +181,9 @@ impl NearBody {
     /// The next piece; `None` at the end.
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Bytes>>> {
         loop {
-            if let Some(line) = &mut self.line {
+            if let Some(driver) = self.line.as_mut().and_then(|line| line.driver.as_mut()) {
                 // An error comes out of the body, too.
-                let _ = Pin::new(&mut line.driver).poll(cx);
+                let _ = Pin::new(driver).poll(cx);
             }
             match Pin::new(&mut self.incoming).poll_frame(&mut unheard()) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -317,6 +325,25 @@ mod tests {
         })
         .await;
         assert_eq!(bodies, [Ok("onetwo".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_closed_just_when_it_is_to_be_used_does_not_hang() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (host, port) = ("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
+        let near = Arc::new(Near::new(host, port, HeaderValue::from_static("h"), Duration::from_secs(5)));
+        let line = near.connect().await.unwrap();
+        drop(listener.accept().await.unwrap());
+        // The end has come, and nobody has looked.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let asked = Asked {
+            method: &Method::POST,
+            target: &PathAndQuery::from_static("/"),
+            headers: &HeaderMap::new(),
+            body: &Bytes::from_static(b"body"),
+        };
+        let answered = timeout(Duration::from_secs(2), near.exchange(line, &asked)).await.expect("it hangs");
+        assert!(is_closed(&answered.unwrap_err()));
     }
 
     #[tokio::test]

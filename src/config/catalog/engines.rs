@@ -110,6 +110,9 @@ impl Reader<'_> {
             return None;
         }
         let facts = args::read(&launch.args);
+        for (flag, what) in args::pointless(&launch.args) {
+            self.warn(place, &format!("`{flag}` stands in the arguments, so {what}"));
+        }
         for (problem, cure) in &facts.faults {
             self.fault_once(place, problem, cure);
         }

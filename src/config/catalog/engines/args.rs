@@ -111,6 +111,18 @@ pub(super) fn read(args: &[String]) -> Facts {
     facts
 }
 
+/// Flags that take something from the gateway, and what.
+pub(super) fn pointless(args: &[String]) -> impl Iterator<Item = (&'static str, &'static str)> {
+    const FLAGS: &[(&str, &str)] = &[
+        ("--slot-save-path", "the prompt cache is not kept over a switch"),
+        ("--no-slots", "the prompt cache is not kept over a switch"),
+        ("--models-dir", "this engine is a router of its own, and no variant of a model"),
+        ("--models-preset", "this engine is a router of its own, and no variant of a model"),
+    ];
+    let stands = |flag: &str| args.iter().any(|arg| arg.split('=').next() == Some(flag));
+    FLAGS.iter().copied().filter(move |(flag, _)| stands(flag))
+}
+
 fn is_context_flag(flag: &str) -> bool {
     matches!(flag, "-c" | "--ctx-size")
 }
