@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use crate::llm::{
-    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
+    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind, Usage,
 };
 use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
 use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
@@ -99,6 +99,17 @@ pub struct Reply<T> {
     pub prompt: Option<Rendered>,
 }
 
+/// The way that a request would take.
+#[derive(Debug)]
+pub struct Way {
+    /// The models that are asked, in this order, before those that take over from them.
+    pub routes: Vec<Arc<Route>>,
+    /// The prompt that is put before the conversation.
+    pub prompt: Option<Rendered>,
+    /// About so many tokens, the prompt's included.
+    pub estimated_tokens: u64,
+}
+
 /// A generated answer in the form that was asked for.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is not moved often")]
@@ -159,6 +170,16 @@ impl State {
         let names = model.split(',').map(str::trim);
         let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
         if routes.is_empty() { Err(self.unknown(model)) } else { Ok(routes) }
+    }
+
+    /// The prompt of a conversation, if it has one of the library's.
+    fn prompt_of(&self, opening: &Opening) -> Result<Option<Rendered>, PromptError> {
+        match opening {
+            Opening::Text(_) => Ok(None),
+            Opening::Prompt { name, variables, wanted } => {
+                self.prompts.render(name, wanted, variables).map(Some)
+            }
+        }
     }
 
     fn unknown(&self, model: &str) -> GatewayError {
@@ -223,16 +244,33 @@ impl Gateway {
     ) -> Result<Reply<Generated>, GatewayError> {
         // A model that is not there is told before a variable that is missing.
         self.route(&conversation.model, &record)?;
-        let prompt = match &conversation.opening {
-            Opening::Text(_) => None,
-            Opening::Prompt { name, variables, wanted } => {
-                Some(self.state.load().prompts.render(name, wanted, variables)?)
-            }
-        };
+        let prompt = self.state.load().prompt_of(&conversation.opening)?;
         record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
         let request = conversation.into_request(prompt.as_ref());
         let reply = self.chat(request, record).await?;
         Ok(Reply { prompt, ..reply })
+    }
+
+    /// The way that a chat or completion request would take. Nobody is asked.
+    ///
+    /// # Errors
+    /// The model is unknown.
+    pub fn way_of_chat(&self, request: &ChatRequest) -> Result<Way, GatewayError> {
+        let routes = self.state.load().wanted(&request.model)?;
+        Ok(Way { routes, prompt: None, estimated_tokens: Usage::estimated_tokens(request.body.text().len()) })
+    }
+
+    /// The way that a conversation would take. Nobody is asked.
+    ///
+    /// # Errors
+    /// The model is unknown, or the prompt cannot be made.
+    pub fn way_of_conversation(&self, conversation: Conversation) -> Result<Way, GatewayError> {
+        let state = self.state.load();
+        // A model that is not there is told before a variable that is missing.
+        state.wanted(&conversation.model)?;
+        let prompt = state.prompt_of(&conversation.opening)?;
+        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()))?;
+        Ok(Way { prompt, ..way })
     }
 
     /// Embeds texts.

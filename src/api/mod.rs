@@ -22,6 +22,7 @@ mod prompts;
 mod refusal;
 mod reply;
 mod rest;
+mod routes;
 mod schema;
 mod serve;
 
@@ -65,6 +66,7 @@ type Documented = (
     prompts::PromptsApi,
     passthrough::PassthroughApi,
     engines::EnginesApi,
+    routes::RoutesApi,
     meta::OperatorsApi,
 );
 
@@ -76,6 +78,7 @@ fn operations(context: &Arc<Context>) -> Documented {
         prompts::PromptsApi { context: context.clone() },
         passthrough::PassthroughApi { context: context.clone() },
         engines::EnginesApi { context: context.clone() },
+        routes::RoutesApi { context: context.clone() },
         meta::OperatorsApi { context: context.clone() },
     )
 }

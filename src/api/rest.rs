@@ -18,7 +18,7 @@ use super::schema::{
 use super::{Tag, dto, engines, openai as openai_api, prompts, record_of};
 use crate::gateway::{self, Opening, Role};
 use crate::lint::out_of_range;
-use crate::llm::{Change, ChatRequest, Completion, Options};
+use crate::llm::{Change, ChatRequest, Completion, Options, RawObject};
 use crate::prompts::Rendered;
 use crate::router::Route;
 use crate::telemetry::RequestRecord;
@@ -92,10 +92,8 @@ impl FacadeApi {
         body: JsonBody<ExtendedConversation>,
     ) -> Result<GeneratedResponse<ConversationAnswer, ChatChunk>, ApiError> {
         let object = dto::object(body.bytes)?;
-        let conversation: Conversation = dto::read(object.text())?;
-        let generation: GenerationOptions = dto::read(object.text())?;
         let ignored = dto::unknown_members(&object, &[CONVERSATION, GENERATION]);
-        let conversation = spoken(conversation, Some(generation), request)?;
+        let conversation = extended(&object, request)?;
         Ok(self.converse(request, conversation, ignored).await?.into())
     }
 
@@ -178,6 +176,13 @@ fn facade_chat(mut chat: ChatRequest) -> Result<ChatRequest, ApiError> {
     }
     chat.options = options;
     Ok(chat)
+}
+
+/// A conversation with options, as the gateway takes it.
+pub(super) fn extended(object: &RawObject, request: &Request) -> Result<gateway::Conversation, ApiError> {
+    let conversation: Conversation = dto::read(object.text())?;
+    let generation: GenerationOptions = dto::read(object.text())?;
+    spoken(conversation, Some(generation), request)
 }
 
 /// A conversation as the gateway takes it.

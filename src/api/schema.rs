@@ -4,6 +4,7 @@ mod chat;
 mod engines;
 mod facade;
 mod object;
+mod routes;
 
 use poem_openapi::Object;
 use serde::Serialize;
@@ -19,6 +20,7 @@ pub(super) use facade::{
     RenderBody, RenderedBody, Tag, TagDetails, TagList, TranslationBody, UsageBody,
 };
 pub(super) use object::AnyObject;
+pub(super) use routes::{CandidateBody, ExplainedPrompt, Explanation, RouteBody, RouteList, ScoreBody};
 
 /// An error, in OpenAI's form.
 #[derive(Debug, Serialize, Object)]

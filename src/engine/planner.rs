@@ -11,6 +11,7 @@
 //!    the conversation to go on. It grows when a request needs more, and becomes smaller only by a stop for idleness.
 //! 4. Another model's engine goes when it has nothing to do, or when somebody has waited for as long as is fair.
 
+mod health;
 mod room;
 mod state;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use super::need::Need;
 use crate::config::{EngineModel, EngineSettings, EngineTimeouts};
 
+use health::{Health, health_of};
 pub(super) use state::{Capacity, Effect, Engine, EngineId, Failure, Phase, Refusal, TicketId};
 
 /// An engine that has served for so long may go as soon as it is idle.
@@ -32,14 +34,6 @@ const RESIDENCY: Duration = Duration::from_secs(10);
 const LINGER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often those who wait are looked at.
 const GLANCE: Duration = Duration::from_millis(50);
-/// A variant that fails again and again rests no longer than this.
-const LONGEST_REST: Duration = Duration::from_secs(60);
-/// After that, what took the memory may be gone.
-const LACK_IS_OLD: Duration = Duration::from_secs(600);
-/// A rest that whoever waits may wait for as well: the first one, for what failed once may have failed by chance.
-const SHORT_REST: Duration = Duration::from_secs(1);
-/// An engine that has run for so long makes earlier failures forgotten.
-const PROVEN_AFTER: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Debug)]
 struct Model {
@@ -55,18 +49,6 @@ impl Model {
         let health = vec![Health::default(); spec.variants.len()];
         Self { name, spec, health, is_retired: false }
     }
-}
-
-/// How a variant has fared.
-#[derive(Clone, Debug, Default)]
-struct Health {
-    failures: u32,
-    rests_until: Option<Instant>,
-    told: Option<Arc<str>>,
-    /// What an engine of it said it can hold, which may be less or more than the file says.
-    context_tokens: Option<u64>,
-    /// When it found too little memory beside other engines, whatever the file says of what it takes.
-    lacked_memory: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -222,42 +204,6 @@ impl Planner {
         }
     }
 
-    /// An engine has ended; `failure` says why, if nobody asked it to.
-    pub(super) fn is_gone(&mut self, engine: EngineId, failure: Option<Failure>, now: Instant) {
-        let Some(at) = self.engines.iter().position(|known| known.id == engine) else { return };
-        let engine = self.engines.remove(at);
-        let has_others = self.engines.iter().any(|other| !self.stays_put(other));
-        let Some(health) = health_of(&mut self.models, engine.model, engine.variant) else { return };
-        let has_proved = engine.ready.is_some_and(|ready| now.duration_since(ready) >= PROVEN_AFTER);
-        if has_proved {
-            health.failures = 0;
-        }
-        match failure.filter(|_| engine.phase != Phase::Stopping) {
-            // It is tried again once the others have gone.
-            Some(failure) if failure.lacks_memory && has_others && health.lacked_memory.is_none() => {
-                health.lacked_memory = Some(now);
-                health.told = Some(failure.told);
-            }
-            Some(failure) => {
-                health.failures += 1;
-                health.told = Some(failure.told);
-                // One that has run gets a second chance at once.
-                let exponent = if engine.ready.is_some() { health.failures - 1 } else { health.failures };
-                let rest = match exponent {
-                    0 => Duration::ZERO,
-                    exponent => Duration::from_secs(1 << (exponent - 1).min(6)).min(LONGEST_REST),
-                };
-                health.rests_until = Some(now + rest);
-            }
-            None if engine.ready.is_some() => {
-                health.failures = 0;
-                health.rests_until = None;
-            }
-            // That it was stopped while it loaded says nothing of it.
-            None => {}
-        }
-    }
-
     /// The engine of a model, if there is one, ends with the answers that it is giving. Which one that is.
     pub(super) fn unload(&mut self, model: usize) -> Option<EngineId> {
         let engine = self.engines.iter_mut().find(|engine| engine.model == model)?;
@@ -274,9 +220,7 @@ impl Planner {
     /// Everything that is to be done now.
     pub(super) fn plan(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for health in self.models.iter_mut().flat_map(|model| &mut model.health) {
-            health.lacked_memory = health.lacked_memory.filter(|at| now.duration_since(*at) < LACK_IS_OLD);
-        }
+        self.forget_old_lacks(now);
         self.grant(&mut effects);
         self.make_way(now, &mut effects);
         effects.extend(self.giving_way.drain(..).map(|model| Effect::GivesWay { model }));
@@ -450,39 +394,6 @@ impl Planner {
         }
     }
 
-    /// The smallest variant that fits and has not failed lately; `None` if it will be one in a moment.
-    fn choose(&self, ticket: &Ticket, now: Instant) -> Result<Option<usize>, Refusal> {
-        let Some(model) = self.models.get(ticket.model) else { return Err(Refusal::Gone) };
-        let fitting =
-            || (0..model.health.len()).filter(|variant| self.fits(&ticket.need, ticket.model, *variant));
-        if fitting().all(|variant| !self.has_room_ever(ticket.model, variant)) && fitting().next().is_some() {
-            let told = "the memory budget has no room for it beside engines that are never stopped".into();
-            return Err(Refusal::StartFailed { retry_after: LONGEST_REST, told });
-        }
-        let fitting = || fitting().filter(|variant| self.has_room_ever(ticket.model, *variant));
-        let rest = |variant: usize| {
-            let until = model.health.get(variant)?.rests_until?;
-            until.checked_duration_since(now).filter(|rest| !rest.is_zero())
-        };
-        let able = || fitting().filter(|variant| rest(*variant).is_none());
-        // One that will still do when the conversation has gone on a little, if there is one.
-        let lasting = able().find(|variant| ticket.need.lasts(self.context(ticket.model, *variant)));
-        if let Some(variant) = lasting.or_else(|| able().next_back()) {
-            return Ok(Some(variant));
-        }
-        let Some((wait, variant)) = fitting().filter_map(|variant| Some((rest(variant)?, variant))).min()
-        else {
-            // An engine has said since that it holds less than the file says.
-            let context_tokens = self.largest_context(ticket.model);
-            return Err(Refusal::TooLarge { needed_tokens: ticket.need.prompt_tokens, context_tokens });
-        };
-        if wait <= SHORT_REST {
-            return Ok(None);
-        }
-        let told = model.health.get(variant).and_then(|health| health.told.clone());
-        Err(Refusal::StartFailed { retry_after: wait, told: told.unwrap_or_default() })
-    }
-
     fn may_idle_out(&self, engine: &Engine) -> bool {
         engine.phase == Phase::Ready && engine.running.is_empty() && !self.is_pinned(engine)
     }
@@ -514,10 +425,6 @@ impl Planner {
             }
         }
     }
-}
-
-fn health_of(models: &mut [Model], model: usize, variant: usize) -> Option<&mut Health> {
-    models.get_mut(model)?.health.get_mut(variant)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! In which order the deployments of a model are asked. Nobody who rests is left out here: whoever asks sees to that.
 
-use std::cmp::Ordering;
 use std::sync::atomic::{self, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,16 +27,15 @@ impl Order {
         deployments: &'a [Arc<Deployment>],
         stream: bool,
     ) -> Vec<&'a Arc<Deployment>> {
+        if matches!(self.strategy, Strategy::Priority | Strategy::Score) {
+            return self.usual(deployments);
+        }
         let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
-        if order.len() < 2 && self.strategy != Strategy::Score {
+        if order.len() < 2 {
             return order;
         }
         match self.strategy {
-            Strategy::Priority => {}
-            Strategy::Score => {
-                order.retain(|deployment| deployment.score.overall > 0.0);
-                order.sort_by(|one, other| other.score.overall.total_cmp(&one.score.overall));
-            }
+            Strategy::Priority | Strategy::Score => {}
             Strategy::RoundRobin => {
                 let turn = self.next.fetch_add(1, atomic::Ordering::Relaxed) % order.len();
                 order.rotate_left(turn);
@@ -47,6 +45,23 @@ impl Order {
                 put_first(&mut order, first);
             }
             Strategy::LeastLatency => least_latency_first(&mut order, stream),
+        }
+        order
+    }
+
+    /// The order in general, for those who look.
+    pub(super) fn usual<'a>(&self, deployments: &'a [Arc<Deployment>]) -> Vec<&'a Arc<Deployment>> {
+        let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
+        match self.strategy {
+            Strategy::Priority | Strategy::RoundRobin => {}
+            Strategy::Score => {
+                order.retain(|deployment| deployment.score.overall > 0.0);
+                order.sort_by(|one, other| other.score.overall.total_cmp(&one.score.overall));
+            }
+            Strategy::Weighted => order.sort_by(|one, other| other.weight.total_cmp(&one.weight)),
+            Strategy::LeastLatency => {
+                order.sort_by(|one, other| time(one, true).total_cmp(&time(other, true)));
+            }
         }
         order
     }
@@ -72,14 +87,15 @@ impl Order {
 /// Of two that chance chooses the faster one, so that not all requests go to one and the same; then the others, the
 /// fastest first. One that nobody has asked yet may be the fastest.
 fn least_latency_first(order: &mut [&Arc<Deployment>], stream: bool) {
-    let time = |deployment: &Arc<Deployment>| deployment.health.average(stream).unwrap_or(0.0);
-    let by_time =
-        |one: &&Arc<Deployment>, other: &&Arc<Deployment>| -> Ordering { time(one).total_cmp(&time(other)) };
-    order.sort_by(by_time);
+    order.sort_by(|one, other| time(one, stream).total_cmp(&time(other, stream)));
     let (one, other) = (chosen(order.len()), chosen(order.len() - 1));
     let other = if other >= one { other + 1 } else { other };
     // They stand in their order already.
     put_first(order, one.min(other));
+}
+
+fn time(deployment: &Deployment, stream: bool) -> f64 {
+    deployment.health.average(stream).unwrap_or(0.0)
 }
 
 fn put_first(order: &mut [&Arc<Deployment>], at: usize) {

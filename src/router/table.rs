@@ -91,6 +91,11 @@ impl Route {
         self.order.strategy
     }
 
+    /// Its deployments in the order in which they are asked, as far as that does not change with each request.
+    pub fn candidates(&self) -> Vec<&Arc<Deployment>> {
+        self.order.usual(&self.deployments)
+    }
+
     /// All names that lead here.
     fn names(&self) -> impl Iterator<Item = &str> {
         self.aliases.iter().map(String::as_str).chain([&*self.model])

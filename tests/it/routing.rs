@@ -230,3 +230,39 @@ async fn the_best_score_is_asked_first_and_none_without_any() {
     assert_eq!(upstream.upstream.last()["model"], "big-70b");
     assert_eq!(upstream.upstream.seen()[0].json()["model"], "big-70b");
 }
+
+#[tokio::test]
+async fn routes_tell_who_serves_what_and_how_everyone_fares() {
+    let (bad, good) = (Moody::new(500, "").await, Moody::new(200, "").await);
+    let gateway =
+        gateway(&[&bad, &good], json!({}), json!({"m": {"aliases": ["small"], "fallbacks": ["own1"]}}));
+    assert_eq!(ask(&gateway, "m").await, answered("p1", 2));
+    let (status, body) = crate::support::answer(gateway.get("/api/routes")).await;
+    let route =
+        body["routes"].as_array().unwrap().iter().find(|route| route["model"] == "m").unwrap().clone();
+    assert_eq!((status, &route["aliases"], &route["fallbacks"]), (200, &json!(["small"]), &json!(["own1"])));
+    let [first, second] = route["candidates"].as_array().unwrap().as_slice() else { panic!("two: {route}") };
+    assert_eq!((&first["provider"], &first["last_failure"]), (&json!("p0"), &json!("unavailable")));
+    assert!(first["rests_for_seconds"].as_f64().unwrap() > 1.0, "{first}");
+    assert_eq!((&first["success_rate"], &second["success_rate"]), (&json!(0.0), &json!(1.0)));
+    assert!(!body.to_string().contains("127.0.0.1"), "{body}");
+}
+
+#[tokio::test]
+async fn the_way_of_a_request_is_told_without_asking_anybody() {
+    let upstream = Moody::new(200, "").await;
+    let gateway = gateway(&[&upstream, &upstream], json!({}), json!({"m": {"fallbacks": ["own1"]}}));
+    let (status, told) = gateway.ask("/api/explain", &says("m")).await;
+    assert_eq!(status, 200, "{told}");
+    let providers: Vec<&Value> =
+        told["candidates"].as_array().unwrap().iter().map(|candidate| &candidate["provider"]).collect();
+    assert_eq!((providers, &told["prompt"]), (vec![&json!("p0"), &json!("p1")], &Value::Null));
+    assert!(told["estimated_tokens"].as_u64().unwrap() > 0 && told["fallbacks"] == json!(["own1"]));
+
+    let body = json!({"model_name": "own0", "user_last_statement": "Cześć", "language": "pl"});
+    let (status, told) = gateway.ask("/api/explain", &body).await;
+    assert_eq!((status, &told["prompt"]["language"]), (200, &json!("pl")), "{told}");
+    assert!(told["prompt"]["text"].as_str().is_some_and(|text| !text.is_empty()));
+    assert_eq!(gateway.ask("/api/explain", &says("nobody")).await.0, 404);
+    assert_eq!(upstream.asked(), 0);
+}

@@ -1,0 +1,130 @@
+//! The way of a request, told before or beside it: who would be asked, in which order, and how everyone fares.
+//!
+//! Names models and providers, never keys or addresses, and asks nobody.
+
+use std::sync::Arc;
+
+use poem::Request;
+use poem_openapi::OpenApi;
+use tokio::time::Instant;
+
+use super::body::JsonBody;
+use super::context::Context;
+use super::error::ApiError;
+use super::payload::Json;
+use super::schema::{
+    CandidateBody, ExplainedPrompt, Explanation, FacadeChat, RouteBody, RouteList, ScoreBody,
+};
+use super::{Tag, dto, rest};
+use crate::gateway::Way;
+use crate::router::{Deployment, Route};
+use crate::wire::openai;
+
+/// Routes.
+pub(super) struct RoutesApi {
+    pub(super) context: Arc<Context>,
+}
+
+#[OpenApi(prefix_path = "/api", tag = "Tag::Operators")]
+impl RoutesApi {
+    /// Routes
+    ///
+    /// For every model those who serve it, in the order in which they are asked, with scores, rests and times.
+    #[oai(path = "/routes", method = "get", operation_id = "list_routes")]
+    async fn routes(&self) -> Json<RouteList> {
+        let state = self.context.gateway.state();
+        let routes = state.routes.routes().iter().map(|route| route_body(route, None)).collect();
+        Json(RouteList { routes })
+    }
+
+    /// The way of a request
+    ///
+    /// Takes the body of a chat, or that of a conversation, and tells who would be asked, with which prompt. Nobody is
+    /// asked.
+    #[oai(path = "/explain", method = "post", operation_id = "explain")]
+    async fn explain(
+        &self,
+        request: &Request,
+        body: JsonBody<FacadeChat>,
+    ) -> Result<Json<Explanation>, ApiError> {
+        let object = dto::object(body.bytes.clone())?;
+        let way = if object.get("user_last_statement").is_some() {
+            let conversation = rest::extended(&object, request)?;
+            self.context.gateway.way_of_conversation(conversation)
+        } else {
+            self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?)
+        }?;
+        Ok(Json(explanation(&way)))
+    }
+}
+
+fn explanation(way: &Way) -> Explanation {
+    let needed = Some(way.estimated_tokens);
+    Explanation {
+        candidates: way.routes.iter().flat_map(|route| candidates(route, needed)).collect(),
+        strategy: way.routes.first().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
+        fallbacks: way.routes.iter().flat_map(|route| route.fallbacks.clone()).collect(),
+        estimated_tokens: way.estimated_tokens,
+        prompt: way.prompt.as_ref().map(|prompt| ExplainedPrompt {
+            name: prompt.name.clone(),
+            language: prompt.language.to_string(),
+            text: prompt.text.clone(),
+        }),
+    }
+}
+
+fn route_body(route: &Route, needed: Option<u64>) -> RouteBody {
+    RouteBody {
+        model: route.model.to_string(),
+        aliases: route.aliases.clone(),
+        strategy: route.strategy().name().to_owned(),
+        fallbacks: route.fallbacks.clone(),
+        context_fallbacks: route.context_fallbacks.clone(),
+        candidates: candidates(route, needed),
+    }
+}
+
+fn candidates(route: &Route, needed: Option<u64>) -> Vec<CandidateBody> {
+    route.candidates().into_iter().map(|deployment| candidate(route, deployment, needed)).collect()
+}
+
+fn candidate(route: &Route, deployment: &Deployment, needed: Option<u64>) -> CandidateBody {
+    let now = Instant::now();
+    let (own, provider) = (deployment.health.figures(now), deployment.provider_health.figures(now));
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
+    let rests = own.rests_for.max(provider.rests_for);
+    let asked = own.answered + own.failed;
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    let success_rate = (asked > 0).then(|| own.answered as f64 / asked as f64);
+    let too_small = |context: u64| needed.is_some_and(|needed| needed > context);
+    let reason = match (rests, deployment.context_tokens) {
+        (Some(rest), _) => format!("rests for {:.0} s more", rest.as_secs_f64().ceil()),
+        (None, Some(context)) if too_small(context) => {
+            format!("its context of {context} tokens is probably too small")
+        }
+        _ => "can be asked".to_owned(),
+    };
+    CandidateBody {
+        model: route.model.to_string(),
+        provider: deployment.provider_name.to_string(),
+        upstream: deployment.upstream_model.to_string(),
+        priority: deployment.priority,
+        weight: deployment.weight,
+        context: deployment.context_tokens,
+        score: ScoreBody {
+            leaderboard: deployment.score.leaderboard,
+            param: deployment.score.param,
+            context: deployment.score.context,
+            adjustment: deployment.score.adjustment,
+            overall: deployment.score.overall,
+        },
+        reason,
+        rests_for_seconds: rests.map(|rest| rest.as_secs_f64()),
+        success_rate,
+        answered: own.answered,
+        failed: own.failed,
+        last_failure: own.last_failure.map(str::to_owned),
+        first_token_p50_ms: own.first_token_p50.map(milliseconds),
+        first_token_p95_ms: own.first_token_p95.map(milliseconds),
+    }
+}

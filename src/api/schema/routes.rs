@@ -1,0 +1,108 @@
+//! Routes and the way of a request.
+
+use poem_openapi::Object;
+use serde::Serialize;
+
+/// All routes.
+#[derive(Serialize, Object)]
+#[oai(rename = "Routes")]
+pub(in crate::api) struct RouteList {
+    /// In the order of the models file.
+    pub(in crate::api) routes: Vec<RouteBody>,
+}
+
+/// A public model and who serves it.
+#[derive(Serialize, Object)]
+#[oai(rename = "Route")]
+pub(in crate::api) struct RouteBody {
+    /// Its public name.
+    pub(in crate::api) model: String,
+    /// Further names.
+    pub(in crate::api) aliases: Vec<String>,
+    /// `priority`, `score`, `weighted`, `round_robin` or `least_latency`.
+    pub(in crate::api) strategy: String,
+    /// Models that answer when nobody here does.
+    pub(in crate::api) fallbacks: Vec<String>,
+    /// Models that answer when a prompt is too long.
+    pub(in crate::api) context_fallbacks: Vec<String>,
+    /// Who serves it, in the order in which they are asked.
+    pub(in crate::api) candidates: Vec<CandidateBody>,
+}
+
+/// One who serves a model.
+#[derive(Serialize, Object)]
+#[oai(rename = "Candidate")]
+pub(in crate::api) struct CandidateBody {
+    /// The public model that it is asked for.
+    pub(in crate::api) model: String,
+    /// Its provider.
+    pub(in crate::api) provider: String,
+    /// What the provider calls the model.
+    pub(in crate::api) upstream: String,
+    /// Lower is asked first.
+    pub(in crate::api) priority: i32,
+    /// How often it is asked, where that goes by weight.
+    pub(in crate::api) weight: f64,
+    /// Its context in tokens, if known.
+    pub(in crate::api) context: Option<u64>,
+    /// What it is worth.
+    pub(in crate::api) score: ScoreBody,
+    /// Whether it can be asked, and if not, why.
+    pub(in crate::api) reason: String,
+    /// How much longer it, or its provider, rests.
+    pub(in crate::api) rests_for_seconds: Option<f64>,
+    /// Of the requests that it was asked, callers' mistakes left out; from 0 to 1.
+    pub(in crate::api) success_rate: Option<f64>,
+    /// Requests that it has answered.
+    pub(in crate::api) answered: u64,
+    /// Requests that have failed.
+    pub(in crate::api) failed: u64,
+    /// What the last failure was, such as `unreachable`, `timeout`, `rate_limited`, `unavailable` or `protocol`.
+    pub(in crate::api) last_failure: Option<String>,
+    /// Half of its streams began within so many milliseconds.
+    pub(in crate::api) first_token_p50_ms: Option<f64>,
+    /// Nearly all of its streams began within so many milliseconds.
+    pub(in crate::api) first_token_p95_ms: Option<f64>,
+}
+
+/// The parts of a score, in points.
+#[derive(Serialize, Object)]
+#[oai(rename = "Score")]
+pub(in crate::api) struct ScoreBody {
+    /// For its place on leaderboards.
+    pub(in crate::api) leaderboard: f64,
+    /// For its size.
+    pub(in crate::api) param: f64,
+    /// For its context.
+    pub(in crate::api) context: f64,
+    /// As the operator says.
+    pub(in crate::api) adjustment: f64,
+    /// All of them, times the provider's priority.
+    pub(in crate::api) overall: f64,
+}
+
+/// The way that a request would take.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct Explanation {
+    /// Who would be asked, in this order.
+    pub(in crate::api) candidates: Vec<CandidateBody>,
+    /// By what the order is made.
+    pub(in crate::api) strategy: String,
+    /// Models that would take over then.
+    pub(in crate::api) fallbacks: Vec<String>,
+    /// About so many tokens, the prompt's included.
+    pub(in crate::api) estimated_tokens: u64,
+    /// The prompt that would be put before the conversation.
+    pub(in crate::api) prompt: Option<ExplainedPrompt>,
+}
+
+/// A prompt with its variables put in.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct ExplainedPrompt {
+    /// Its name.
+    pub(in crate::api) name: String,
+    /// Its language.
+    pub(in crate::api) language: String,
+    /// Its text.
+    pub(in crate::api) text: String,
+}
