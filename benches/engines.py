@@ -46,6 +46,9 @@ class Asker:
         self.connection.request("POST", "/v1/chat/completions", json.dumps(body), self.headers)
         answer = self.connection.getresponse()
         text = answer.read()
+        if stream and "authorization" in self.headers:
+            # llama-server closes the connection after a stream, and does not say so.
+            self.connection.close()
         return answer.status, answer.headers.get("x-llm-variant"), text
 
 
