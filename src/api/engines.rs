@@ -38,11 +38,13 @@ impl EnginesApi {
     #[oai(path = "/engines", method = "get", operation_id = "list_engines")]
     async fn list(&self) -> Result<Json<EngineList>, ApiError> {
         let state = self.context.gateway.state();
-        let of_route = |route: &Arc<Route>| -> Vec<EngineModelBody> {
-            let managed = all_managed(&self.context, route);
-            managed.map(|managed| managed.pictured(&route.model)).collect()
-        };
-        Ok(Json(EngineList { engines: state.routes.routes().iter().flat_map(of_route).collect() }))
+        let mut engines = Vec::new();
+        for route in state.routes.routes() {
+            for managed in all_managed(&self.context, route) {
+                engines.push(managed.pictured(&route.model).await);
+            }
+        }
+        Ok(Json(EngineList { engines }))
     }
 
     /// Steps of engines
@@ -82,7 +84,7 @@ impl EnginesApi {
         let Deployment { provider_name, upstream_model, .. } = &*managed.deployment;
         let loaded = managed.pool.load(upstream_model).await;
         loaded.map_err(|error| ProviderError::no_engine(provider_name, error))?;
-        Ok(Json(managed.pictured(&route.model)))
+        Ok(Json(managed.pictured(&route.model).await))
     }
 
     /// Stop an engine
@@ -96,7 +98,7 @@ impl EnginesApi {
     ) -> Result<Json<EngineModelBody>, ApiError> {
         let (route, managed) = self.managed(&model.0)?;
         managed.pool.unload(&managed.deployment.upstream_model).await;
-        Ok(Json(managed.pictured(&route.model)))
+        Ok(Json(managed.pictured(&route.model).await))
     }
 }
 
@@ -156,13 +158,14 @@ impl Managed {
         self.engine().map_or("cold", |engine| engine.phase)
     }
 
-    fn pictured(&self, model: &str) -> EngineModelBody {
+    async fn pictured(&self, model: &str) -> EngineModelBody {
         let Deployment { provider_name, upstream_model, variants, .. } = &*self.deployment;
         let engine = self.engine();
         EngineModelBody {
             provider: provider_name.to_string(),
             model: model.to_owned(),
             state: engine.as_ref().map_or("cold", |engine| engine.phase).to_owned(),
+            last_failure: self.pool.last_failure(upstream_model).await.map(|told| told.to_string()),
             variants: variants
                 .iter()
                 .map(|context_tokens| EngineVariantBody {

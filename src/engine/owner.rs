@@ -163,6 +163,7 @@ impl Owner {
                 self.engines.remove(&engine);
                 self.planner.is_gone(engine, failure, now);
             }
+            Command::Failure { model, answer } => drop(answer.send(self.planner.failure_of(&model))),
             Command::Log { model, answer } => drop(answer.send(self.logs.get(&model).cloned())),
             Command::Show(shown) => self.looking.push(shown),
             Command::Unload { model, answer } => {
@@ -170,14 +171,7 @@ impl Owner {
                 let engine = index.and_then(|index| self.planner.unload(index));
                 self.unloading.extend(engine.map(|engine| (engine, answer)));
             }
-            Command::Configure(configured) => {
-                self.forget_caches(&configured);
-                for effect in self.planner.configure(configured.settings, configured.models) {
-                    if let Effect::Refuse { ticket, why } = effect {
-                        self.answer(ticket, Err(why.into()));
-                    }
-                }
-            }
+            Command::Configure(configured) => self.configure(configured),
             Command::Close => self.is_closing = true,
         }
     }
@@ -299,6 +293,15 @@ impl Owner {
         let known = self.engines.get(&engine)?;
         let (variant, cache) = (known.variant.clone(), known.cache.clone());
         Some(Place { engine, variant, door: known.door.clone()?, cache })
+    }
+
+    fn configure(&mut self, configured: Configured) {
+        self.forget_caches(&configured);
+        for effect in self.planner.configure(configured.settings, configured.models) {
+            if let Effect::Refuse { ticket, why } = effect {
+                self.answer(ticket, Err(why.into()));
+            }
+        }
     }
 
     /// Lets go of what another configuration does not keep, or keeps elsewhere.

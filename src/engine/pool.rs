@@ -81,6 +81,10 @@ pub(super) enum Command {
         model: Arc<str>,
         answer: oneshot::Sender<Option<Arc<Log>>>,
     },
+    Failure {
+        model: Arc<str>,
+        answer: oneshot::Sender<Option<Arc<str>>>,
+    },
     Unload {
         model: Arc<str>,
         answer: oneshot::Sender<()>,
@@ -176,6 +180,14 @@ impl Pool {
         let (answer, answered) = oneshot::channel();
         running.commands.send(Command::Log { model: model.into(), answer }).ok()?;
         Some(answered.await.ok()??.lines())
+    }
+
+    /// Why the last engine of a model that failed did so; `None` if none has, or if one has served since for long.
+    pub async fn last_failure(&self, model: &str) -> Option<Arc<str>> {
+        let running = self.running.get()?;
+        let (answer, answered) = oneshot::channel();
+        running.commands.send(Command::Failure { model: model.into(), answer }).ok()?;
+        answered.await.ok().flatten()
     }
 
     /// Starts an engine of a model, if none runs, and waits until it has loaded. The states show it then.

@@ -104,7 +104,10 @@ impl Health {
         {
             let mut state = self.state();
             state.note_failure(word);
-            state.failures = state.failures.saturating_add(1);
+            // Those who had asked before it began to rest tell nothing new.
+            if state.rests_until.is_none_or(|until| until <= now) {
+                state.failures = state.failures.saturating_add(1);
+            }
             let doubled = FIRST_REST.saturating_mul(1 << (state.failures - 1).min(16));
             // A little apart, so that not all replicas come back at once.
             let rest = doubled.mul_f64(1.0 + random() / 4.0).max(at_least.unwrap_or_default()).min(most);
@@ -229,11 +232,15 @@ mod tests {
     #[test]
     fn rests_double_with_each_failure_up_to_the_longest() {
         let (health, now) = (Arc::new(Health::default()), Instant::now());
+        let mut now = now;
         for round in 0..20 {
-            health.failed("x", None, MOST, now);
+            // All that were under way fail with it, and count once.
+            (0..50).for_each(|_| health.failed("x", None, MOST, now));
             let rested = health.figures(now).rests_for.unwrap();
             let least = seconds(2 << round.min(9)).min(MOST);
-            assert!(rested >= least && rested <= MOST, "{round}: {rested:?}");
+            let most = least.mul_f64(1.25).min(MOST);
+            assert!(rested >= least && rested <= most, "{round}: {rested:?}");
+            now += rested;
         }
     }
 

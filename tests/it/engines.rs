@@ -269,6 +269,9 @@ async fn an_engine_that_cannot_start_is_told_at_once_with_its_last_words() {
         }
         let (status, told) = steer(&gateway, "tiny", "load").await;
         assert_eq!((status, &told["error"]["code"]), (503, &json!("engine_start_failed")));
+        let shown = answer(gateway.get("/api/engines")).await.1;
+        let failure = shown["engines"][0]["last_failure"].as_str().unwrap_or_default().to_owned();
+        assert!(failure.contains("no-such-device"), "{failure}");
         assert!(alive(&gateway).is_empty());
     }
 }

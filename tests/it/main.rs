@@ -24,6 +24,7 @@ mod engine_killed;
 mod engine_process;
 mod engines;
 mod errors;
+mod faults;
 mod layering;
 mod openai;
 mod passthrough;

@@ -21,6 +21,8 @@ pub(in crate::api) struct EngineModelBody {
     pub(in crate::api) model: String,
     /// `cold`, `loading`, `ready`, `draining` or `stopping`.
     pub(in crate::api) state: String,
+    /// Why its last engine that failed did so, with the last words of its own.
+    pub(in crate::api) last_failure: Option<String>,
     /// The ways to run it, smallest context first.
     pub(in crate::api) variants: Vec<EngineVariantBody>,
     /// The engine that runs now, if one does.

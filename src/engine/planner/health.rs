@@ -98,6 +98,13 @@ impl Planner {
         Err(Refusal::StartFailed { retry_after: wait, told: told.unwrap_or_default() })
     }
 
+    /// Why a variant of a model has failed lately.
+    pub(in crate::engine) fn failure_of(&self, model: &str) -> Option<Arc<str>> {
+        let model = self.models.get(self.index_of(model)?)?;
+        let failed = model.health.iter().filter(|health| health.failures > 0);
+        failed.max_by_key(|health| health.rests_until)?.told.clone()
+    }
+
     pub(super) fn forget_old_lacks(&mut self, now: Instant) {
         for health in self.models.iter_mut().flat_map(|model| &mut model.health) {
             health.lacked_memory = health.lacked_memory.filter(|at| now.duration_since(*at) < LACK_IS_OLD);
