@@ -5,7 +5,6 @@
 
 mod meter;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,6 +148,23 @@ fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
+/// Models that are asked one after the other. Nearly always there is one, for which nothing is allocated.
+enum Chain {
+    One(Option<Arc<Route>>),
+    Several(std::vec::IntoIter<Arc<Route>>),
+}
+
+impl Iterator for Chain {
+    type Item = Arc<Route>;
+
+    fn next(&mut self) -> Option<Arc<Route>> {
+        match self {
+            Self::One(route) => route.take(),
+            Self::Several(routes) => routes.next(),
+        }
+    }
+}
+
 impl State {
     /// The route that a name leads to.
     ///
@@ -163,13 +179,13 @@ impl State {
     ///
     /// # Errors
     /// Nobody serves any model of that name.
-    fn wanted(&self, model: &str) -> Result<Vec<Arc<Route>>, GatewayError> {
+    fn wanted(&self, model: &str) -> Result<Chain, GatewayError> {
         if let Some(route) = self.routes.route(model) {
-            return Ok(vec![route.clone()]);
+            return Ok(Chain::One(Some(route.clone())));
         }
         let names = model.split(',').map(str::trim);
         let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
-        if routes.is_empty() { Err(self.unknown(model)) } else { Ok(routes) }
+        if routes.is_empty() { Err(self.unknown(model)) } else { Ok(Chain::Several(routes.into_iter())) }
     }
 
     /// The prompt of a conversation, if it has one of the library's.
@@ -256,7 +272,7 @@ impl Gateway {
     /// # Errors
     /// The model is unknown.
     pub fn way_of_chat(&self, request: &ChatRequest) -> Result<Way, GatewayError> {
-        let routes = self.state.load().wanted(&request.model)?;
+        let routes = self.state.load().wanted(&request.model)?.collect();
         Ok(Way { routes, prompt: None, estimated_tokens: Usage::estimated_tokens(request.body.text().len()) })
     }
 
@@ -338,15 +354,13 @@ impl Gateway {
         request: &R,
         record: &RequestRecord,
     ) -> Result<Routed<R::Answer>, GatewayError> {
-        let state = self.state.load_full();
-        let mut chain: VecDeque<Arc<Route>> = state.wanted(model)?.into();
+        let mut wanted = self.state.load().wanted(model)?;
         let mut seen: Vec<Arc<str>> = Vec::new();
         let mut attempts = 0;
         let asked = record.elapsed();
         loop {
             // There is one, and after it those that take over.
-            let Some(route) = chain.pop_front() else { return Err(state.unknown(model)) };
-            seen.push(route.model.clone());
+            let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
             note_route(record, &route);
             let mut error = match route.answer(request).await {
                 Ok(mut routed) => {
@@ -358,30 +372,31 @@ impl Gateway {
             };
             attempts += error.attempts;
             error.attempts = attempts;
-            let others = match error.fallback() {
+            seen.push(route.model.clone());
+            let fallback = error.fallback();
+            let others: &[String] = match fallback {
                 Some(Fallback::Any) => &route.fallbacks,
-                Some(Fallback::Larger) => {
-                    chain.clear();
-                    &route.context_fallbacks
-                }
-                None => {
-                    chain.clear();
-                    &Vec::new()
-                }
+                Some(Fallback::Larger) => &route.context_fallbacks,
+                None => &[],
             };
+            let state = self.state.load();
             let taking_over = others.iter().filter_map(|name| state.routes.route(name).cloned());
-            chain.extend(taking_over);
-            chain.retain(|route| !seen.contains(&route.model));
-            if chain.is_empty() {
+            // After a prompt that is too long, and after a caller's mistake, the others would say the same.
+            let listed = wanted.filter(|_| fallback == Some(Fallback::Any));
+            let next: Vec<Arc<Route>> =
+                listed.chain(taking_over).filter(|route| !seen.contains(&route.model)).collect();
+            if next.is_empty() {
                 note_failure(record, &error, asked);
                 return Err(error.into());
             }
             tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
+            wanted = Chain::Several(next.into_iter());
         }
     }
 
     fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
-        let route = self.state.load().wanted(model)?.swap_remove(0);
+        let first = self.state.load().wanted(model)?.next();
+        let route = first.ok_or_else(|| self.state.load().unknown(model))?;
         note_route(record, &route);
         Ok(route)
     }

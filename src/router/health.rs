@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const MOST_TIMES: usize = 256;
 /// How one deployment, or one provider, fares.
 #[derive(Debug, Default)]
 pub struct Health {
+    /// Whether there is more to know of it than that it is well. Most requests need to look no further.
+    is_troubled: AtomicBool,
+    answered: AtomicU64,
     // A std mutex: held for a few comparisons.
     state: Mutex<State>,
     changed: Notify,
@@ -34,7 +38,6 @@ struct State {
     rests_until: Option<Instant>,
     /// Somebody tries whether it is well again.
     is_probed: bool,
-    answered: u64,
     failed: u64,
     last_failure: Option<&'static str>,
     /// Until the first content of streams, and until the end of whole answers, in seconds.
@@ -44,8 +47,8 @@ struct State {
 
 /// The leave to ask. Dropped without a word, it says nothing of how that went.
 #[derive(Debug)]
-pub struct Pass {
-    health: Arc<Health>,
+pub struct Pass<'a> {
+    health: &'a Health,
     is_probe: bool,
 }
 
@@ -76,7 +79,10 @@ impl Health {
     ///
     /// # Errors
     /// It rests until then.
-    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Pass, Instant> {
+    pub fn admit(&self, now: Instant) -> Result<Pass<'_>, Instant> {
+        if !self.is_troubled.load(Ordering::Acquire) {
+            return Ok(Pass { health: self, is_probe: false });
+        }
         let mut state = self.state();
         let is_probe = match state.rests_until {
             None => false,
@@ -85,7 +91,7 @@ impl Health {
             Some(_) => true,
         };
         state.is_probed |= is_probe;
-        Ok(Pass { health: self.clone(), is_probe })
+        Ok(Pass { health: self, is_probe })
     }
 
     /// Whether it rests.
@@ -112,6 +118,7 @@ impl Health {
             // A little apart, so that not all replicas come back at once.
             let rest = doubled.mul_f64(1.0 + random() / 4.0).max(at_least.unwrap_or_default()).min(most);
             let until = now + rest;
+            self.is_troubled.store(true, Ordering::Release);
             state.rests_until = Some(state.rests_until.map_or(until, |before| before.max(until)));
         }
         self.changed.notify_waiters();
@@ -136,7 +143,7 @@ impl Health {
             times.get((times.len() * hundredth / 100).min(times.len().max(1) - 1)).copied()
         };
         Figures {
-            answered: state.answered,
+            answered: self.answered.load(Ordering::Relaxed),
             failed: state.failed,
             last_failure: state.last_failure,
             rests_for: state.rests_until.and_then(|until| until.checked_duration_since(now)),
@@ -153,17 +160,19 @@ impl State {
     }
 }
 
-impl Pass {
+impl Pass<'_> {
     /// It answered: its rest, if it had one, is over and forgotten.
     pub fn succeeded(self) {
-        let mut state = self.health.state();
-        let was_resting = state.rests_until.take().is_some();
-        state.failures = 0;
-        state.answered += 1;
-        drop(state);
-        if was_resting {
-            self.health.changed.notify_waiters();
+        self.health.answered.fetch_add(1, Ordering::Relaxed);
+        if !self.health.is_troubled.load(Ordering::Acquire) {
+            return;
         }
+        let mut state = self.health.state();
+        state.rests_until = None;
+        state.failures = 0;
+        self.health.is_troubled.store(false, Ordering::Release);
+        drop(state);
+        self.health.changed.notify_waiters();
     }
 
     /// How long it took.
@@ -182,7 +191,7 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.is_probe {
             self.health.state().is_probed = false;
@@ -231,7 +240,7 @@ mod tests {
 
     #[test]
     fn rests_double_with_each_failure_up_to_the_longest() {
-        let (health, now) = (Arc::new(Health::default()), Instant::now());
+        let (health, now) = (Health::default(), Instant::now());
         let mut now = now;
         for round in 0..20 {
             // All that were under way fail with it, and count once.
@@ -246,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_kept_and_clamped_and_never_shortened() {
-        let (health, now) = (Arc::new(Health::default()), Instant::now());
+        let (health, now) = (Health::default(), Instant::now());
         health.failed("x", Some(seconds(40)), MOST, now);
         assert_eq!(health.figures(now).rests_for, Some(seconds(40)));
         health.failed("x", Some(seconds(7)), MOST, now + seconds(1));
@@ -257,7 +266,7 @@ mod tests {
 
     #[test]
     fn after_its_rest_exactly_one_may_try() {
-        let (health, now) = (Arc::new(Health::default()), Instant::now());
+        let (health, now) = (Health::default(), Instant::now());
         health.admit(now).unwrap().succeeded();
         health.failed("x", Some(seconds(10)), MOST, now);
         assert_eq!(health.admit(now + seconds(9)).unwrap_err(), now + seconds(10));
@@ -276,7 +285,7 @@ mod tests {
 
     #[test]
     fn times_are_told_apart_and_summed_up() {
-        let health = Arc::new(Health::default());
+        let health = Health::default();
         let pass = health.admit(Instant::now()).unwrap();
         (1..=100).for_each(|millisecond| pass.took(Duration::from_millis(millisecond), true));
         pass.took(seconds(9), false);

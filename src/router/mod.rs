@@ -176,17 +176,21 @@ pub enum Fallback {
 }
 
 /// The leave to ask a deployment: its own, and its provider's.
-type Passes = (Pass, Pass);
+type Passes<'a> = (Pass<'a>, Pass<'a>);
 
 impl Deployment {
     /// # Errors
     /// It rests, or its provider does, until then.
-    fn admit(&self, now: Instant) -> Result<Passes, Instant> {
+    fn admit(&self, now: Instant) -> Result<Passes<'_>, Instant> {
         let provider = self.provider_health.admit(now)?;
         Ok((self.health.admit(now)?, provider))
     }
 
-    async fn asked<R: Ask>(&self, request: &R, (own, provider): Passes) -> Result<R::Answer, ProviderError> {
+    async fn asked<R: Ask>(
+        &self,
+        request: &R,
+        (own, provider): Passes<'_>,
+    ) -> Result<R::Answer, ProviderError> {
         let began = Instant::now();
         let answered = request.ask(self).await;
         match &answered {

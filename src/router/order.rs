@@ -26,14 +26,20 @@ impl Order {
         &self,
         deployments: &'a [Arc<Deployment>],
         stream: bool,
-    ) -> Vec<&'a Arc<Deployment>> {
-        if matches!(self.strategy, Strategy::Priority | Strategy::Score) {
+    ) -> impl Iterator<Item = &'a Arc<Deployment>> + use<'a> {
+        // Nearly all routes are of this kind, for which nothing is allocated.
+        let is_straight = self.strategy == Strategy::Priority
+            || (deployments.len() < 2 && self.strategy != Strategy::Score);
+        let straight = if is_straight { deployments } else { &[] };
+        let sorted = if is_straight { Vec::new() } else { self.sorted(deployments, stream) };
+        straight.iter().chain(sorted)
+    }
+
+    fn sorted<'a>(&self, deployments: &'a [Arc<Deployment>], stream: bool) -> Vec<&'a Arc<Deployment>> {
+        if self.strategy == Strategy::Score {
             return self.usual(deployments);
         }
         let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
-        if order.len() < 2 {
-            return order;
-        }
         match self.strategy {
             Strategy::Priority | Strategy::Score => {}
             Strategy::RoundRobin => {
