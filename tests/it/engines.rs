@@ -110,7 +110,7 @@ async fn engines_are_listed_with_their_variants_and_their_state() {
     let (_, body) = answer(gateway.get("/api/engines")).await;
     assert_eq!(
         body,
-        json!({"engines": [{"provider": "local", "model": "tiny", "state": "cold",
+        json!({"engines": [{"provider": "local", "model": "tiny", "state": "cold", "last_failure": null,
             "variants": [{"variant": "tiny@1024", "context_tokens": 1024}], "engine": null}]})
     );
     assert_eq!(gateway.ask(CHAT, &says("tiny", "hi")).await.0, 200);
