@@ -305,6 +305,17 @@ mod tests {
         read(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
+    fn variant(line: &str) -> EngineVariant {
+        EngineVariant {
+            context_tokens: 4096,
+            binary: "llama-server".into(),
+            args: line.split_whitespace().map(str::to_owned).collect(),
+            address: None,
+            memory_mib: None,
+            timeouts: crate::config::EngineTimeouts::default(),
+        }
+    }
+
     #[test]
     fn context_address_and_files_are_read_in_every_form() {
         let read = facts(
@@ -344,14 +355,7 @@ mod tests {
     #[test]
     fn what_arguments_lack_is_added_behind_them() {
         let full = |line: &str| {
-            let variant = EngineVariant {
-                context_tokens: 4096,
-                binary: "llama-server".into(),
-                args: line.split_whitespace().map(str::to_owned).collect(),
-                address: None,
-                memory_mib: None,
-                timeouts: crate::config::EngineTimeouts::default(),
-            };
+            let variant = variant(line);
             let address = EngineAddress { host: "127.0.0.1".to_owned(), port: 81 };
             (variant.full_args(&address).join(" "), variant.whole_context_tokens(), variant.model_file())
         };
@@ -367,14 +371,7 @@ mod tests {
     #[test]
     fn what_makes_the_model_is_told_from_how_it_runs() {
         let of = |line: &str| {
-            let variant = EngineVariant {
-                context_tokens: 4096,
-                binary: "llama-server".into(),
-                args: line.split_whitespace().map(str::to_owned).collect(),
-                address: None,
-                memory_mib: None,
-                timeouts: crate::config::EngineTimeouts::default(),
-            };
+            let variant = variant(line);
             (variant.args_of_the_model().join(" "), variant.saves_slots_itself())
         };
         let small = of("-m /m.gguf -c 4096 -ngl 99 -np=4 --jinja");
