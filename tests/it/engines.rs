@@ -322,6 +322,27 @@ async fn a_raw_request_is_run_again_when_its_engine_dies_and_waits_for_a_larger_
 }
 
 #[tokio::test]
+async fn a_raw_request_that_turns_out_too_long_goes_to_a_larger_engine() {
+    let gateway =
+        setup(&json!({"tiny": {"variants": [{"context": 512}, {"context": 4096}]}}), &json!({})).start();
+    let raw = async |text: &str| {
+        let path = "/api/passthrough/local/v1/chat/completions";
+        let answer =
+            gateway.post(path, &says("tiny", text)).header("x-llm-model", "tiny").send().await.unwrap();
+        (answer.status().as_u16(), crate::support::json_of(answer).await)
+    };
+    // Many short words: a quarter of the bytes is too low a guess.
+    let (status, answer) = raw(&"a ".repeat(600)).await;
+    assert_eq!(
+        (status, journal(&gateway, "start")),
+        (200, vec!["512 start".into(), "4096 start".into()]),
+        "{answer}"
+    );
+    let (status, answer) = raw(&"a ".repeat(5000)).await;
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")), "{answer}");
+}
+
+#[tokio::test]
 async fn a_load_that_gets_on_no_more_is_given_up_and_one_that_does_is_waited_for() {
     let provider = json!({"engine_stall_timeout": 0.6, "engine_startup_timeout": 2.5});
     for (args, told, seconds) in [
