@@ -1,10 +1,10 @@
 //! How much context a request needs.
 
+use super::planner::Capacity;
+
 /// Of a context whose request leaves the length of its answer open, so much is kept for the answer at most. More would
 /// send requests to larger variants than they need.
 const MOST_KEPT: u64 = 6;
-
-use super::planner::Capacity;
 
 /// How much context a request needs, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,11 +94,6 @@ impl Health {
         Ok(Pass { health: self, is_probe })
     }
 
-    /// Whether it rests.
-    pub fn rests(&self, now: Instant) -> bool {
-        self.state().rests_until.is_some_and(|until| until > now)
-    }
-
     /// Comes back when it may be worth looking again.
     pub async fn changed(&self) {
         self.changed.notified().await;
