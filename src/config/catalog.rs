@@ -19,11 +19,12 @@ use serde_json::{Map, Value};
 
 use self::engines::Outer;
 use self::expand::Expansion;
-use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider};
+use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
     ConfigError, EngineModel, EngineSettings, Environment, Fault, ListenAddress, Routing, Strategy, Timeouts,
 };
 use crate::lint::Object;
+use crate::llm::Abilities;
 
 /// All providers and models, checked.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +92,8 @@ pub struct ModelConfig {
     pub aliases: Vec<String>,
     /// Context size in tokens, if stated.
     pub context_tokens: Option<u64>,
+    /// What it can do, as far as that is stated.
+    pub abilities: Abilities,
     /// Languages it is good at, if stated.
     pub languages: Vec<String>,
     /// Request members for what a caller leaves unsaid.
@@ -326,6 +329,9 @@ impl Reader<'_> {
         if raw.context == Some(0) {
             self.fault(&place, "`context` is 0", "give the context size in tokens, or leave it out");
         }
+        if raw.supports.0.max_output == Some(0) {
+            self.fault(&place, "`supports.max_output` is 0", "give tokens, or leave it out");
+        }
         if let Some(weight) = raw.weight.filter(|weight| !weight.is_finite() || *weight <= 0.0) {
             self.fault(&place, &format!("`weight` is {weight}"), "give a number, more than 0");
         }
@@ -349,6 +355,7 @@ impl Reader<'_> {
             score_adjustment: raw.score_adjustment.unwrap_or(0.0),
             aliases: raw.aliases,
             context_tokens: raw.context,
+            abilities: abilities(&raw.supports.0),
             languages: raw.languages,
             defaults: raw.defaults,
             overrides: raw.overrides,
@@ -382,6 +389,15 @@ impl Reader<'_> {
 
     fn warn(&mut self, place: &str, words: &str) {
         self.catalog.warnings.push(format!("{}: {place}: {words}", self.file));
+    }
+}
+
+fn abilities(raw: &RawSupports) -> Abilities {
+    Abilities {
+        tools: raw.tools,
+        response_format: raw.response_format,
+        images: raw.images,
+        output_tokens: raw.max_output,
     }
 }
 
@@ -440,6 +456,24 @@ mod tests {
         assert_eq!(models[1].upstream, "plain");
         assert_eq!(catalog.policies[0].aliases, ["small"]);
         assert!(catalog.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_a_model_can_do_is_read_with_its_faults() {
+        let file = |supports: &str| {
+            format!(r#"{{"providers":{{"a":{{"type":"x","models":{{"m":{{"supports":{supports}}}}}}}}}}}"#)
+        };
+        let catalog = load(&file(r#"{"tools": false, "images": true, "max_output": 4096}"#)).unwrap();
+        let ModelSource::Listed(models) = &catalog.providers[0].models else { panic!("listed") };
+        let stated = Abilities {
+            tools: Some(false),
+            images: Some(true),
+            output_tokens: Some(4096),
+            ..Abilities::default()
+        };
+        assert_eq!(models[0].abilities, stated);
+        assert!(fault(&file(r#"{"tool": false}"#)).contains("`tools`"));
+        assert!(fault(&file(r#"{"max_output": 0}"#)).contains("`supports.max_output` is 0"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! (`wire`), so that the common path forwards bytes.
 
 mod completion;
+mod demands;
 mod embedding;
 mod fault;
 mod frame;
@@ -16,6 +17,7 @@ mod settings;
 mod usage;
 
 pub use completion::{Completion, Fold};
+pub use demands::{Abilities, Demands};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use fault::json_fault;
 pub use frame::{Ends, FrameIter, Frames, Reading, Trouble, TroubleKind};

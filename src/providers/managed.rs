@@ -299,7 +299,7 @@ impl Provider for Managed {
         let card = |known: &Known| ModelCard {
             id: known.name.to_string(),
             context_tokens: Some(known.context_tokens),
-            details: Map::new(),
+            ..ModelCard::default()
         };
         Ok(self.models.iter().map(card).collect())
     }

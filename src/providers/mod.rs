@@ -8,6 +8,7 @@ mod echo;
 mod error;
 mod far;
 mod frames;
+mod listing;
 mod llamacpp;
 mod managed;
 mod near;
@@ -31,7 +32,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Fault, ProviderConfig, nearest};
 use crate::engine::Engines;
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings};
+use crate::llm::{Abilities, ChatRequest, Completion, EmbedRequest, Embeddings};
 
 pub use error::{Cooldown, ErrorKind, Failover, ProviderError, RESTING, Rejection};
 pub use far::Clients;
@@ -102,6 +103,8 @@ pub struct ModelCard {
     pub id: String,
     /// Context size in tokens, if the provider says.
     pub context_tokens: Option<u64>,
+    /// What it can do, as far as the provider says.
+    pub abilities: Abilities,
     /// Whatever else clients of this provider know how to read (`size`, `digest`, `details` …).
     pub details: Map<String, Value>,
 }

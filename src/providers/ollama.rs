@@ -152,7 +152,7 @@ fn read_tag(tag: Value) -> Result<ModelCard, String> {
     if let Value::Object(tag) = tag {
         details = tag.into_iter().filter(|(name, _)| !matches!(name.as_str(), "name" | "model")).collect();
     }
-    Ok(ModelCard { id: model.name, context_tokens, details })
+    Ok(ModelCard { id: model.name, context_tokens, details, ..ModelCard::default() })
 }
 
 #[cfg(test)]

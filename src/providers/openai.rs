@@ -21,7 +21,7 @@ use super::frames::SseSplitter;
 use super::stream::FrameStream;
 use super::transport::{Response, Target};
 use super::upstream::Upstream;
-use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode};
+use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode, listing};
 use crate::config::{Fault, ProviderConfig};
 use crate::llm::{
     Change, ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Mapped, RequestKind, Usage, json_fault,
@@ -283,8 +283,9 @@ fn read_models(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
             .or_else(|| number("context_window"))
             .or_else(|| of_engine("n_ctx"))
             .or_else(|| of_engine("n_ctx_train"));
+        let abilities = listing::abilities(&model);
         let details = model.into_iter().filter(|(name, _)| name == "owned_by").collect();
-        Some(ModelCard { id, context_tokens, details })
+        Some(ModelCard { id, context_tokens, abilities, details })
     };
     Ok(models.data.into_iter().filter_map(card).collect())
 }

@@ -13,6 +13,7 @@ use super::score::{Merits, Score};
 use crate::config::{
     Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
 };
+use crate::llm::Abilities;
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
 
@@ -60,6 +61,8 @@ pub struct Deployment {
     pub priority: i32,
     /// Context size in tokens, if known.
     pub context_tokens: Option<u64>,
+    /// What it can do, as far as that is known.
+    pub abilities: Abilities,
     /// The contexts in which the gateway runs it, smallest first; none if it does not run it itself.
     pub variants: Vec<u64>,
     /// Languages it is good at, if stated.
@@ -278,6 +281,7 @@ fn deployment(
         upstream_model: model.upstream.into(),
         priority: model.priority,
         context_tokens: model.context_tokens,
+        abilities: model.abilities.or(card.abilities),
         variants: model
             .engine
             .iter()

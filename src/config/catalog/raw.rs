@@ -82,6 +82,7 @@ pub(super) struct RawModel {
     pub(super) score_adjustment: Option<f64>,
     pub(super) aliases: Vec<String>,
     pub(super) context: Option<u64>,
+    pub(super) supports: Object<RawSupports>,
     pub(super) languages: Vec<String>,
     pub(super) defaults: Map<String, Value>,
     pub(super) overrides: Map<String, Value>,
@@ -104,6 +105,17 @@ pub(super) struct RawModel {
     /// Where it stands, if not where files of this form have it.
     #[serde(skip)]
     pub(super) place: Option<String>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawSupports {
+    pub(super) tools: Option<bool>,
+    pub(super) response_format: Option<bool>,
+    pub(super) images: Option<bool>,
+    pub(super) max_output: Option<u64>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
 }
