@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use crate::llm::{
-    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind, Usage,
+    ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
 use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
 use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
@@ -105,8 +105,8 @@ pub struct Way {
     pub routes: Vec<Arc<Route>>,
     /// The prompt that is put before the conversation.
     pub prompt: Option<Rendered>,
-    /// About so many tokens, the prompt's included.
-    pub estimated_tokens: u64,
+    /// What the request asks for, the prompt included.
+    pub demands: Demands,
 }
 
 /// A generated answer in the form that was asked for.
@@ -231,7 +231,7 @@ impl Gateway {
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
         let routed = self.routed(&request.model, &request, &record).await?;
-        let meter = Meter::new(&request, record, routed.deployment.clone());
+        let meter = Meter::new(&request, record, (routed.deployment.clone(), routed.key));
         let body = match routed.answer.content {
             Content::Whole(completion) => {
                 meter.whole(&completion);
@@ -273,7 +273,7 @@ impl Gateway {
     /// The model is unknown.
     pub fn way_of_chat(&self, request: &ChatRequest) -> Result<Way, GatewayError> {
         let routes = self.state.load().wanted(&request.model)?.collect();
-        Ok(Way { routes, prompt: None, estimated_tokens: Usage::estimated_tokens(request.body.text().len()) })
+        Ok(Way { routes, prompt: None, demands: request.demands() })
     }
 
     /// The way that a conversation would take. Nobody is asked.
@@ -453,6 +453,7 @@ impl Conversation {
             include_usage: false,
             max_output_tokens: options.get("max_tokens").and_then(Value::as_u64),
             options,
+            patience: None,
             places: Places::of(&body),
             body,
         }

@@ -17,6 +17,7 @@ use super::schema::{
 };
 use super::{Tag, dto, rest};
 use crate::gateway::Way;
+use crate::llm::Demands;
 use crate::router::{Deployment, Route};
 use crate::wire::openai;
 
@@ -59,12 +60,12 @@ impl RoutesApi {
 }
 
 fn explanation(way: &Way) -> Explanation {
-    let needed = Some(way.estimated_tokens);
+    let demands = Some(&way.demands);
     Explanation {
-        candidates: way.routes.iter().flat_map(|route| candidates(route, needed)).collect(),
+        candidates: way.routes.iter().flat_map(|route| candidates(route, demands)).collect(),
         strategy: way.routes.first().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
         fallbacks: way.routes.iter().flat_map(|route| route.fallbacks.clone()).collect(),
-        estimated_tokens: way.estimated_tokens,
+        estimated_tokens: way.demands.input_tokens,
         prompt: way.prompt.as_ref().map(|prompt| ExplainedPrompt {
             name: prompt.name.clone(),
             language: prompt.language.to_string(),
@@ -73,22 +74,23 @@ fn explanation(way: &Way) -> Explanation {
     }
 }
 
-fn route_body(route: &Route, needed: Option<u64>) -> RouteBody {
+fn route_body(route: &Route, demands: Option<&Demands>) -> RouteBody {
     RouteBody {
         model: route.model.to_string(),
         aliases: route.aliases.clone(),
         strategy: route.strategy().name().to_owned(),
         fallbacks: route.fallbacks.clone(),
         context_fallbacks: route.context_fallbacks.clone(),
-        candidates: candidates(route, needed),
+        candidates: candidates(route, demands),
     }
 }
 
-fn candidates(route: &Route, needed: Option<u64>) -> Vec<CandidateBody> {
-    route.candidates().into_iter().map(|deployment| candidate(route, deployment, needed)).collect()
+fn candidates(route: &Route, demands: Option<&Demands>) -> Vec<CandidateBody> {
+    let order = route.candidates(demands);
+    order.into_iter().map(|deployment| candidate(route, deployment, demands)).collect()
 }
 
-fn candidate(route: &Route, deployment: &Deployment, needed: Option<u64>) -> CandidateBody {
+fn candidate(route: &Route, deployment: &Deployment, demands: Option<&Demands>) -> CandidateBody {
     let now = Instant::now();
     let (own, provider) = (deployment.health.figures(now), deployment.provider_health.figures(now));
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
@@ -96,14 +98,13 @@ fn candidate(route: &Route, deployment: &Deployment, needed: Option<u64>) -> Can
     let asked = own.answered + own.failed;
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let success_rate = (asked > 0).then(|| own.answered as f64 / asked as f64);
-    let too_small = |context: u64| needed.is_some_and(|needed| needed > context);
-    let reason = match (rests, deployment.context_tokens) {
+    let lacking = demands.and_then(|demands| deployment.lacks(demands));
+    let reason = match (rests, lacking) {
         (Some(rest), _) => format!("rests for {:.0} s more", rest.as_secs_f64().ceil()),
-        (None, Some(context)) if too_small(context) => {
-            format!("its context of {context} tokens is probably too small")
-        }
+        (None, Some(word)) => format!("is asked last: it does not take {word}"),
         _ => "can be asked".to_owned(),
     };
+    let keys = deployment.keys(now);
     CandidateBody {
         model: route.model.to_string(),
         provider: deployment.provider_name.to_string(),
@@ -119,6 +120,8 @@ fn candidate(route: &Route, deployment: &Deployment, needed: Option<u64>) -> Can
             overall: deployment.score.overall,
         },
         reason,
+        keys: keys.map(|(all, _)| all),
+        resting_keys: keys.map(|(_, resting)| resting),
         rests_for_seconds: rests.map(|rest| rest.as_secs_f64()),
         success_rate,
         answered: own.answered,

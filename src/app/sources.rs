@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::surroundings::{self, Surroundings};
@@ -16,7 +17,7 @@ use crate::config::{
 use crate::engine::Engines;
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
-use crate::providers::{self, ErrorKind, ModelCard, Shared};
+use crate::providers::{self, ErrorKind, ModelCard, Provider, Shared};
 use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
 
@@ -89,6 +90,8 @@ impl From<LibraryError> for Faults {
         Self(error.faults.iter().map(ToString::to_string).collect())
     }
 }
+
+type Built = (Arc<dyn Provider>, Vec<Arc<dyn Provider>>);
 
 impl Sources {
     /// Sources as the settings name them.
@@ -196,13 +199,27 @@ impl Sources {
         Ok(PromptLibrary::load(folder, &default)?)
     }
 
+    /// A provider, and the same with each of its keys if there are several.
+    fn built(&self, config: &ProviderConfig) -> Result<Built, Fault> {
+        let with_key = |key: &SecretString| {
+            providers::build(&ProviderConfig { api_key: Some(key.clone()), ..config.clone() }, &self.shared)
+        };
+        let by_key: Vec<_> = config.api_keys.iter().map(with_key).collect::<Result<_, _>>()?;
+        let provider = match by_key.first() {
+            Some(provider) => provider.clone(),
+            None => providers::build(config, &self.shared)?,
+        };
+        Ok((provider, by_key))
+    }
+
     fn served(&self, providers: &[ProviderConfig]) -> Result<Vec<Served>, Faults> {
         let mut faults = Vec::new();
         let mut served = Vec::new();
         for config in providers {
-            match providers::build(config, &self.shared) {
-                Ok(provider) => {
-                    served.push(Served { config: config.clone(), provider, discovered: Vec::new() });
+            match self.built(config) {
+                Ok((provider, by_key)) => {
+                    let discovered = Vec::new();
+                    served.push(Served { config: config.clone(), provider, by_key, discovered });
                 }
                 Err(fault) => faults.push(fault.to_string()),
             }

@@ -129,6 +129,7 @@ fn provider(
         kind: kind.to_owned(),
         base_url: Some(base_url),
         api_key,
+        api_keys: Vec::new(),
         headers: Vec::new(),
         timeouts: settings.timeouts,
         base_priority: 1.0,

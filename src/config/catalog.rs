@@ -52,6 +52,8 @@ pub struct ProviderConfig {
     pub base_url: Option<String>,
     /// The key that opens it.
     pub api_key: Option<SecretString>,
+    /// All keys that open it, if there are several. They are used in turns.
+    pub api_keys: Vec<SecretString>,
     /// Further headers of every request to it.
     pub headers: Vec<(String, SecretString)>,
     /// How long to wait for it.
@@ -215,7 +217,8 @@ impl Reader<'_> {
         };
         let mut expansion = Expansion::new(self.environment);
         let base_url = raw.base_url.map(|text| expansion.expand(&text));
-        let api_key = raw.api_key.map(|text| self.api_key(&place, &text, &mut expansion));
+        let keys = (raw.api_key, raw.api_keys);
+        let (api_key, api_keys) = self.api_keys(&place, keys, &mut expansion);
         if let Some(ending) = base_url.as_deref().and_then(checks::endpoint_at_the_end) {
             let problem = format!("`base_url` ends in `{ending}`, which is one endpoint of the server");
             self.fault(&place, &problem, &format!("leave `{ending}` off"));
@@ -227,26 +230,19 @@ impl Reader<'_> {
         let headers = raw.headers.0.into_iter();
         let headers =
             headers.map(|(name, value)| (name, SecretString::from(expansion.expand(&value)))).collect();
+        let stated = [raw.timeout, raw.connect_timeout, raw.first_token_timeout, raw.stall_timeout];
         let models = self.models(&place, raw.models, outer.as_ref(), &mut expansion);
+        self.check_keys_of_engines(&place, &models, &api_keys);
         if !self.all_found(&name, &place, expansion) {
             return;
         }
-        let timeouts = Timeouts {
-            request: self.seconds(&place, "timeout", raw.timeout, self.timeouts.request),
-            connect: self.seconds(&place, "connect_timeout", raw.connect_timeout, self.timeouts.connect),
-            first_token: self.seconds(
-                &place,
-                "first_token_timeout",
-                raw.first_token_timeout,
-                self.timeouts.first_token,
-            ),
-            stall: self.seconds(&place, "stall_timeout", raw.stall_timeout, self.timeouts.stall),
-        };
+        let timeouts = self.timeouts_of(&place, stated);
         self.catalog.providers.push(ProviderConfig {
             name,
             kind,
             base_url,
             api_key,
+            api_keys,
             headers,
             timeouts,
             base_priority: raw.base_priority.unwrap_or(1.0),
@@ -254,6 +250,42 @@ impl Reader<'_> {
             engines: outer.map(|outer| outer.settings).unwrap_or_default(),
             place: format!("{}: {place}", self.file),
         });
+    }
+
+    /// The first key, and all of them if there are several.
+    fn api_keys(
+        &mut self,
+        place: &str,
+        (one, several): (Option<String>, Vec<String>),
+        expansion: &mut Expansion<'_>,
+    ) -> (Option<SecretString>, Vec<SecretString>) {
+        if one.is_some() && !several.is_empty() {
+            self.fault(place, "there are `api_key` and `api_keys`", "write all of them as `api_keys`");
+        }
+        let texts = one.into_iter().chain(several);
+        let keys: Vec<SecretString> = texts.map(|text| self.api_key(place, &text, expansion)).collect();
+        let first = keys.first().cloned();
+        (first, if keys.len() > 1 { keys } else { Vec::new() })
+    }
+
+    fn check_keys_of_engines(&mut self, place: &str, models: &ModelSource, api_keys: &[SecretString]) {
+        let is_run_here = |model: &ModelConfig| model.engine.is_some();
+        let has_engines = matches!(models, ModelSource::Listed(models) if models.iter().any(is_run_here));
+        if has_engines && !api_keys.is_empty() {
+            self.fault(place, "engines of the gateway's own have one key", "take `api_keys` out");
+        }
+    }
+
+    /// The times that a provider may take: whole, to connect, to the first token, and between two.
+    fn timeouts_of(&mut self, place: &str, stated: [Option<f64>; 4]) -> Timeouts {
+        let [request, connect, first_token, stall] = stated;
+        let usual = self.timeouts;
+        Timeouts {
+            request: self.seconds(place, "timeout", request, usual.request),
+            connect: self.seconds(place, "connect_timeout", connect, usual.connect),
+            first_token: self.seconds(place, "first_token_timeout", first_token, usual.first_token),
+            stall: self.seconds(place, "stall_timeout", stall, usual.stall),
+        }
     }
 
     fn api_key(&mut self, place: &str, text: &str, expansion: &mut Expansion<'_>) -> SecretString {

@@ -9,6 +9,12 @@ pub struct Routing {
     pub max_wait: Duration,
     /// The longest rest.
     pub max_cooldown: Duration,
+    /// How long the first content may take before a second deployment is asked beside; `None` for ever.
+    pub hedge_after: Option<Duration>,
+    /// So many such calls for each request, from 0 to 1.
+    pub hedge_budget: f64,
+    /// How long a request waits in an engine's queue while somebody else could answer; `None` for ever.
+    pub overflow_after: Option<Duration>,
     /// What each part of a score is worth.
     pub scalars: ScoreScalars,
 }
@@ -18,6 +24,9 @@ impl Default for Routing {
         Self {
             max_wait: Duration::from_secs(10),
             max_cooldown: Duration::from_secs(300),
+            hedge_after: None,
+            hedge_budget: 0.1,
+            overflow_after: None,
             scalars: ScoreScalars::default(),
         }
     }

@@ -9,7 +9,7 @@ use futures_util::Stream;
 
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource};
 use crate::providers::{FrameStream, ProviderError};
-use crate::router::Deployment;
+use crate::router::{Deployment, Key};
 use crate::telemetry::RequestRecord;
 
 /// The meter of one answer. What it has counted goes into the request's record when it is dropped, so
@@ -19,6 +19,8 @@ pub struct Meter {
     record: Arc<RequestRecord>,
     /// Who answers.
     deployment: Arc<Deployment>,
+    /// With which key, if there are several.
+    key: Option<Arc<Key>>,
     /// For the estimate where the provider does not count.
     request_bytes: usize,
     /// Whether the caller is to see the usage chunk.
@@ -33,11 +35,12 @@ impl Meter {
     pub(super) fn new(
         request: &ChatRequest,
         record: Arc<RequestRecord>,
-        deployment: Arc<Deployment>,
+        (deployment, key): (Arc<Deployment>, Option<Arc<Key>>),
     ) -> Self {
         Self {
             record,
             deployment,
+            key,
             request_bytes: request.body.text().len(),
             shows_usage: request.include_usage,
             usage: None,
@@ -145,7 +148,7 @@ impl Stream for MeteredStream {
                 Some(Ok(item)) => item,
                 Some(Err(error)) => {
                     // The caller is told; the next one is better sent elsewhere.
-                    self.meter.deployment.has_failed(&error);
+                    self.meter.deployment.has_failed(&error, self.meter.key.as_deref());
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => return Poll::Ready(None),

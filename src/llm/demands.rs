@@ -98,6 +98,7 @@ mod tests {
             include_usage: false,
             max_output_tokens: body.get("max_tokens").and_then(|json| serde_json::from_slice(json).ok()),
             options,
+            patience: None,
             places: Places::of(&body),
             body,
         };

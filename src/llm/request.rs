@@ -1,6 +1,7 @@
 //! A request for generated text.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::{Options, RawObject};
 
@@ -22,6 +23,8 @@ pub struct ChatRequest {
     pub options: Options,
     /// The request as OpenAI's JSON: the caller's own bytes, where they were that.
     pub body: RawObject,
+    /// How long it may wait in an engine's queue while somebody else could answer; as long as need be, if none.
+    pub patience: Option<Duration>,
     /// Where in `body` the members stand that are replaced on the way.
     pub places: Places,
 }

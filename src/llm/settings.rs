@@ -233,6 +233,7 @@ mod tests {
             max_output_tokens: body.get("max_completion_tokens").and_then(Value::as_u64),
             options: given,
             body: RawObject::parse(body.to_string().into()).unwrap(),
+            patience: None,
             places: Places::default(),
         }
     }

@@ -12,6 +12,9 @@ use crate::wire::Invalid;
 /// What callers are told when all deployments of a model rest.
 pub const RESTING: &str = "all_deployments_cooling";
 
+/// What is said of an engine whose queue takes longer than a request may wait.
+pub const OVERFLOWED: &str = "engine_overflowed";
+
 /// A key or an account that is not accepted will not be a moment later.
 const UNAUTHORIZED_REST: Duration = Duration::from_secs(30);
 
@@ -232,6 +235,7 @@ impl fmt::Display for ErrorKind {
             Self::Untranslatable(_) => f.write_str("has no words for something in the request"),
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
             Self::Overloaded { code: "queue_full", .. } => f.write_str("has too many requests in its queue"),
+            Self::Overloaded { code: OVERFLOWED, .. } => f.write_str("has a queue that takes long"),
             Self::Overloaded { code: RESTING, .. } => f.write_str("rests after failures"),
             Self::Overloaded { code: "engine_start_failed", .. } => f.write_str("cannot start its engine"),
             Self::Overloaded { .. } => f.write_str("does not serve this model now"),

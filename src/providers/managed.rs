@@ -13,7 +13,7 @@ use http::Method;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::error::{ErrorKind, ProviderError};
+use super::error::{ErrorKind, OVERFLOWED, ProviderError};
 use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
@@ -108,10 +108,19 @@ impl Managed {
         ProviderError::new(&self.config.name.as_str().into(), kind)
     }
 
-    async fn lease(&self, known: &Known, need: Need) -> Result<(Lease, Arc<OpenAi>), ProviderError> {
+    /// With `patience` no longer than that, for then somebody else answers.
+    async fn lease(
+        &self,
+        known: &Known,
+        need: Need,
+        patience: Option<Duration>,
+    ) -> Result<(Lease, Arc<OpenAi>), ProviderError> {
         let asked = Instant::now();
-        let lease = self.pool.lease(&known.name, need).await;
+        let lease = self.pool.lease(&known.name, need);
+        let lease = timeout(patience.unwrap_or(Duration::MAX), lease).await;
         known.metrics.waited(asked.elapsed());
+        let overflowed = ErrorKind::Overloaded { code: OVERFLOWED, retry_after: Duration::from_secs(1) };
+        let lease = lease.map_err(|_| self.failed(overflowed))?;
         let lease =
             lease.map_err(|error| ProviderError::no_engine(&self.config.name.as_str().into(), error))?;
         let server = self.server(&lease)?;
@@ -257,7 +266,7 @@ impl Provider for Managed {
         let (mut need, thought) = known.counting.need(&self.pool, request).await;
         let mut tries = Tries::default();
         loop {
-            let (lease, server) = self.lease(known, need).await?;
+            let (lease, server) = self.lease(known, need, request.patience).await?;
             let (variant, engine) = (lease.place().variant.clone(), lease.place().engine);
             let limited = lease.answer_limit().map(|limit| limited(request, limit));
             let asked = async {
@@ -309,7 +318,7 @@ impl Provider for Managed {
         let mut need = known.counting.need_of_texts(&request.body);
         let mut tries = Tries::default();
         loop {
-            let (lease, server) = self.lease(known, need).await?;
+            let (lease, server) = self.lease(known, need, None).await?;
             let engine = lease.place().engine;
             let error = match self.in_time(false, server.embed(model, request)).await {
                 Err(error) if matches!(error.kind, ErrorKind::Unavailable { status: 501, .. }) => {
@@ -337,7 +346,7 @@ impl Provider for Managed {
         let provider: Arc<str> = self.config.name.as_str().into();
         let (mut need, mut tries) = (need_of(&request), Tries::default());
         loop {
-            let (lease, server) = self.lease(known, need).await?;
+            let (lease, server) = self.lease(known, need, None).await?;
             let engine = lease.place().engine;
             let acts_on_slots = request.path.starts_with("/slots/") && request.method == Method::POST;
             if acts_on_slots && lease.place().keeps_slots() {

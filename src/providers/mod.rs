@@ -34,7 +34,7 @@ use crate::config::{Fault, ProviderConfig, nearest};
 use crate::engine::Engines;
 use crate::llm::{Abilities, ChatRequest, Completion, EmbedRequest, Embeddings};
 
-pub use error::{Cooldown, ErrorKind, Failover, ProviderError, RESTING, Rejection};
+pub use error::{Cooldown, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection};
 pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};
 pub use redact::Redactor;

@@ -3,8 +3,13 @@
 //! A route lists the deployments of a model in the order in which they are asked. The next one takes over
 //! when one fails, until the first content has come; after that, never.
 
+mod attempt;
+mod fit;
 mod health;
+mod hedge;
+mod keys;
 mod order;
+mod round;
 mod score;
 mod table;
 
@@ -12,13 +17,17 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::llm::{ChatRequest, EmbedRequest, Embeddings, InvalidObject};
-use crate::providers::{Answer, Content, Cooldown, ErrorKind, Failover, ProviderError, RESTING};
-use crate::telemetry::AttemptOutcome;
+use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject};
+use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError, RESTING};
 use crate::wire::Invalid;
 
-use health::Pass;
+use attempt::Outcome;
+use fit::fitting_first;
+use round::Round;
+
+pub use attempt::Means;
 pub use health::{Figures, Health, HealthBook};
+pub use keys::Key;
 pub use score::Score;
 pub use table::{Deployment, Route, RoutingTable, Served};
 
@@ -29,6 +38,8 @@ pub struct Routed<T> {
     pub answer: T,
     /// Who gave it.
     pub deployment: Arc<Deployment>,
+    /// With which key, if its provider has several.
+    pub key: Option<Arc<Key>>,
     /// How many were asked.
     pub attempts: u32,
 }
@@ -54,10 +65,16 @@ pub trait Ask: Sync {
     /// Whether the answer comes as a stream.
     fn is_stream(&self) -> bool;
 
+    /// What it asks for, of which not every model may be capable.
+    fn demands(&self) -> Option<Demands> {
+        None
+    }
+
     /// Asks once.
     fn ask(
         &self,
         deployment: &Deployment,
+        means: &Means<'_>,
     ) -> impl Future<Output = Result<Self::Answer, ProviderError>> + Send;
 }
 
@@ -68,12 +85,19 @@ impl Ask for ChatRequest {
         self.stream
     }
 
+    fn demands(&self) -> Option<Demands> {
+        Some(Self::demands(self))
+    }
+
     /// A stream is held until its first content, within the time for that.
-    async fn ask(&self, deployment: &Deployment) -> Result<Answer, ProviderError> {
+    async fn ask(&self, deployment: &Deployment, means: &Means<'_>) -> Result<Answer, ProviderError> {
         let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
-        let request = settled.map_err(|invalid| deployment.refused(invalid))?;
+        let mut request = settled.map_err(|invalid| deployment.refused(invalid))?;
+        if means.patience.is_some() {
+            request.to_mut().patience = means.patience;
+        }
         let attempt = async {
-            let mut answer = deployment.provider.chat(&deployment.upstream_model, &request).await?;
+            let mut answer = means.provider.chat(&deployment.upstream_model, &request).await?;
             if let Content::Stream(frames) = &mut answer.content {
                 frames.until_content().await?;
             }
@@ -91,11 +115,11 @@ impl Ask for EmbedRequest {
         false
     }
 
-    async fn ask(&self, deployment: &Deployment) -> Result<Embeddings, ProviderError> {
+    async fn ask(&self, deployment: &Deployment, means: &Means<'_>) -> Result<Embeddings, ProviderError> {
         let limit = deployment.timeouts.request;
         let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
         let request = settled.map_err(|invalid| deployment.refused(invalid))?;
-        let attempt = deployment.provider.embed(&deployment.upstream_model, &request);
+        let attempt = means.provider.embed(&deployment.upstream_model, &request);
         timeout(limit, attempt).await.unwrap_or_else(|_| Err(deployment.failed(ErrorKind::Overdue(limit))))
     }
 }
@@ -108,48 +132,42 @@ impl Route {
     /// The request was refused, every deployment failed, or all of them rest.
     pub async fn answer<R: Ask>(&self, request: &R) -> Result<Routed<R::Answer>, RouteError> {
         let deadline = Instant::now() + self.routing.max_wait;
+        let demands = self.is_choosy.then(|| request.demands()).flatten();
+        if self.routing.hedge_after.is_some() {
+            self.hedges.earn();
+        }
         loop {
-            let mut attempts = 0;
-            let mut failure = None;
-            let mut soonest: Option<(Instant, &Arc<Deployment>)> = None;
-            for deployment in self.order.of(&self.deployments, request.is_stream()) {
-                let passes = match deployment.admit(Instant::now()) {
-                    Ok(passes) => passes,
-                    Err(until) => {
-                        soonest = soonest.filter(|(known, _)| *known <= until).or(Some((until, deployment)));
-                        continue;
+            let order = self.order.of(&self.deployments, request.is_stream());
+            let mut round = Round::new(self, fitting_first(order, demands.as_ref()));
+            while let Some(candidate) = round.next() {
+                match self.raced(request, candidate, &mut round).await {
+                    Outcome { deployment, key, result: Ok(answer) } => {
+                        let deployment = deployment.clone();
+                        return Ok(Routed { answer, deployment, key, attempts: round.attempts });
                     }
-                };
-                attempts += 1;
-                if let Some(source) = &failure {
-                    tracing::warn!(deployment = %deployment.id, attempt = attempts, error = %source, "Another deployment is asked after a failure");
-                }
-                match deployment.asked(request, passes).await {
-                    Ok(answer) => return Ok(Routed { answer, deployment: deployment.clone(), attempts }),
-                    Err(source) if source.failover() == Failover::Stop => {
-                        return Err(deployment.route_error(attempts, source));
-                    }
-                    Err(source) => failure = Some(deployment.route_error(attempts, source)),
+                    failed => round.failed(failed),
                 }
             }
-            if let Some(failure) = failure {
+            if let Some(failure) = round.failure {
                 return Err(failure);
             }
-            let Some((until, deployment)) = soonest else {
+            let Some((until, deployment)) = round.soonest else {
                 // Scores leave nobody.
                 let nobody = ProviderError::new(&self.model, ErrorKind::Unsupported("this model"));
-                return Err(RouteError { deployment: self.model.clone(), attempts, source: nobody.into() });
+                return Err(RouteError {
+                    deployment: self.model.clone(),
+                    attempts: 0,
+                    source: nobody.into(),
+                });
             };
-            let now = Instant::now();
             if until > deadline {
-                let retry_after = until.duration_since(now);
+                let retry_after = until.duration_since(Instant::now());
                 let kind = ErrorKind::Overloaded { code: RESTING, retry_after };
-                return Err(deployment.route_error(attempts, deployment.failed(kind)));
+                return Err(deployment.route_error(0, deployment.failed(kind)));
             }
             tokio::select! {
                 () = sleep_until(until) => {}
-                () = deployment.health.changed() => {}
-                () = deployment.provider_health.changed() => {}
+                () = deployment.changed() => {}
             }
         }
     }
@@ -175,54 +193,7 @@ pub enum Fallback {
     Larger,
 }
 
-/// The leave to ask a deployment: its own, and its provider's.
-type Passes<'a> = (Pass<'a>, Pass<'a>);
-
 impl Deployment {
-    /// # Errors
-    /// It rests, or its provider does, until then.
-    fn admit(&self, now: Instant) -> Result<Passes<'_>, Instant> {
-        let provider = self.provider_health.admit(now)?;
-        Ok((self.health.admit(now)?, provider))
-    }
-
-    async fn asked<R: Ask>(
-        &self,
-        request: &R,
-        (own, provider): Passes<'_>,
-    ) -> Result<R::Answer, ProviderError> {
-        let began = Instant::now();
-        let answered = request.ask(self).await;
-        match &answered {
-            Ok(_) => {
-                self.count(AttemptOutcome::Answered);
-                own.took(began.elapsed(), request.is_stream());
-                own.succeeded();
-                provider.succeeded();
-            }
-            Err(error) => self.has_failed(error),
-        }
-        answered
-    }
-
-    /// Something rests now, if the failure says so. Also of a stream that failed after it had begun.
-    pub fn has_failed(&self, error: &ProviderError) {
-        let (word, now) = (error.kind.word(), Instant::now());
-        match error.failover() {
-            Failover::Stop => return self.count(AttemptOutcome::Rejected),
-            Failover::Next(_) if self.plays => self.health.note_failure(word),
-            Failover::Next(Cooldown::None) => self.health.note_failure(word),
-            Failover::Next(Cooldown::Deployment(at_least)) => {
-                self.health.failed(word, at_least, self.most_rest, now);
-            }
-            Failover::Next(Cooldown::Provider(at_least)) => {
-                self.health.note_failure(word);
-                self.provider_health.failed(word, at_least, self.most_rest, now);
-            }
-        }
-        self.count(AttemptOutcome::Failed);
-    }
-
     fn route_error(&self, attempts: u32, source: ProviderError) -> RouteError {
         RouteError { deployment: self.id.clone(), attempts, source: source.into() }
     }

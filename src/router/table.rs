@@ -1,19 +1,25 @@
 //! Which deployments serve which public model.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
+use super::fit::fitting_first;
 use super::health::{Health, HealthBook};
+use super::hedge::Hedges;
+use super::keys::{Key, Keys};
 use super::order::Order;
 use super::score::{Merits, Score};
 use crate::config::{
     Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
 };
-use crate::llm::Abilities;
+use crate::llm::{Abilities, Demands};
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
 
@@ -43,7 +49,11 @@ pub struct Route {
     /// Models that answer when a prompt is too long for it.
     pub context_fallbacks: Vec<String>,
     pub(super) order: Order,
+    /// Whether it depends on the request who fits.
+    pub(super) is_choosy: bool,
     pub(super) routing: Routing,
+    /// All routes have one budget.
+    pub(super) hedges: Arc<Hedges>,
 }
 
 /// One model at one provider.
@@ -80,12 +90,15 @@ pub struct Deployment {
     pub health: Arc<Health>,
     /// How its provider fares.
     pub provider_health: Arc<Health>,
+    /// Those of its provider, if there are several.
+    pub(super) keys: Arc<Keys>,
     pub(super) most_rest: Duration,
     /// Its failures are a caller's wish.
     pub(super) plays: bool,
     answered: Counter,
     failed: Counter,
     rejected: Counter,
+    outrun: Counter,
 }
 
 impl Route {
@@ -95,8 +108,8 @@ impl Route {
     }
 
     /// Its deployments in the order in which they are asked, as far as that does not change with each request.
-    pub fn candidates(&self) -> Vec<&Arc<Deployment>> {
-        self.order.usual(&self.deployments)
+    pub fn candidates(&self, demands: Option<&Demands>) -> Vec<&Arc<Deployment>> {
+        fitting_first(self.order.usual(&self.deployments).into_iter(), demands).collect()
     }
 
     /// All names that lead here.
@@ -106,11 +119,23 @@ impl Route {
 }
 
 impl Deployment {
+    /// Whether the gateway runs it itself.
+    pub fn is_managed(&self) -> bool {
+        !self.variants.is_empty()
+    }
+
+    /// How many keys its provider has, and how many of them rest; none if there are not several.
+    pub fn keys(&self, now: Instant) -> Option<(usize, usize)> {
+        let all = self.keys.len();
+        (all > 0).then(|| (all, self.keys.resting(now)))
+    }
+
     pub(super) fn count(&self, outcome: AttemptOutcome) {
         match outcome {
             AttemptOutcome::Answered => self.answered.inc(),
             AttemptOutcome::Failed => self.failed.inc(),
             AttemptOutcome::Rejected => self.rejected.inc(),
+            AttemptOutcome::Outrun => self.outrun.inc(),
         };
     }
 }
@@ -122,6 +147,8 @@ pub struct Served {
     pub config: ProviderConfig,
     /// Who answers.
     pub provider: Arc<dyn Provider>,
+    /// The same with each of its keys, if there are several.
+    pub by_key: Vec<Arc<dyn Provider>>,
     /// What it said it has, for one whose models are discovered.
     pub discovered: Vec<ModelCard>,
 }
@@ -135,18 +162,20 @@ impl RoutingTable {
         };
         let mut deployments: Vec<(Arc<str>, Vec<Arc<Deployment>>)> = Vec::new();
         for served in served {
+            let keys = Arc::new(keys_of(served, health));
             for (model, card) in models_of(served) {
                 let public: Arc<str> = model.public.as_str().into();
                 let deployment =
                     deployment(served, (model, card), &public, &catalog.routing, (metrics, health));
-                let deployment = Arc::new(deployment);
+                let deployment = Arc::new(Deployment { keys: keys.clone(), ..deployment });
                 match deployments.iter_mut().find(|(name, _)| *name == public) {
                     Some((_, of_model)) => of_model.push(deployment),
                     None => deployments.push((public, vec![deployment])),
                 }
             }
         }
-        let auto = auto(&deployments, catalog, metrics);
+        let hedges = Arc::new(Hedges::new(catalog.routing.hedge_budget));
+        let auto = auto(&deployments, catalog, metrics, &hedges);
         for (model, mut deployments) in deployments {
             // Stable: equals stay in the order of the file.
             deployments.sort_by_key(|deployment| deployment.priority);
@@ -158,7 +187,9 @@ impl RoutingTable {
                 context_fallbacks: policy.context_fallbacks,
                 metrics: Arc::new(metrics.of_model(&model)),
                 order: Order::new(policy.strategy, deployments.len()),
+                is_choosy: is_choosy(&deployments),
                 routing: catalog.routing.clone(),
+                hedges: hedges.clone(),
                 model,
                 deployments,
             }));
@@ -208,6 +239,7 @@ fn auto(
     deployments: &[(Arc<str>, Vec<Arc<Deployment>>)],
     catalog: &Catalog,
     metrics: &Metrics,
+    hedges: &Arc<Hedges>,
 ) -> Option<Route> {
     let all: Vec<Arc<Deployment>> = deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
     let model: Arc<str> = AUTO.into();
@@ -217,7 +249,9 @@ fn auto(
         fallbacks: Vec::new(),
         context_fallbacks: Vec::new(),
         order: Order::new(Strategy::Score, all.len()),
+        is_choosy: is_choosy(&all),
         routing: catalog.routing.clone(),
+        hedges: hedges.clone(),
         model,
         deployments: all,
     })
@@ -247,6 +281,30 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
     }
 }
 
+fn keys_of(served: &Served, health: &HealthBook) -> Keys {
+    let keys = served.by_key.iter().enumerate().map(|(at, provider)| {
+        let id = format!("{} key {}", known_as(&served.config, served.config.api_keys.get(at)), at + 1);
+        Arc::new(Key { provider: provider.clone(), health: health.of(&id) })
+    });
+    Keys::new(keys.collect())
+}
+
+/// The name under which the health of a provider is kept. One with another address or key is another one, so that a
+/// mended configuration need not wait for the rest of the one before it.
+fn known_as(provider: &ProviderConfig, key: Option<&SecretString>) -> String {
+    let mut hasher = DefaultHasher::new();
+    (&provider.base_url, key.map(ExposeSecret::expose_secret)).hash(&mut hasher);
+    format!("{} {:x}", provider.name, hasher.finish())
+}
+
+/// Whether deployments differ in what they can do.
+fn is_choosy(deployments: &[Arc<Deployment>]) -> bool {
+    let same = |one: &Arc<Deployment>, other: &Arc<Deployment>| {
+        one.abilities == other.abilities && one.context_tokens == other.context_tokens
+    };
+    deployments.windows(2).any(|pair| matches!(pair, [one, other] if !same(one, other)))
+}
+
 fn deployment(
     served: &Served,
     (model, card): (ModelConfig, ModelCard),
@@ -269,11 +327,13 @@ fn deployment(
         adjustment: model.score_adjustment,
         base_priority: served.config.base_priority,
     };
+    let known_as = known_as(&served.config, served.config.api_key.as_ref());
     Deployment {
         score: Score::of(&merits, &routing.scalars),
         weight: model.weight.unwrap_or(1.0),
-        health: health.of(&id),
-        provider_health: health.of(&provider_name),
+        health: health.of(&format!("{known_as} {}", model.upstream)),
+        provider_health: health.of(&known_as),
+        keys: Arc::default(),
         most_rest: routing.max_cooldown,
         plays: plays(&served.config, &model),
         id,
@@ -296,6 +356,7 @@ fn deployment(
         answered: attempts(AttemptOutcome::Answered),
         failed: attempts(AttemptOutcome::Failed),
         rejected: attempts(AttemptOutcome::Rejected),
+        outrun: attempts(AttemptOutcome::Outrun),
         provider_name,
     }
 }

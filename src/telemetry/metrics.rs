@@ -91,6 +91,8 @@ pub enum AttemptOutcome {
     Failed,
     /// The upstream refused the request.
     Rejected,
+    /// Another one that was asked beside it was faster.
+    Outrun,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -190,6 +192,7 @@ impl Metrics {
             AttemptOutcome::Answered => "answered",
             AttemptOutcome::Failed => "failed",
             AttemptOutcome::Rejected => "rejected",
+            AttemptOutcome::Outrun => "outrun",
         };
         let labels = AttemptLabels { provider: provider.clone(), model: model.clone(), outcome };
         self.attempts.get_or_create(&labels).clone()

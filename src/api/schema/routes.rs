@@ -49,6 +49,10 @@ pub(in crate::api) struct CandidateBody {
     pub(in crate::api) score: ScoreBody,
     /// Whether it can be asked, and if not, why.
     pub(in crate::api) reason: String,
+    /// How many keys its provider has, if several.
+    pub(in crate::api) keys: Option<usize>,
+    /// How many of these rest.
+    pub(in crate::api) resting_keys: Option<usize>,
     /// How much longer it, or its provider, rests.
     pub(in crate::api) rests_for_seconds: Option<f64>,
     /// Of the requests that it was asked, callers' mistakes left out; from 0 to 1.

@@ -46,7 +46,18 @@ impl Reader<'_> {
                 self.fault("routing", &format!("`{key}` is {value}"), "give a number, 0 or more");
             }
         }
+        if let Some(budget) = raw.hedge_budget.filter(|budget| !(0.0..=1.0).contains(budget)) {
+            self.fault("routing", &format!("`hedge_budget` is {budget}"), "give a number from 0 to 1");
+        }
+        let mut optional = |key: &str, value: Option<f64>| {
+            value.map(|seconds| self.seconds("routing", key, Some(seconds), Duration::MAX))
+        };
+        let hedge_after = optional("hedge_after", raw.hedge_after);
+        let overflow_after = optional("overflow_after", raw.overflow_after);
         self.catalog.routing = Routing {
+            hedge_after,
+            overflow_after,
+            hedge_budget: raw.hedge_budget.unwrap_or(default.hedge_budget),
             max_wait: match raw.max_wait {
                 Some(0.0) => Duration::ZERO,
                 wait => self.seconds("routing", "max_wait", wait, default.max_wait),

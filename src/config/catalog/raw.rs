@@ -37,6 +37,7 @@ pub(super) struct RawProvider {
     pub(super) kind: Option<String>,
     pub(super) base_url: Option<String>,
     pub(super) api_key: Option<String>,
+    pub(super) api_keys: Vec<String>,
     pub(super) headers: Pairs<String>,
     pub(super) timeout: Option<f64>,
     pub(super) connect_timeout: Option<f64>,
@@ -157,6 +158,9 @@ pub(super) struct RawTokenization {
 pub(super) struct RawRouting {
     pub(super) max_wait: Option<f64>,
     pub(super) max_cooldown: Option<f64>,
+    pub(super) hedge_after: Option<f64>,
+    pub(super) hedge_budget: Option<f64>,
+    pub(super) overflow_after: Option<f64>,
     #[serde(alias = "MODEL_LEADERBOARD_SCORE_SCALAR")]
     pub(super) model_leaderboard_score_scalar: Option<f64>,
     #[serde(alias = "MODEL_PARAM_SCORE_SCALAR")]

@@ -15,6 +15,7 @@ fn config(base_url: &str) -> ProviderConfig {
         kind: "openai".to_owned(),
         base_url: Some(base_url.to_owned()),
         api_key: Some(SecretString::from("planted-key")),
+        api_keys: Vec::new(),
         headers: Vec::new(),
         timeouts: Timeouts::default(),
         base_priority: 1.0,

@@ -103,6 +103,7 @@ pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<Cha
         max_output_tokens: chat.max_completion_tokens.or(chat.max_tokens),
         options: Options::default(),
         body: RawObject::known(body.clone()),
+        patience: None,
         places: Places {
             model: Some(place(chat.model)),
             stream: chat.stream.map(place),

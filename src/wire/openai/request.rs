@@ -123,6 +123,7 @@ fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Resu
         include_usage: include_usage(&body)?,
         max_output_tokens,
         options: Options::default(),
+        patience: None,
         places: Places::of(&body),
         body,
     })

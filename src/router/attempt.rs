@@ -1,0 +1,117 @@
+//! One deployment is asked once: the leave to do so, the question, and what is learned from how it went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Ask;
+use super::health::Pass;
+use super::keys::Key;
+use super::table::Deployment;
+use crate::providers::{Cooldown, Failover, Provider, ProviderError};
+use crate::telemetry::AttemptOutcome;
+
+/// A deployment that may be asked now.
+#[derive(Debug)]
+pub(super) struct Candidate<'r> {
+    pub(super) deployment: &'r Arc<Deployment>,
+    leave: Leave<'r>,
+    /// How long it may be waited for in a queue, while another could answer.
+    pub(super) patience: Option<Duration>,
+}
+
+/// The leave to ask a deployment: its own, its provider's, and that of one of its provider's keys if it has several.
+#[derive(Debug)]
+struct Leave<'r> {
+    own: Pass<'r>,
+    provider: Pass<'r>,
+    key: Option<(&'r Arc<Key>, Pass<'r>)>,
+}
+
+/// How one question went.
+#[derive(Debug)]
+pub(super) struct Outcome<'r, A> {
+    pub(super) deployment: &'r Arc<Deployment>,
+    pub(super) key: Option<Arc<Key>>,
+    pub(super) result: Result<A, ProviderError>,
+}
+
+/// By which way a deployment is asked.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// With which key, if there are several.
+    pub(super) provider: &'a Arc<dyn Provider>,
+    /// How long it may be waited for in a queue.
+    pub(super) patience: Option<Duration>,
+}
+
+impl<'r> Candidate<'r> {
+    /// # Errors
+    /// It rests until then, or its provider does, or all of its provider's keys.
+    pub(super) fn admitted(deployment: &'r Arc<Deployment>, now: Instant) -> Result<Self, Instant> {
+        let provider = deployment.provider_health.admit(now)?;
+        let own = deployment.health.admit(now)?;
+        let key = deployment.keys.admit(now)?;
+        Ok(Self { deployment, leave: Leave { own, provider, key }, patience: None })
+    }
+
+    /// Asks.
+    pub(super) async fn asked<R: Ask>(self, request: &R) -> Outcome<'r, R::Answer> {
+        let Self { deployment, leave, patience } = self;
+        let began = Instant::now();
+        let key = leave.key.as_ref().map(|(key, _)| Arc::clone(key));
+        let provider = key.as_ref().map_or(&deployment.provider, |key| &key.provider);
+        let result = request.ask(deployment, &Means { provider, patience }).await;
+        match &result {
+            Ok(_) => {
+                deployment.count(AttemptOutcome::Answered);
+                leave.own.took(began.elapsed(), request.is_stream());
+                leave.own.succeeded();
+                leave.provider.succeeded();
+                if let Some((_, pass)) = leave.key {
+                    pass.succeeded();
+                }
+            }
+            Err(error) => deployment.has_failed(error, key.as_deref()),
+        }
+        Outcome { deployment, key, result }
+    }
+}
+
+impl Deployment {
+    /// Something rests now, if the failure says so: with several keys the one that was used, in the place of the whole
+    /// provider. Also of a stream that failed after it had begun.
+    pub fn has_failed(&self, error: &ProviderError, key: Option<&Key>) {
+        let (word, now) = (error.kind.word(), Instant::now());
+        match error.failover() {
+            Failover::Stop => return self.count(AttemptOutcome::Rejected),
+            Failover::Next(_) if self.plays => self.health.note_failure(word),
+            Failover::Next(Cooldown::None) => self.health.note_failure(word),
+            Failover::Next(Cooldown::Deployment(at_least)) => {
+                self.health.failed(word, at_least, self.most_rest, now);
+            }
+            Failover::Next(Cooldown::Provider(at_least)) => {
+                self.health.note_failure(word);
+                let guilty = key.map_or(&self.provider_health, |key| &key.health);
+                guilty.failed(word, at_least, self.most_rest, now);
+            }
+        }
+        self.count(AttemptOutcome::Failed);
+    }
+
+    /// Whether it might be asked now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        let rests = |health: &super::Health| health.figures(now).rests_for.is_some();
+        !rests(&self.health) && !rests(&self.provider_health) && self.keys.resting(now) == 0
+    }
+
+    /// Comes back when it may be worth looking again whether it rests.
+    pub(super) async fn changed(&self) {
+        tokio::select! {
+            () = self.health.changed() => {}
+            () = self.provider_health.changed() => {}
+            () = self.keys.changed() => {}
+        }
+    }
+}

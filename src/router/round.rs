@@ -1,0 +1,133 @@
+//! One pass over the deployments of a route: who is asked next, and what has become of those that were.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::RouteError;
+use super::attempt::{Candidate, Outcome};
+use super::table::{Deployment, Route};
+use crate::providers::{Cooldown, ErrorKind, Failover, OVERFLOWED};
+
+/// One pass.
+#[derive(Debug)]
+pub(super) struct Round<'r, I> {
+    route: &'r Route,
+    order: I,
+    /// One that is asked again with another key, so many times at most.
+    again: Option<(&'r Arc<Deployment>, usize)>,
+    /// One with a long queue, to which the request comes back if nobody else can answer.
+    overflowed: Option<&'r Arc<Deployment>>,
+    /// Only those with more context are of use now.
+    larger_than: Option<u64>,
+    /// Whatever another one said, it would be the same.
+    is_over: bool,
+    pub(super) attempts: u32,
+    pub(super) failure: Option<RouteError>,
+    /// The first to return of those that rest.
+    pub(super) soonest: Option<(Instant, &'r Arc<Deployment>)>,
+}
+
+impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
+    pub(super) fn new(route: &'r Route, order: I) -> Self {
+        Self {
+            route,
+            order,
+            again: None,
+            overflowed: None,
+            larger_than: None,
+            is_over: false,
+            attempts: 0,
+            failure: None,
+            soonest: None,
+        }
+    }
+
+    /// Who is asked next.
+    pub(super) fn next(&mut self) -> Option<Candidate<'r>> {
+        if self.is_over {
+            return None;
+        }
+        let next = self.by_another_key().or_else(|| self.following()).or_else(|| self.back_in_the_queue())?;
+        Some(self.began(next))
+    }
+
+    /// One that may be asked beside `busy`, to be handed to `began` if it is.
+    pub(super) fn spare(&mut self, busy: &Arc<Deployment>) -> Option<Candidate<'r>> {
+        self.following().filter(|next| !Arc::ptr_eq(next.deployment, busy))
+    }
+
+    /// It is asked.
+    pub(super) fn began(&mut self, candidate: Candidate<'r>) -> Candidate<'r> {
+        self.attempts += 1;
+        if let Some(source) = &self.failure {
+            tracing::warn!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source, "Another deployment is asked after a failure");
+        }
+        candidate
+    }
+
+    fn by_another_key(&mut self) -> Option<Candidate<'r>> {
+        let (deployment, times) = self.again.take()?;
+        let next = Candidate::admitted(deployment, Instant::now()).ok()?;
+        self.again = times.checked_sub(1).map(|times| (deployment, times));
+        Some(next)
+    }
+
+    fn following(&mut self) -> Option<Candidate<'r>> {
+        let now = Instant::now();
+        loop {
+            let deployment = self.order.next()?;
+            let fits = |least: u64| deployment.context_tokens.is_some_and(|context| context > least);
+            if !self.larger_than.is_none_or(fits) {
+                continue;
+            }
+            match Candidate::admitted(deployment, now) {
+                Ok(mut candidate) => {
+                    candidate.patience = self.patience(deployment, now);
+                    self.again = deployment.keys.len().checked_sub(1).map(|times| (deployment, times));
+                    return Some(candidate);
+                }
+                Err(until) => {
+                    self.soonest =
+                        self.soonest.filter(|(known, _)| *known <= until).or(Some((until, deployment)));
+                }
+            }
+        }
+    }
+
+    fn back_in_the_queue(&mut self) -> Option<Candidate<'r>> {
+        Candidate::admitted(self.overflowed.take()?, Instant::now()).ok()
+    }
+
+    /// How long an engine's queue is worth waiting in while somebody else could answer.
+    fn patience(&self, deployment: &Arc<Deployment>, now: Instant) -> Option<Duration> {
+        let patience = self.route.routing.overflow_after.filter(|_| deployment.is_managed())?;
+        let mut others = self.route.deployments.iter().filter(|other| !Arc::ptr_eq(other, deployment));
+        others.any(|other| !other.is_managed() && other.is_ready(now)).then_some(patience)
+    }
+
+    /// It has failed, or refused.
+    pub(super) fn failed<A>(&mut self, outcome: Outcome<'r, A>) {
+        let Outcome { deployment, result: Err(error), .. } = outcome else { return };
+        let is_of_key = matches!(error.failover(), Failover::Next(Cooldown::Provider(_)));
+        let is_same = |again: &(&Arc<Deployment>, usize)| Arc::ptr_eq(again.0, deployment);
+        self.again = self.again.take().filter(|again| is_of_key && is_same(again));
+        match &error.kind {
+            ErrorKind::Overloaded { code: OVERFLOWED, .. } => self.overflowed = Some(deployment),
+            ErrorKind::ContextTooLong { context_tokens, .. } => {
+                self.larger_than = self.larger_than.max((*context_tokens).max(deployment.context_tokens));
+                self.is_over = self.larger_than.is_none();
+            }
+            _ => self.is_over = error.failover() == Failover::Stop,
+        }
+        self.failure = Some(deployment.route_error(self.attempts, error));
+    }
+
+    /// One that was asked beside another has failed or refused: that other one says what comes of it.
+    pub(super) fn failed_beside<A>(&mut self, outcome: Outcome<'r, A>) {
+        let (is_over, larger_than) = (self.is_over, self.larger_than);
+        self.failed(outcome);
+        (self.is_over, self.larger_than) = (is_over, larger_than);
+    }
+}
