@@ -18,9 +18,17 @@ use poem::{Endpoint, Request, Response};
 
 use super::context::{Admitted, Context};
 use super::cors;
-use super::error::{ApiError, ErrorLabel};
+use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
 use crate::llm::unique_id;
 use crate::telemetry::{EndpointMetrics, Metrics, Outcome, RequestRecord};
+
+/// OpenAI's clients count in this how often they have tried already.
+const RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// Whether a client has sent the same before. Every try of it is one of all deployments here, so one more is enough.
+fn is_retry(headers: &HeaderMap) -> bool {
+    headers.get(RETRIES).is_some_and(|count| !matches!(count.as_bytes(), b"" | b"0"))
+}
 
 /// Wraps all endpoints.
 pub(super) struct Access<E> {
@@ -42,6 +50,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let record = Arc::new(RequestRecord::new(request_id(request.headers())));
         record.facts().endpoint = Some(self.unmatched.clone());
+        let is_retry = is_retry(request.headers());
         let mut guard = Guard {
             record: record.clone(),
             metrics: self.context.metrics.clone(),
@@ -68,6 +77,12 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         let label = response.extensions().get::<ErrorLabel>().copied();
         if let Some(ErrorLabel(label)) = label {
             record.facts().error = Some(label);
+        }
+        if is_retry
+            && let Some(label) = label
+            && label.has_tried_everyone()
+        {
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         add_headers(response.headers_mut(), &record);
         guard.status = Some(response.status().as_u16());

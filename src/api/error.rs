@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use poem::http::header::{ALLOW, RETRY_AFTER};
-use poem::http::{HeaderValue, StatusCode};
+use poem::http::{HeaderName, HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaHeader, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
@@ -64,6 +64,16 @@ impl Told {
 /// The code of the error that a response tells, for logs and figures.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorLabel(pub(super) &'static str);
+
+/// Tells OpenAI's clients whether to try again, whatever they would do by themselves.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+impl ErrorLabel {
+    /// Whether nobody is left who could have answered, so that another try at once would meet the same.
+    pub(super) fn has_tried_everyone(self) -> bool {
+        self.0 == RESTING || (self.0.starts_with("upstream_") && self.0 != "upstream_rejected")
+    }
+}
 
 impl ApiError {
     /// An error with one of our codes.
@@ -200,7 +210,7 @@ impl ApiError {
             );
         }
         if let Some(worth) = told.is_worth_a_retry() {
-            headers.insert("x-should-retry", HeaderValue::from_static(if worth { "true" } else { "false" }));
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(if worth { "true" } else { "false" }));
         }
         if let Some(provider) = told.provider.as_ref().and_then(|name| HeaderValue::from_str(name).ok()) {
             headers.insert("x-llm-provider", provider);

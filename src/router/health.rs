@@ -3,6 +3,7 @@
 //! Outlives a change of the configuration, so that a reload forgets no rest. Time goes in as a value.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,18 @@ pub struct Health {
     // A std mutex: held for a few comparisons.
     state: Mutex<State>,
     changed: Notify,
+    /// Under which name it is known to other replicas, and how they hear of it.
+    others: Option<(Box<str>, Arc<dyn Replicas>)>,
+}
+
+/// The other replicas of the gateway, which leave alone whoever rests here. Both calls come back at once, whatever the
+/// way to the others is like.
+pub trait Replicas: Debug + Send + Sync {
+    /// It rests from now on, for so long.
+    fn rests(&self, name: &str, rest: Duration);
+
+    /// It answers again.
+    fn is_well(&self, name: &str);
 }
 
 #[derive(Debug, Default)]
@@ -102,21 +115,43 @@ impl Health {
     /// It failed, and rests: longer with each failure, at least as long as it asks for, and never longer than `most`.
     /// A rest that ends later already stays as it is.
     pub fn failed(&self, word: &'static str, at_least: Option<Duration>, most: Duration, now: Instant) {
-        {
+        let until = {
             let mut state = self.state();
             state.note_failure(word);
             // Those who had asked before it began to rest tell nothing new.
             if state.rests_until.is_none_or(|until| until <= now) {
                 state.failures = state.failures.saturating_add(1);
             }
-            let doubled = FIRST_REST.saturating_mul(1 << (state.failures - 1).min(16));
+            let doubled = FIRST_REST.saturating_mul(1 << state.failures.saturating_sub(1).min(16));
             // A little apart, so that not all replicas come back at once.
             let rest = doubled.mul_f64(1.0 + random() / 4.0).max(at_least.unwrap_or_default()).min(most);
-            let until = now + rest;
             self.is_troubled.store(true, Ordering::Release);
-            state.rests_until = Some(state.rests_until.map_or(until, |before| before.max(until)));
+            state.rest_until(now + rest)
+        };
+        if let Some((name, others)) = &self.others {
+            others.rests(name, until.saturating_duration_since(now));
         }
         self.changed.notify_waiters();
+    }
+
+    /// Another replica says how it fares: it rests for so long, or is well again.
+    fn told(&self, rest: Option<Duration>, now: Instant) {
+        let mut state = self.state();
+        match rest {
+            Some(rest) => {
+                self.is_troubled.store(true, Ordering::Release);
+                state.rest_until(now + rest);
+            }
+            None => self.is_well(&mut state),
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    fn is_well(&self, state: &mut State) {
+        state.rests_until = None;
+        state.failures = 0;
+        self.is_troubled.store(false, Ordering::Release);
     }
 
     /// It failed, for which it need not rest.
@@ -149,6 +184,11 @@ impl Health {
 }
 
 impl State {
+    /// A rest is never shortened.
+    fn rest_until(&mut self, until: Instant) -> Instant {
+        *self.rests_until.insert(self.rests_until.map_or(until, |before| before.max(until)))
+    }
+
     fn note_failure(&mut self, word: &'static str) {
         self.failed += 1;
         self.last_failure = Some(word);
@@ -162,11 +202,10 @@ impl Pass<'_> {
         if !self.health.is_troubled.load(Ordering::Acquire) {
             return;
         }
-        let mut state = self.health.state();
-        state.rests_until = None;
-        state.failures = 0;
-        self.health.is_troubled.store(false, Ordering::Release);
-        drop(state);
+        self.health.is_well(&mut self.health.state());
+        if let Some((name, others)) = &self.health.others {
+            others.is_well(name);
+        }
         self.health.changed.notify_waiters();
     }
 
@@ -207,13 +246,29 @@ pub(super) fn random() -> f64 {
 pub struct HealthBook {
     // A std mutex: held for a look into a map, when routes are made.
     known: Arc<Mutex<HashMap<String, Arc<Health>>>>,
+    others: Option<Arc<dyn Replicas>>,
 }
 
 impl HealthBook {
+    /// One whose rests other replicas hear of. What they say themselves comes by [`HealthBook::told`].
+    pub fn shared(others: Arc<dyn Replicas>) -> Self {
+        Self { others: Some(others), ..Self::default() }
+    }
+
+    /// Another replica says of someone that it rests for so long, or with `None` that it is well again.
+    pub fn told(&self, name: &str, rest: Option<Duration>) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some(health) = known {
+            health.told(rest, Instant::now());
+        }
+    }
+
     /// That of a deployment, or of a provider, as before if it was known.
     pub(super) fn of(&self, id: &str) -> Arc<Health> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(id.to_owned()).or_default().clone()
+        let others = || self.others.clone().map(|others| (id.into(), others));
+        let new = || Arc::new(Health { others: others(), ..Health::default() });
+        known.entry(id.to_owned()).or_insert_with(new).clone()
     }
 
     /// Forgets those that no route speaks of any more.
@@ -289,6 +344,43 @@ mod tests {
         assert_eq!(figures.first_token_p95, Some(Duration::from_millis(96)));
         assert_eq!(health.average(false), Some(9.0));
         assert!((0.08..0.1).contains(&health.average(true).unwrap()));
+    }
+
+    /// The way to one other replica.
+    #[derive(Debug, Default)]
+    struct Other(Mutex<Option<HealthBook>>);
+
+    impl Replicas for Other {
+        fn rests(&self, name: &str, rest: Duration) {
+            if let Some(book) = &*self.0.lock().unwrap() {
+                book.told(name, Some(rest));
+            }
+        }
+
+        fn is_well(&self, name: &str) {
+            if let Some(book) = &*self.0.lock().unwrap() {
+                book.told(name, None);
+            }
+        }
+    }
+
+    #[test]
+    fn replicas_hear_of_each_others_rests() {
+        let (north_of, south_of) = (Arc::new(Other::default()), Arc::new(Other::default()));
+        let (here, there) = (HealthBook::shared(north_of.clone()), HealthBook::shared(south_of.clone()));
+        *north_of.0.lock().unwrap() = Some(there.clone());
+        *south_of.0.lock().unwrap() = Some(here.clone());
+        let (a_one, other_a, other_b) = (here.of("a"), there.of("a"), there.of("b"));
+        let now = Instant::now();
+
+        a_one.failed("x", Some(seconds(40)), MOST, now);
+        assert!(other_a.admit(now + seconds(39)).is_err() && other_b.admit(now).is_ok());
+        other_a.failed("x", Some(seconds(90)), MOST, now);
+        a_one.failed("x", Some(seconds(50)), MOST, now);
+        assert!(other_a.admit(now + seconds(85)).is_err(), "a shorter rest shortens nothing, there as here");
+        other_a.admit(now + seconds(100)).unwrap().succeeded();
+        assert!((0..3).all(|_| a_one.admit(now + seconds(1)).is_ok()));
+        here.told("nobody", Some(seconds(1)));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use fit::fitting_first;
 use round::Round;
 
 pub use attempt::Means;
-pub use health::{Figures, Health, HealthBook};
+pub use health::{Figures, Health, HealthBook, Replicas};
 pub use keys::Key;
 pub use score::Score;
 pub use table::{Deployment, Route, RoutingTable, Served};

@@ -34,5 +34,6 @@ mod reload;
 mod routing;
 mod secrets;
 mod serving;
+mod spares;
 mod streams;
 mod telemetry;
