@@ -1,11 +1,12 @@
-//! Every way in which an upstream can fail before its first content, streamed and whole: another deployment answers, the
-//! failed one rests, and nothing hangs or looks like success. After it, an error event.
+//! Every way in which an upstream can fail, streamed and whole. Before its first content another deployment answers; after
+//! it there is an error event; in either case the guilty part rests as long as it should, and nothing hangs or looks like
+//! success.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Events, Gateway, Setup, Step, Upstream, fixture, json, sse};
+use crate::support::{Events, Gateway, Setup, Step, Upstream, answer, fixture, json, sse};
 
 const CHAT: &str = "/v1/chat/completions";
 const ROLE: &str = r#"{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
@@ -27,7 +28,7 @@ async fn good() -> Upstream {
 fn pair(first: &str, second: &str, routing: Value) -> Gateway {
     let provider = |url: &str, priority: u32| {
         json!({"type": "openai", "base_url": url, "first_token_timeout": 0.4, "timeout": 0.4, "stall_timeout": 0.4,
-            "models": {"m": {"priority": priority}}})
+            "models": {"m": {"priority": priority}, "other": {"priority": priority}}})
     };
     let providers = json!({"bad": provider(first, 1), "good": provider(second, 2)});
     Setup::new().models(&json!({"providers": providers, "routing": routing})).start()
@@ -48,41 +49,96 @@ async fn ask(gateway: &Gateway, text: &str, stream: bool) -> (String, u64, bool)
     (provider, attempts, is_good)
 }
 
+/// What rests after a fault, and for how long, in whole seconds: from, and to.
+#[derive(Clone, Copy)]
+enum Rest {
+    Deployment(f64, f64),
+    Provider(f64, f64),
+}
+
+/// The first rest, if nothing else is asked for.
+const SHORT: Rest = Rest::Deployment(1.0, 3.0);
+
+struct Fault {
+    name: &'static str,
+    steps: Vec<Step>,
+    /// What the figures say that it was.
+    word: &'static str,
+    rest: Rest,
+}
+
+fn fault(name: &'static str, steps: Vec<Step>, word: &'static str, rest: Rest) -> Fault {
+    Fault { name, steps, word, rest }
+}
+
+fn status(name: &'static str, status: u16, headers: &str, word: &'static str, rest: Rest) -> Fault {
+    fault(name, vec![json(status, headers, &json!({"error": {"message": "no"}}))], word, rest)
+}
+
+fn faults() -> Vec<Fault> {
+    let text = |text: &str| Step::Send(text.as_bytes().to_vec());
+    let long = "x".repeat(20 * 1024 * 1024);
+    let html = text("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\n<p/>");
+    let cut = text("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 3\r\n\r\n{\"a");
+    let far = "retry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\n";
+    let endless = (0..200).flat_map(|_| [text(": nothing yet\n\n"), Step::Pause(Duration::from_millis(20))]);
+    let end = |events: &[&str]| vec![sse(events), Step::Close];
+    vec![
+        fault("reset before the head", vec![Step::Reset], "unreachable", SHORT),
+        fault("closed before the head", vec![Step::Close], "unreachable", SHORT),
+        fault("slow head", vec![Step::Hold], "timeout", SHORT),
+        status("429 without a word", 429, "", "rate_limited", Rest::Provider(1.0, 3.0)),
+        status("429 in seconds", 429, "retry-after: 40\r\n", "rate_limited", Rest::Provider(38.0, 40.0)),
+        status("429 with a date", 429, far, "rate_limited", Rest::Provider(298.0, 300.0)),
+        status("429, absurd", 429, "retry-after: 31536000\r\n", "rate_limited", Rest::Provider(298.0, 300.0)),
+        status(
+            "429 with nonsense",
+            429,
+            "retry-after: -7, soon\r\n",
+            "rate_limited",
+            Rest::Provider(1.0, 3.0),
+        ),
+        status("401", 401, "", "unauthorized", Rest::Provider(28.0, 30.0)),
+        status("500", 500, "", "unavailable", SHORT),
+        status("502", 502, "", "unavailable", SHORT),
+        status("503", 503, "retry-after: 30\r\n", "unavailable", Rest::Deployment(28.0, 30.0)),
+        status("200 with an error", 200, "", "protocol", SHORT),
+        fault("wrong content type", vec![html], "protocol", SHORT),
+        fault("malformed JSON", vec![cut], "protocol", SHORT),
+        fault("malformed events", end(&["{\"id\":", "nonsense"]), "protocol", SHORT),
+        fault("an error as the first event", end(&[r#"{"error":{"message":"no"}}"#]), "protocol", SHORT),
+        fault("the role and then the end", end(&[ROLE]), "protocol", SHORT),
+        fault("the end without a finish", end(&[ROLE, "[DONE]"]), "protocol", SHORT),
+        fault("a stall before the first token", vec![sse(&[ROLE]), Step::Hold], "timeout", SHORT),
+        fault("comments without end", [sse(&[ROLE])].into_iter().chain(endless).collect(), "timeout", SHORT),
+        fault(
+            "a line without end",
+            vec![sse(&[]), Step::Send(format!("data: {long}").into_bytes()), Step::Close],
+            "protocol",
+            SHORT,
+        ),
+        fault("no HTTP at all", vec![text("SSH-2.0-OpenSSH_9.2\r\n"), Step::Close], "unreachable", SHORT),
+    ]
+}
+
+/// What the figures say of the first provider's two models: the last failure of `m`, and how long each rests, in seconds.
+async fn rests(gateway: &Gateway) -> (Value, [Option<f64>; 2]) {
+    let routes = answer(gateway.get("/api/routes")).await.1;
+    let of = |model: &str| {
+        let route =
+            routes["routes"].as_array().unwrap().iter().find(|route| route["model"] == *model).unwrap();
+        let candidates = route["candidates"].as_array().unwrap().iter();
+        candidates.clone().find(|candidate| candidate["provider"] == "bad").unwrap().clone()
+    };
+    let (m, other) = (of("m"), of("other"));
+    let rest = |candidate: &Value| candidate["rests_for_seconds"].as_f64();
+    (m["last_failure"].clone(), [rest(&m), rest(&other)])
+}
+
 #[tokio::test]
 async fn whatever_fails_before_the_first_content_is_answered_by_another_and_rests() {
-    let text = |text: &str| Step::Send(text.as_bytes().to_vec());
-    let error = json!({"error": {"message": "no"}});
-    let long = "x".repeat(20 * 1024 * 1024);
-    let faults: Vec<(&str, Vec<Step>)> = vec![
-        ("reset before the head", vec![Step::Reset]),
-        ("closed before the head", vec![Step::Close]),
-        ("slow head", vec![Step::Hold]),
-        ("429 without a word", vec![json(429, "", &error)]),
-        ("429 with a date", vec![json(429, "retry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\n", &error)]),
-        ("429 with nonsense", vec![json(429, "retry-after: -7, soon\r\n", &error)]),
-        ("401", vec![json(401, "", &error)]),
-        ("500", vec![json(500, "", &error)]),
-        ("502", vec![json(502, "", &error)]),
-        ("503", vec![json(503, "retry-after: 3\r\n", &error)]),
-        ("200 with an error", vec![json(200, "", &error)]),
-        (
-            "wrong content type",
-            vec![text("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\n<p/>")],
-        ),
-        (
-            "malformed JSON",
-            vec![text("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 3\r\n\r\n{\"a")],
-        ),
-        ("malformed events", vec![sse(&["{\"id\":", "nonsense"]), Step::Close]),
-        ("an error as the first event", vec![sse(&[r#"{"error":{"message":"no"}}"#]), Step::Close]),
-        ("the role and then the end", vec![sse(&[ROLE]), Step::Close]),
-        ("the end without a finish", vec![sse(&[ROLE, "[DONE]"]), Step::Close]),
-        ("a stall before the first token", vec![sse(&[ROLE]), Step::Hold]),
-        ("a line without end", vec![sse(&[]), Step::Send(format!("data: {long}").into_bytes()), Step::Close]),
-        ("no HTTP at all", vec![text("SSH-2.0-OpenSSH_9.2\r\n"), Step::Close]),
-    ];
     let good = good().await;
-    for (name, steps) in faults {
+    for Fault { name, steps, word, rest } in faults() {
         for stream in [true, false] {
             let steps = steps.clone();
             let bad = Upstream::start(move |_| steps.clone()).await;
@@ -90,26 +146,115 @@ async fn whatever_fails_before_the_first_content_is_answered_by_another_and_rest
             let began = Instant::now();
             assert_eq!(ask(&gateway, "hi", stream).await, ("good".to_owned(), 2, true), "{name}, {stream}");
             assert!(began.elapsed() < Duration::from_secs(3), "{name}: {:?}", began.elapsed());
+
+            let (last, [of_model, of_other]) = rests(&gateway).await;
+            // A body that is no stream and no answer may be seen as either.
+            assert!(last == word || last == "protocol", "{name}, {stream}: {last}");
+            let (from, to) = match rest {
+                Rest::Deployment(from, to) | Rest::Provider(from, to) => (from, to),
+            };
+            let seconds = of_model.unwrap_or_default();
+            assert!((from..=to).contains(&seconds), "{name}, {stream}: {seconds}");
+            assert_eq!(of_other.is_some(), matches!(rest, Rest::Provider(..)), "{name}, {stream}");
+
             let asked = bad.seen().len();
-            assert_eq!(
-                ask(&gateway, "hi", stream).await,
-                ("good".to_owned(), 1, true),
-                "{name}, {stream}: it rests"
-            );
+            assert_eq!(ask(&gateway, "hi", stream).await, ("good".to_owned(), 1, true), "{name}, {stream}");
             assert_eq!(bad.seen().len(), asked, "{name}");
         }
     }
     for url in ["http://127.0.0.1:1/v1", "http://nowhere.invalid/v1"] {
         let gateway = pair(url, &good.v1(), json!({}));
         assert_eq!(ask(&gateway, "hi", true).await, ("good".to_owned(), 2, true), "{url}");
+        assert_eq!(rests(&gateway).await.0, "unreachable");
         assert_eq!(ask(&gateway, "hi", false).await, ("good".to_owned(), 1, true), "{url}");
     }
 }
 
 #[tokio::test]
+async fn what_fails_after_the_first_content_ends_in_an_error_and_rests() {
+    let content = ROLE.replace(r#""content":"""#, r#""content":"Hel""#);
+    let events = |more: &[&str]| sse(&[&[ROLE, content.as_str()], more].concat());
+    let long = Step::Send(format!("data: {}", "x".repeat(20 * 1024 * 1024)).into_bytes());
+    let good = good().await;
+    for (name, steps) in [
+        ("a stall", vec![events(&[]), Step::Hold]),
+        ("the end of the connection", vec![events(&[]), Step::Close]),
+        ("a reset", vec![events(&[]), Step::Pause(Duration::from_millis(50)), Step::Reset]),
+        ("an end without a finish", vec![events(&["[DONE]"]), Step::Close]),
+        ("nonsense", vec![events(&["{nonsense"]), Step::Close]),
+        ("an error", vec![events(&[r#"{"error":{"message":"no"}}"#]), Step::Close]),
+        ("a line without end", vec![events(&[]), long, Step::Close]),
+    ] {
+        let bad = Upstream::start(move |_| steps.clone()).await;
+        let gateway = pair(&bad.v1(), &good.v1(), json!({}));
+        let response = gateway.post(CHAT, &says("hi", true)).send().await.unwrap();
+        assert_eq!(response.headers()["x-llm-provider"], "bad");
+        let events = Events::of(response).rest().await;
+        assert!(events.iter().any(|event| event.contains("Hel")), "{name}: {events:?}");
+        assert!(events.last().unwrap().contains("\"error\""), "{name}: {events:?}");
+        let (_, [of_model, of_other]) = rests(&gateway).await;
+        assert!(of_model.is_some() && of_other.is_none(), "{name}");
+        assert_eq!(ask(&gateway, "hi", true).await, ("good".to_owned(), 1, true), "{name}");
+    }
+    let whole = vec![events(&[&ROLE.replace("null}]", r#""stop"}]"#)]), Step::Close];
+    let fine = Upstream::start(move |_| whole.clone()).await;
+    let gateway = pair(&fine.v1(), &good.v1(), json!({}));
+    assert_eq!(
+        ask(&gateway, "hi", true).await,
+        ("bad".to_owned(), 1, true),
+        "a finish without [DONE] is one"
+    );
+    assert_eq!(rests(&gateway).await.1, [None, None]);
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_ended_in_time() {
+    let content = ROLE.replace(r#""content":"""#, r#""content":"and ""#);
+    let more = (0..2000).flat_map(|_| {
+        [Step::Send(format!("data: {content}\n\n").into_bytes()), Step::Pause(Duration::from_millis(2))]
+    });
+    let steps: Vec<Step> = [sse(&[ROLE])].into_iter().chain(more).collect();
+    let mut endless = Upstream::start(move |_| steps.clone()).await;
+    let good = good().await;
+    let gateway = pair(&endless.v1(), &good.v1(), json!({}));
+    let began = Instant::now();
+    let response = gateway.post(CHAT, &says("hi", true)).send().await.unwrap();
+    let events = Events::of(response).rest().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "its `timeout` is 0.4 s: {:?}", began.elapsed());
+    assert!(events.len() > 20 && events.last().unwrap().contains("upstream_timeout"), "{:?}", events.last());
+    assert!(endless.left().await.duration_since(began) < Duration::from_secs(2));
+}
+
+/// The content of a recorded stream, cut at every byte.
+async fn cut_at(gateway: &Gateway, model: &str, at: usize) -> usize {
+    let body =
+        json!({"model": model, "stream": true, "messages": [{"role": "user", "content": at.to_string()}]});
+    let response = gateway.post(CHAT, &body).send().await.unwrap();
+    let provider = response.headers()["x-llm-provider"].to_str().unwrap().to_owned();
+    let events = Events::of(response).rest().await;
+    let is_done = events.last().is_some_and(|last| last == "[DONE]");
+    let has_finish = events
+        .iter()
+        .any(|event| event.contains("\"finish_reason\":\"") || event.contains("\"finish_reason\": \""));
+    // The failed one rests for a moment.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    match (provider.as_str(), is_done) {
+        ("good", true) => 0,
+        (_, true) => {
+            assert!(has_finish, "{at}: {events:?}");
+            1
+        }
+        _ => {
+            assert!(events.last().unwrap().contains("\"error\""), "{at}: {events:?}");
+            2
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_stream_cut_at_any_byte_never_looks_like_success() {
+    const LANES: usize = 8;
     let whole = fixture("openai/chat_stream_usage");
-    let head = whole.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     let (recorded, length) = (whole.clone(), whole.len());
     let bad = Upstream::start(move |seen| {
         let body = seen.json();
@@ -118,28 +263,24 @@ async fn a_stream_cut_at_any_byte_never_looks_like_success() {
     })
     .await;
     let good = good().await;
-    let gateway = pair(&bad.v1(), &good.v1(), json!({"max_cooldown": 0.001}));
-    let mut ends = [0, 0, 0];
-    for at in (0..head).step_by(17).chain((head..=length).step_by(3)).chain([length]) {
-        let response = gateway.post(CHAT, &says(&at.to_string(), true)).send().await.unwrap();
-        let provider = response.headers()["x-llm-provider"].to_str().unwrap().to_owned();
-        let events = Events::of(response).rest().await;
-        let is_done = events.last().is_some_and(|last| last == "[DONE]");
-        let has_finish = events
-            .iter()
-            .any(|event| event.contains("\"finish_reason\":\"") || event.contains("\"finish_reason\": \""));
-        match (provider.as_str(), is_done) {
-            ("good", true) => ends[0] += 1,
-            ("bad", true) => {
-                assert!(has_finish, "{at}: {events:?}");
-                ends[1] += 1;
-            }
-            _ => {
-                assert!(events.last().unwrap().contains("\"error\""), "{at}: {events:?}");
-                ends[2] += 1;
-            }
+    let models = |priority: u32| -> Value {
+        (0..LANES).map(|lane| (format!("m{lane}"), json!({"priority": priority}))).collect()
+    };
+    let provider =
+        |url: String, priority: u32| json!({"type": "openai", "base_url": url, "models": models(priority)});
+    let providers = json!({"bad": provider(bad.v1(), 1), "good": provider(good.v1(), 2)});
+    let routing = json!({"max_cooldown": 0.001});
+    let gateway = Setup::new().models(&json!({"providers": providers, "routing": routing})).start();
+
+    let lane = async |lane: usize| {
+        let mut ends = [0, 0, 0];
+        for at in (0..=length).skip(lane).step_by(LANES) {
+            ends[cut_at(&gateway, &format!("m{lane}"), at).await] += 1;
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+        ends
+    };
+    let lanes = futures_util::future::join_all((0..LANES).map(lane)).await;
+    let ends = lanes.iter().fold([0, 0, 0], |sum, ends| std::array::from_fn(|end| sum[end] + ends[end]));
     assert!(ends.iter().all(|count| *count > 0), "all three ends come about: {ends:?}");
+    assert!(bad.seen().len() > length, "every byte was tried: {}", bad.seen().len());
 }
