@@ -17,6 +17,7 @@ mod tiny_gguf;
 mod llama_chat;
 mod llama_engines;
 mod llama_facade;
+mod llama_failover;
 mod llama_faults;
 mod llama_tools;
 mod node;
@@ -28,6 +29,7 @@ fn main() {
         llama_chat::claims(),
         llama_engines::claims(),
         llama_facade::claims(),
+        llama_failover::claims(),
         llama_faults::claims(),
         llama_tools::claims(),
         node::claims(),
