@@ -27,17 +27,18 @@
 //! | rank | rooms |
 //! |---|---|
 //! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
-//! | 1 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
-//! | 2 | [`telemetry`]: logs, figures, the record of a request |
-//! | 3 | [`engine`]: engines that the gateway starts itself |
-//! | 4 | [`providers`]: one trait, one file a provider |
-//! | 5 | [`router`]: which deployment answers |
-//! | 6 | [`gateway`]: the story |
-//! | 7 | [`api`]: HTTP towards callers |
-//! | 8 | [`app`]: puts it together, reloads it, ends it |
-//! | 9 | [`cli`]: the commands |
+//! | 1 | [`callers`]: keys, limits, budgets, prices, in memory |
+//! | 2 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
+//! | 3 | [`telemetry`]: logs, figures, the record of a request |
+//! | 4 | [`engine`]: engines that the gateway starts itself |
+//! | 5 | [`providers`]: one trait, one file a provider |
+//! | 6 | [`router`]: which deployment answers |
+//! | 7 | [`gateway`]: the story |
+//! | 8 | [`api`]: HTTP towards callers |
+//! | 9 | [`app`]: puts it together, reloads it, ends it |
+//! | 10 | [`cli`]: the commands |
 //!
-//! Rank 3 is for what providers lean on: managed engines, and stores to come.
+//! Rank 4 is for what providers lean on: managed engines, and stores to come.
 //!
 //! # Where to change what
 //!
@@ -49,6 +50,8 @@
 // In reading order.
 pub mod lint;
 pub mod llm;
+
+pub mod callers;
 
 pub mod config;
 pub mod prompts;

@@ -1,0 +1,252 @@
+//! The gate that every request passes: what its key may do, and whether there is enough of everything for it now.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::budget::{Budgets, Reserve, Spent, Whose};
+use super::ring::Caller;
+use super::scope::{Dimension, Figures, Hold, Scope};
+use super::{Budget, Limits};
+
+/// All limits but those of keys, and what has been taken of them.
+#[derive(Debug)]
+pub struct Gate {
+    whole: Arc<Scope>,
+    // A std mutex: held for a look-up.
+    scopes: Mutex<HashMap<(Kind, String), Arc<Scope>>>,
+    // A std mutex: held to read or to replace.
+    rules: Mutex<Arc<Rules>>,
+    budgets: Budgets,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Owner,
+    Model,
+}
+
+/// The limits that are not those of a key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    /// Of the whole gateway.
+    pub gateway: Limits,
+    /// Of each model, by its public name.
+    pub models: HashMap<String, Limits>,
+    /// Of each owner, by name.
+    pub owners: HashMap<String, Limits>,
+    /// What each owner may spend.
+    pub owner_budgets: HashMap<String, Budget>,
+}
+
+/// Why a request does not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its key may not use that model.
+    Model,
+    /// Something is short for now.
+    Limit {
+        /// Of what: `key`, `owner`, `model` or `gateway`.
+        of: &'static str,
+        /// What is short.
+        dimension: Dimension,
+        /// How much there is.
+        limit: u64,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// A budget is used up.
+    Budget {
+        /// Of what: `key` or `owner`.
+        of: &'static str,
+        /// When its period ends, in milliseconds since 1970.
+        until_ms: i64,
+    },
+}
+
+/// The leave to make a request. What it has reserved is put right when it is settled, or given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    gate: Arc<Gate>,
+    holds: Vec<(Arc<Scope>, Hold)>,
+    reserves: Vec<Reserve>,
+    is_settled: bool,
+}
+
+/// How a key stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// What is left of its limits.
+    pub limits: Vec<Figures>,
+    /// Its budget, what was spent of it, and when its period ends, in milliseconds since 1970.
+    pub budget: Option<(Budget, Spent, i64)>,
+}
+
+impl Gate {
+    /// A gate with these rules.
+    pub fn new(rules: Rules, budgets: Budgets) -> Self {
+        let whole = Arc::new(Scope::new(rules.gateway, Instant::now()));
+        Self { whole, scopes: Mutex::default(), rules: Mutex::new(Arc::new(rules)), budgets }
+    }
+
+    /// Puts other rules in place. What has been taken is not forgotten.
+    pub fn replace_rules(&self, rules: Rules) {
+        self.whole.limit(rules.gateway);
+        for ((kind, name), scope) in &*self.scopes.lock().unwrap_or_else(PoisonError::into_inner) {
+            let of_kind = match kind {
+                Kind::Owner => &rules.owners,
+                Kind::Model => &rules.models,
+            };
+            scope.limit(of_kind.get(name).copied().unwrap_or_default());
+        }
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// What has been spent.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a request for a model may be made, which may use this much. All that is limited is taken at once, or
+    /// nothing.
+    ///
+    /// # Errors
+    /// It may not, or not now.
+    pub fn admit(
+        self: &Arc<Self>,
+        caller: Option<&Caller>,
+        model: &str,
+        part: Spent,
+        now_ms: i64,
+    ) -> Result<Permit, Refusal> {
+        if caller.is_some_and(|caller| !caller.key.may_use(model)) {
+            return Err(Refusal::Model);
+        }
+        // From here on it gives back what it has if something else is short.
+        let mut permit =
+            Permit { gate: self.clone(), holds: Vec::new(), reserves: Vec::new(), is_settled: false };
+        let rules = self.rules();
+        for (of, whose, budget) in budgets_of(caller, &rules) {
+            let reserve = self.budgets.take(whose, budget, part, now_ms);
+            permit.reserves.push(reserve.map_err(|until_ms| Refusal::Budget { of, until_ms })?);
+        }
+        let now = Instant::now();
+        for (of, scope) in self.scopes_of(caller, model, &rules) {
+            match scope.take(part.tokens, now) {
+                Ok(hold) => permit.holds.push((scope, hold)),
+                Err(short) => {
+                    permit.put_back(now);
+                    return Err(Refusal::Limit {
+                        of,
+                        dimension: short.dimension,
+                        limit: short.limit,
+                        retry_after: short.retry_after,
+                    });
+                }
+            }
+        }
+        Ok(permit)
+    }
+
+    fn scopes_of(
+        &self,
+        caller: Option<&Caller>,
+        model: &str,
+        rules: &Rules,
+    ) -> Vec<(&'static str, Arc<Scope>)> {
+        let mut scopes = Vec::new();
+        if let Some(caller) = caller.filter(|caller| !caller.key.limits.is_none()) {
+            scopes.push(("key", caller.scope.clone()));
+        }
+        let owner = caller.and_then(|caller| caller.key.owner.as_deref());
+        if let Some((owner, limits)) = owner.and_then(|owner| Some((owner, rules.owners.get(owner)?))) {
+            scopes.push(("owner", self.scope(Kind::Owner, owner, *limits)));
+        }
+        if let Some(limits) = rules.models.get(model) {
+            scopes.push(("model", self.scope(Kind::Model, model, *limits)));
+        }
+        if !rules.gateway.is_none() {
+            scopes.push(("gateway", self.whole.clone()));
+        }
+        scopes
+    }
+
+    fn scope(&self, kind: Kind, name: &str, limits: Limits) -> Arc<Scope> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Scope::new(limits, Instant::now()));
+        scopes.entry((kind, name.to_owned())).or_insert_with(new).clone()
+    }
+
+    /// How a caller stands.
+    pub fn standing(&self, caller: &Caller, now_ms: i64) -> Standing {
+        let budget = caller.key.budget.map(|budget| {
+            let whose = Whose::Key(caller.key.id.clone());
+            let (spent, until_ms) = self.budgets.spent(&whose, &budget, now_ms);
+            (budget, spent, until_ms)
+        });
+        Standing { limits: caller.figures(), budget }
+    }
+}
+
+/// The budgets that hold for a caller.
+fn budgets_of(caller: Option<&Caller>, rules: &Rules) -> impl Iterator<Item = (&'static str, Whose, Budget)> {
+    let of_key =
+        caller.and_then(|caller| Some(("key", Whose::Key(caller.key.id.clone()), caller.key.budget?)));
+    let owner = caller.and_then(|caller| caller.key.owner.clone());
+    let of_owner = owner.and_then(|owner| {
+        let budget = *rules.owner_budgets.get(&owner)?;
+        Some(("owner", Whose::Owner(owner), budget))
+    });
+    of_key.into_iter().chain(of_owner)
+}
+
+impl Permit {
+    /// The request has ended, and has used this.
+    pub fn settle(mut self, spent: Spent, now_ms: i64) {
+        self.close(spent, now_ms);
+    }
+
+    /// How many tokens the answer may have until a budget is used up that ends answers; `None` if there is no such.
+    pub fn left(&self, now_ms: i64) -> Option<u64> {
+        let left = self.reserves.iter().filter_map(|reserve| self.gate.budgets.left_for(reserve, now_ms));
+        left.min()
+    }
+
+    fn close(&mut self, spent: Spent, now_ms: i64) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let now = Instant::now();
+        for (scope, hold) in &self.holds {
+            scope.settle(hold, spent.tokens, now);
+        }
+        for reserve in &self.reserves {
+            self.gate.budgets.settle(reserve, spent, now_ms);
+        }
+    }
+
+    /// The request is not made: it does not even count as one.
+    fn put_back(&mut self, now: Instant) {
+        for (scope, hold) in self.holds.drain(..) {
+            scope.put_back(&hold, now);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        // The day in which nothing was spent does not matter.
+        self.close(Spent::default(), now_ms());
+    }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

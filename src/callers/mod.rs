@@ -1,0 +1,28 @@
+//! Who may call, how much, and what it cost: values, and the counting in memory. Nothing here waits for anybody.
+//!
+//! A [`Key`] says what its holder may do. The [`KeyRing`] knows the keys by their secrets. A request takes a [`Permit`],
+//! which reserves its part of every limit that holds for it and settles it when the request has ended, however that
+//! was. What it used becomes a [`UsageRecord`]. Keeping these is the business of the stores.
+
+mod budget;
+mod gate;
+mod key;
+mod pattern;
+mod period;
+mod price;
+mod ring;
+mod scope;
+mod secret;
+mod usage;
+mod window;
+
+pub use budget::{Budgets, Spent, Whose};
+pub use gate::{Gate, Permit, Refusal, Rules, Standing};
+pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
+pub use pattern::matches;
+pub use period::{Period, Zone};
+pub use price::{Price, Prices};
+pub use ring::{Caller, KeyRing, Unknown};
+pub use scope::{Dimension, Figures};
+pub use secret::{Digest, Secret};
+pub use usage::{Ending, UsageRecord};

@@ -1,0 +1,100 @@
+//! Days, weeks and months of a time zone's calendar: the periods of budgets.
+
+use jiff::civil::{Date, Weekday};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+
+/// How long a budget is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Period {
+    /// From midnight to midnight.
+    Day,
+    /// From Monday to Monday.
+    Week,
+    /// From the first to the first.
+    Month,
+}
+
+/// A time zone, in which days begin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Zone(TimeZone);
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self(TimeZone::UTC)
+    }
+}
+
+impl Zone {
+    /// By its name, such as `Europe/Warsaw` or `UTC`; `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        TimeZone::get(name).ok().map(Self)
+    }
+
+    /// When the period began that this moment is in, and when it ends. In milliseconds since 1970.
+    pub fn around(&self, period: Period, now_ms: i64) -> (i64, i64) {
+        let now = Timestamp::from_millisecond(now_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let today = now.to_zoned(self.0.clone()).date();
+        let (first, next) = match period {
+            Period::Day => (today, today.saturating_add(1.day())),
+            Period::Week => {
+                let since = today.weekday().since(Weekday::Monday);
+                let monday = today.saturating_sub(i64::from(since).days());
+                (monday, monday.saturating_add(1.week()))
+            }
+            Period::Month => (today.first_of_month(), today.first_of_month().saturating_add(1.month())),
+        };
+        (self.begin_of(first), self.begin_of(next))
+    }
+
+    /// The first moment of a day. Where a change of the clock takes midnight away, the first that there is.
+    fn begin_of(&self, day: Date) -> i64 {
+        let begin = day.to_zoned(self.0.clone()).map(|begin| begin.timestamp());
+        begin.unwrap_or(Timestamp::UNIX_EPOCH).as_millisecond()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_millisecond()
+    }
+
+    #[test]
+    fn periods_are_those_of_the_calendar() {
+        let utc = Zone::default();
+        let now = ms("2026-11-21T13:14:15Z");
+        for (period, from, to) in [
+            (Period::Day, "2026-11-21T00:00:00Z", "2026-11-22T00:00:00Z"),
+            (Period::Week, "2026-11-16T00:00:00Z", "2026-11-23T00:00:00Z"),
+            (Period::Month, "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc.around(period, now), (ms(from), ms(to)), "{period:?}");
+        }
+    }
+
+    #[test]
+    fn days_are_longer_and_shorter_when_clocks_change() {
+        let warsaw = Zone::named("Europe/Warsaw").unwrap();
+        for (now, from, to, hours) in [
+            ("2026-03-29T12:00:00Z", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z", 23),
+            ("2026-10-25T12:00:00Z", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 25),
+            ("2026-06-01T12:00:00Z", "2026-05-31T22:00:00Z", "2026-06-01T22:00:00Z", 24),
+        ] {
+            let (begin, end) = warsaw.around(Period::Day, ms(now));
+            assert_eq!((begin, end), (ms(from), ms(to)), "{now}");
+            assert_eq!(end - begin, hours * 3_600_000);
+            assert_eq!(warsaw.around(Period::Day, end - 1).0, begin);
+            assert_eq!(warsaw.around(Period::Day, end).0, end);
+        }
+        // In Beirut clocks go from 23:59:59 to 01:00:00: that day has no midnight.
+        let beirut = Zone::named("Asia/Beirut").unwrap();
+        let (begin, _) = beirut.around(Period::Day, ms("2026-03-29T09:00:00Z"));
+        assert_eq!(begin, ms("2026-03-28T22:00:00Z"));
+        assert!(Zone::named("Mars/Olympus").is_none());
+    }
+}

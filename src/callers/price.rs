@@ -1,0 +1,100 @@
+//! What tokens cost: a price for a model holds from a day on, until a later one does.
+
+use super::pattern::matches;
+use crate::llm::Usage;
+
+/// What a model costs from a time on, in the one currency of all prices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Price {
+    /// A pattern of upstream or public names.
+    pub model: String,
+    /// Of one provider only, by its name.
+    pub provider: Option<String>,
+    /// In milliseconds since 1970.
+    pub from_ms: i64,
+    /// For a million tokens of prompts.
+    pub input: f64,
+    /// For a million tokens of answers.
+    pub output: f64,
+    /// For a million tokens of prompts that the provider had in its cache; as `input` if not said.
+    pub cached_input: Option<f64>,
+}
+
+/// All prices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prices(Vec<Price>);
+
+impl Prices {
+    /// Of several for one model the last in this order that holds at a time counts, the later `from_ms` first.
+    pub fn new(mut prices: Vec<Price>) -> Self {
+        // Stable, so that of equals the later in the file wins when looked at from behind.
+        prices.sort_by_key(|price| price.from_ms);
+        Self(prices)
+    }
+
+    /// The price that holds for a model. One for its provider goes before one for all.
+    pub fn of(&self, provider: &str, names: [&str; 2], now_ms: i64) -> Option<&Price> {
+        let fits =
+            |price: &&Price| price.from_ms <= now_ms && names.iter().any(|name| matches(&price.model, name));
+        let of_provider = |price: &&Price| price.provider.as_deref() == Some(provider);
+        let holding = || self.0.iter().rev().filter(fits);
+        holding().find(of_provider).or_else(|| holding().find(|price| price.provider.is_none()))
+    }
+}
+
+impl Price {
+    /// What a request cost.
+    pub fn cost(&self, usage: &Usage) -> f64 {
+        let cached = usage.cached_input_tokens.min(usage.input_tokens);
+        let fresh = usage.input_tokens - cached;
+        #[expect(clippy::cast_precision_loss, reason = "tokens of one request are far below 2^52")]
+        let part = |tokens: u64, price: f64| tokens as f64 * price / 1_000_000.0;
+        part(fresh, self.input)
+            + part(cached, self.cached_input.unwrap_or(self.input))
+            + part(usage.output_tokens, self.output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn price(model: &str, provider: Option<&str>, from_ms: i64, input: f64) -> Price {
+        Price {
+            model: model.to_owned(),
+            provider: provider.map(str::to_owned),
+            from_ms,
+            input,
+            output: 10.0,
+            cached_input: None,
+        }
+    }
+
+    #[test]
+    fn the_price_of_the_time_and_of_the_provider_holds() {
+        let prices = Prices::new(vec![
+            price("gpt-4o", None, 2000, 3.0),
+            price("gpt-4o", None, 0, 2.0),
+            price("gpt-4o", Some("azure"), 0, 5.0),
+            price("gpt-*", None, 0, 1.0),
+        ]);
+        let input = |provider: &str, name: &str, now| {
+            prices.of(provider, [name, "public"], now).map(|price| price.input)
+        };
+        assert_eq!(input("openai", "gpt-4o", 2000), Some(3.0));
+        assert_eq!(input("azure", "gpt-4o", 3000), Some(5.0));
+        assert_eq!(input("openai", "gpt-5", 3000), Some(1.0));
+        assert_eq!(input("openai", "gpt-5", -1), None);
+        assert_eq!(input("openai", "llama", 3000), None, "without a price, not for nothing");
+    }
+
+    #[test]
+    fn cached_tokens_have_a_price_of_their_own() {
+        let usage =
+            Usage { input_tokens: 1000, output_tokens: 100, cached_input_tokens: 600, ..Usage::default() };
+        let cheap = Price { cached_input: Some(1.0), ..price("m", None, 0, 2.0) };
+        assert!((cheap.cost(&usage) - (400.0 * 2.0 + 600.0 + 1000.0) / 1e6).abs() < 1e-12);
+        let plain = price("m", None, 0, 2.0);
+        assert!((plain.cost(&usage) - (1000.0 * 2.0 + 1000.0) / 1e6).abs() < 1e-12);
+    }
+}

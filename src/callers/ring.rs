@@ -1,0 +1,185 @@
+//! The keys, in memory: found by what a caller shows.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::key::Key;
+use super::scope::{Figures, Scope};
+use super::secret::{Digest, Secret};
+
+/// All keys. Looking one up takes no lock.
+#[derive(Debug, Default)]
+pub struct KeyRing {
+    keys: ArcSwap<Keys>,
+    // A std mutex: held by those who change keys, one after the other.
+    changing: Mutex<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Keys {
+    by_id: HashMap<String, Caller>,
+    /// By the first characters of a secret, the present one or the one before. Nearly always one key each.
+    by_prefix: HashMap<String, Vec<Caller>>,
+}
+
+/// Who calls: a key, and what its requests have taken.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The key.
+    pub key: Arc<Key>,
+    pub(super) scope: Arc<Scope>,
+    used_ms: Arc<AtomicI64>,
+}
+
+/// Why what a caller shows opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// Nobody has such a key.
+    NoKey,
+    /// It has expired, or was replaced and its time is over.
+    Expired,
+    /// It is disabled.
+    Disabled,
+}
+
+impl KeyRing {
+    /// Who shows this.
+    ///
+    /// # Errors
+    /// It opens nothing.
+    pub fn find(&self, secret: &Secret, now_ms: i64) -> Result<Caller, Unknown> {
+        let prefix = secret.prefix().ok_or(Unknown::NoKey)?;
+        let keys = self.keys.load();
+        let digest = secret.digest();
+        let alike = keys.by_prefix.get(prefix).map(Vec::as_slice).unwrap_or_default();
+        let caller = alike.iter().find(|caller| opens(&caller.key, &digest)).ok_or(Unknown::NoKey)?;
+        let key = &caller.key;
+        if key.disabled {
+            return Err(Unknown::Disabled);
+        }
+        let is_replaced = !key.digest.is(&digest);
+        let is_over = is_replaced && key.predecessor.as_ref().is_none_or(|before| now_ms >= before.until_ms);
+        if !key.is_valid(now_ms) || is_over {
+            return Err(Unknown::Expired);
+        }
+        caller.used_ms.store(now_ms, Ordering::Relaxed);
+        Ok(caller.clone())
+    }
+
+    /// The key of that id.
+    pub fn get(&self, id: &str) -> Option<Caller> {
+        self.keys.load().by_id.get(id).cloned()
+    }
+
+    /// All keys, in no order.
+    pub fn all(&self) -> Vec<Caller> {
+        self.keys.load().by_id.values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.load().by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// These are all keys from now on. What requests have taken of those that were there before is not forgotten.
+    pub fn replace(&self, keys: Vec<Key>) {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.keys.load();
+        let mut all = Keys::default();
+        for key in keys {
+            all.add(key, &before);
+        }
+        self.keys.store(Arc::new(all));
+    }
+
+    /// A key that is new, or has changed.
+    pub fn put(&self, key: Key) {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.keys.load();
+        let mut all = Keys::clone(&before);
+        all.take_out(&key.id);
+        all.add(key, &before);
+        self.keys.store(Arc::new(all));
+    }
+
+    /// The key of that id opens nothing any more.
+    pub fn remove(&self, id: &str) {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Keys::clone(&self.keys.load());
+        all.take_out(id);
+        self.keys.store(Arc::new(all));
+    }
+
+    /// The keys that were shown after what is written of them, and when.
+    pub fn used(&self) -> Vec<(String, i64)> {
+        let keys = self.keys.load();
+        let used = keys.by_id.values().filter_map(|caller| {
+            let used_ms = caller.used_ms.load(Ordering::Relaxed);
+            (used_ms > caller.key.last_used_ms.unwrap_or(0)).then(|| (caller.key.id.clone(), used_ms))
+        });
+        used.collect()
+    }
+}
+
+fn opens(key: &Key, digest: &Digest) -> bool {
+    key.digest.is(digest) || key.predecessor.as_ref().is_some_and(|before| before.digest.is(digest))
+}
+
+impl Keys {
+    fn add(&mut self, key: Key, before: &Self) {
+        let (scope, used_ms) = match before.by_id.get(&key.id) {
+            Some(caller) => {
+                caller.scope.limit(key.limits);
+                (caller.scope.clone(), caller.used_ms.clone())
+            }
+            None => (
+                Arc::new(Scope::new(key.limits, Instant::now())),
+                Arc::new(AtomicI64::new(key.last_used_ms.unwrap_or(0))),
+            ),
+        };
+        let caller = Caller { key: Arc::new(key), scope, used_ms };
+        for prefix in prefixes(&caller.key) {
+            self.by_prefix.entry(prefix.to_owned()).or_default().push(caller.clone());
+        }
+        self.by_id.insert(caller.key.id.clone(), caller);
+    }
+
+    fn take_out(&mut self, id: &str) {
+        let Some(caller) = self.by_id.remove(id) else { return };
+        for prefix in prefixes(&caller.key) {
+            if let Some(alike) = self.by_prefix.get_mut(prefix) {
+                alike.retain(|other| other.key.id != id);
+                if alike.is_empty() {
+                    self.by_prefix.remove(prefix);
+                }
+            }
+        }
+    }
+}
+
+/// The beginnings of the secrets that may open with a key.
+fn prefixes(key: &Key) -> impl Iterator<Item = &str> {
+    let before = key.predecessor.as_ref().map(|before| before.prefix.as_str());
+    [Some(key.prefix.as_str()), before.filter(|before| *before != key.prefix)].into_iter().flatten()
+}
+
+impl Caller {
+    /// How much is left of what is limited.
+    pub fn figures(&self) -> Vec<Figures> {
+        self.scope.figures(Instant::now())
+    }
+
+    /// When the key was last shown, in milliseconds since 1970; `None` if never.
+    pub fn last_used_ms(&self) -> Option<i64> {
+        Some(self.used_ms.load(Ordering::Relaxed)).filter(|used_ms| *used_ms > 0)
+    }
+}

@@ -1,0 +1,194 @@
+//! One thing with limits: a key, an owner, a model, or the whole gateway. What a request takes of it is held until the
+//! request has ended, and then put right.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Limits;
+use super::window::{Mark, Window};
+
+/// What of a thing is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dimension {
+    /// Requests in a minute.
+    Requests,
+    /// Tokens in a minute.
+    Tokens,
+    /// Requests at the same time.
+    Parallel,
+}
+
+/// How much of a limit is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// What is limited.
+    pub dimension: Dimension,
+    /// How much there is.
+    pub limit: u64,
+    /// How much of it is left.
+    pub remaining: u64,
+    /// How long until all of it is there again.
+    pub reset: Duration,
+}
+
+/// One thing with limits, which may change while it is used.
+#[derive(Debug)]
+pub(super) struct Scope {
+    // A std mutex: held for a few additions.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    limits: Limits,
+    requests: Window,
+    tokens: Window,
+    parallel: u64,
+}
+
+/// What a request has taken.
+#[derive(Debug)]
+pub(super) struct Hold {
+    request: Mark,
+    tokens: Mark,
+    reserved: u64,
+}
+
+/// There is not enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Short {
+    pub(super) dimension: Dimension,
+    pub(super) limit: u64,
+    pub(super) retry_after: Duration,
+}
+
+impl Scope {
+    pub(super) fn new(limits: Limits, now: Instant) -> Self {
+        let state = State { limits, requests: Window::new(now), tokens: Window::new(now), parallel: 0 };
+        Self { state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn limit(&self, limits: Limits) {
+        self.state().limits = limits;
+    }
+
+    /// Takes one request and so many tokens. A request for more tokens than there ever are takes all of them.
+    ///
+    /// # Errors
+    /// Something is short; nothing is taken then.
+    pub(super) fn take(&self, tokens: u64, now: Instant) -> Result<Hold, Short> {
+        let mut state = self.state();
+        let limits = state.limits;
+        let seconds = |seconds: u64| Duration::from_secs(seconds.max(1));
+        if let Some(limit) = limits.parallel_requests.filter(|limit| state.parallel >= *limit) {
+            return Err(Short { dimension: Dimension::Parallel, limit, retry_after: seconds(1) });
+        }
+        if let Some(limit) = limits.requests_per_minute
+            && state.requests.sum(now) >= limit
+        {
+            let wait = state.requests.seconds_until(limit.saturating_sub(1), now);
+            return Err(Short { dimension: Dimension::Requests, limit, retry_after: seconds(wait) });
+        }
+        let reserved = limits.tokens_per_minute.map_or(tokens, |limit| tokens.min(limit));
+        if let Some(limit) = limits.tokens_per_minute
+            && (state.tokens.sum(now).saturating_add(reserved) > limit || limit == 0)
+        {
+            let wait = state.tokens.seconds_until(limit - reserved, now);
+            return Err(Short { dimension: Dimension::Tokens, limit, retry_after: seconds(wait) });
+        }
+        state.parallel += 1;
+        Ok(Hold { request: state.requests.add(1, now), tokens: state.tokens.add(reserved, now), reserved })
+    }
+
+    /// The request was not made after all.
+    pub(super) fn put_back(&self, hold: &Hold, now: Instant) {
+        self.state().requests.correct(hold.request, 1, 0, now);
+        self.settle(hold, 0, now);
+    }
+
+    /// The request has ended, and has used so many tokens.
+    pub(super) fn settle(&self, hold: &Hold, tokens: u64, now: Instant) {
+        let mut state = self.state();
+        state.parallel = state.parallel.saturating_sub(1);
+        state.tokens.correct(hold.tokens, hold.reserved, tokens, now);
+    }
+
+    /// How much is left of what is limited.
+    pub(super) fn figures(&self, now: Instant) -> Vec<Figures> {
+        let mut state = self.state();
+        let limits = state.limits;
+        let mut figures = Vec::new();
+        let mut add = |dimension, limit: Option<u64>, used: u64, reset: u64| {
+            if let Some(limit) = limit {
+                let remaining = limit.saturating_sub(used);
+                figures.push(Figures { dimension, limit, remaining, reset: Duration::from_secs(reset) });
+            }
+        };
+        let used = (state.requests.sum(now), state.requests.seconds_until(0, now));
+        add(Dimension::Requests, limits.requests_per_minute, used.0, used.1);
+        let used = (state.tokens.sum(now), state.tokens.seconds_until(0, now));
+        add(Dimension::Tokens, limits.tokens_per_minute, used.0, used.1);
+        add(Dimension::Parallel, limits.parallel_requests, state.parallel, 0);
+        figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(requests: Option<u64>, tokens: Option<u64>, parallel: Option<u64>) -> Limits {
+        Limits { requests_per_minute: requests, tokens_per_minute: tokens, parallel_requests: parallel }
+    }
+
+    #[test]
+    fn requests_are_let_through_up_to_the_limit_and_again_a_minute_later() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(Some(20), None, None), now);
+        let taken = |at: Instant| (0..100).filter(|_| scope.take(5, at).is_ok()).count();
+        assert_eq!(taken(now + Duration::from_millis(59_500)), 20);
+        assert_eq!(taken(now + Duration::from_millis(60_500)), 0, "no burst at an edge");
+        let short = scope.take(5, now + Duration::from_secs(60)).unwrap_err();
+        assert_eq!(
+            (short.dimension, short.limit, short.retry_after.as_secs()),
+            (Dimension::Requests, 20, 60)
+        );
+        assert_eq!(taken(now + Duration::from_secs(120)), 20);
+    }
+
+    #[test]
+    fn tokens_are_reserved_and_put_right() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(None, Some(1000), None), now);
+        let one = scope.take(600, now).unwrap();
+        assert_eq!(scope.take(600, now).unwrap_err().dimension, Dimension::Tokens);
+        scope.settle(&one, 100, now);
+        let two = scope.take(900, now).unwrap();
+        assert!(scope.take(1, now).is_err());
+        scope.put_back(&two, now);
+        assert_eq!(scope.figures(now)[0].remaining, 900);
+        assert!(scope.take(5000, now).is_err(), "more than there ever is takes all, and all is not there");
+        assert!(scope.take(5000, now + Duration::from_secs(61)).is_ok());
+        let closed = Scope::new(limits(None, Some(0), None), now);
+        assert!(closed.take(0, now).is_err());
+    }
+
+    #[test]
+    fn parallel_requests_leave_their_place_when_they_end() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(None, None, Some(2)), now);
+        let (one, _two) = (scope.take(0, now).unwrap(), scope.take(0, now).unwrap());
+        assert_eq!(scope.take(0, now).unwrap_err().dimension, Dimension::Parallel);
+        scope.settle(&one, 7, now);
+        assert!(scope.take(0, now).is_ok());
+        scope.limit(Limits::default());
+        assert!((0..10).all(|_| scope.take(1_000_000, now).is_ok()), "limits may change");
+        assert!(scope.figures(now).is_empty());
+    }
+}

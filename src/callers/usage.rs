@@ -1,0 +1,97 @@
+//! What one request used: a line of the ledger.
+
+use serde::{Deserialize, Serialize};
+
+use crate::llm::{Usage, UsageSource};
+
+/// One request, however it ended. Nothing in it tells what was said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    /// The request's id.
+    pub id: String,
+    /// When it began, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// The key's id, if there was a key.
+    pub key: Option<String>,
+    /// Whose key it is.
+    pub owner: Option<String>,
+    /// The endpoint.
+    pub endpoint: String,
+    /// The public model, if it exists.
+    pub model: Option<String>,
+    /// The provider that answered.
+    pub provider: Option<String>,
+    /// `provider/upstream model`.
+    pub deployment: Option<String>,
+    /// `name@language` of the prompt, with its version if it has one.
+    pub prompt: Option<String>,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Tokens of the answer.
+    pub output_tokens: u64,
+    /// Tokens of the prompt that the provider had in its cache.
+    pub cached_input_tokens: u64,
+    /// Tokens of the answer that were reasoning.
+    pub reasoning_tokens: u64,
+    /// Who counted.
+    pub source: UsageSource,
+    /// How it ended.
+    pub ending: Ending,
+    /// The `code` of the error that the caller was told.
+    pub error: Option<String>,
+    /// From the beginning to the first content.
+    pub first_token_ms: Option<u64>,
+    /// From the beginning to the end.
+    pub total_ms: u64,
+    /// How many deployments were asked.
+    pub attempts: u32,
+    /// What it cost; `None` if there is no price.
+    pub cost: Option<f64>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// The whole answer was handed over.
+    Completed,
+    /// The caller left before that.
+    Cancelled,
+    /// The caller was told of an error.
+    Failed,
+    /// The gateway ended the answer, for the budget was used up.
+    Cut,
+}
+
+impl Ending {
+    /// All of them, by their words.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("completed", Self::Completed),
+        ("cancelled", Self::Cancelled),
+        ("failed", Self::Failed),
+        ("cut", Self::Cut),
+    ];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, ending)| *ending == self).map_or("failed", |(word, _)| word)
+    }
+
+    /// The one of that word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, ending)| *ending)
+    }
+}
+
+impl UsageRecord {
+    /// What was used, as one value.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            input_tokens: self.input_tokens,
+            output_tokens: self.output_tokens,
+            cached_input_tokens: self.cached_input_tokens,
+            reasoning_tokens: self.reasoning_tokens,
+            source: self.source,
+        }
+    }
+}
