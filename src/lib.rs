@@ -21,14 +21,14 @@
 //! # The direction
 //!
 //! A room uses only rooms of a lower rank, never its neighbours. Third parties are kept where they belong: poem and
-//! validator in `api`, reqwest and ollama-rs in `providers`, handlebars in `prompts`, the environment in `config`.
+//! validator in `api`, ollama-rs in `providers`, reqwest there and in `fetch`, handlebars in `prompts`, the environment in `config`.
 //! `tests/it/layering.rs` reads the sources and fails with the line that breaks this.
 //!
 //! | rank | rooms |
 //! |---|---|
 //! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
 //! | 1 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
-//! | 2 | [`telemetry`]: logs, figures, the record of a request |
+//! | 2 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web |
 //! | 3 | [`engine`]: engines that the gateway starts itself |
 //! | 4 | [`providers`]: one trait, one file a provider |
 //! | 5 | [`router`]: which deployment answers |
@@ -54,6 +54,8 @@ pub mod config;
 pub mod prompts;
 pub mod wire;
 
+pub mod fetch;
+pub mod leaderboard;
 pub mod telemetry;
 
 pub mod engine;

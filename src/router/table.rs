@@ -13,6 +13,7 @@ use super::score::{Merits, Score};
 use crate::config::{
     Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
 };
+use crate::leaderboard::Leaderboard;
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
 
@@ -125,7 +126,13 @@ pub struct Served {
 
 impl RoutingTable {
     /// Makes the routes of a catalog. `catalog.providers` is not looked at: `served` stands for it.
-    pub fn new(served: &[Served], catalog: &Catalog, metrics: &Metrics, health: &HealthBook) -> Self {
+    pub fn new(
+        served: &[Served],
+        catalog: &Catalog,
+        leaderboard: &Leaderboard,
+        metrics: &Metrics,
+        health: &HealthBook,
+    ) -> Self {
         let mut table = Self {
             providers: served.iter().map(|served| served.provider.clone()).collect(),
             ..Self::default()
@@ -134,8 +141,8 @@ impl RoutingTable {
         for served in served {
             for (model, card) in models_of(served) {
                 let public: Arc<str> = model.public.as_str().into();
-                let deployment =
-                    deployment(served, (model, card), &public, &catalog.routing, (metrics, health));
+                let worth = (&catalog.routing, leaderboard.standing(&model.upstream).map(|it| it.share));
+                let deployment = deployment(served, (model, card), &public, worth, (metrics, health));
                 let deployment = Arc::new(deployment);
                 match deployments.iter_mut().find(|(name, _)| *name == public) {
                     Some((_, of_model)) => of_model.push(deployment),
@@ -248,7 +255,7 @@ fn deployment(
     served: &Served,
     (model, card): (ModelConfig, ModelCard),
     public: &Arc<str>,
-    routing: &Routing,
+    (routing, leaderboard): (&Routing, Option<f64>),
     (metrics, health): (&Metrics, &HealthBook),
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
@@ -262,7 +269,7 @@ fn deployment(
     let merits = Merits {
         model: &model.upstream,
         context_tokens: model.context_tokens,
-        leaderboard: None,
+        leaderboard,
         adjustment: model.score_adjustment,
         base_priority: served.config.base_priority,
     };

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Timeouts};
+use crate::leaderboard::Leaderboard;
 use crate::providers::{self, Shared};
 use crate::telemetry::Metrics;
 use crate::wire::openai::chat_request;
@@ -41,7 +42,8 @@ fn table(served: &[Served]) -> (RoutingTable, Metrics) {
     let policy =
         ModelPolicy { model: "m".to_owned(), aliases: vec!["small".to_owned()], ..ModelPolicy::default() };
     let catalog = Catalog { policies: vec![policy], ..Catalog::default() };
-    (RoutingTable::new(served, &catalog, &metrics, &HealthBook::default()), metrics)
+    let board = Leaderboard::default();
+    (RoutingTable::new(served, &catalog, &board, &metrics, &HealthBook::default()), metrics)
 }
 
 async fn asked(table: &RoutingTable, stream: bool) -> Result<Routed<Answer>, RouteError> {

@@ -10,6 +10,8 @@ const RANKS: &[(&str, u8)] = &[
     ("config", 1),
     ("prompts", 1),
     ("wire", 1),
+    ("fetch", 2),
+    ("leaderboard", 2),
     ("telemetry", 2),
     ("engine", 3),
     ("providers", 4),
@@ -28,7 +30,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["api"]),
     ("hyper", &["api", "engine", "providers"]),
     ("hyper_util", &["api", "engine", "providers"]),
-    ("reqwest", &["providers"]),
+    // Documents from the web are no answers of providers: they take no key, and are wanted whole or not at all.
+    ("reqwest", &["fetch", "providers"]),
     ("ollama_rs", &["providers"]),
     ("handlebars", &["prompts"]),
     ("minijinja", &["engine"]),
