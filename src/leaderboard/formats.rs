@@ -106,7 +106,7 @@ fn aider(text: &str) -> Result<Table, Unreadable> {
     let ranking = Ranking::new(table.rows.iter().map(|(name, figure)| (name.as_str(), *figure)));
     let unknown: Vec<(&str, f64)> = by_command
         .into_iter()
-        .filter(|(name, _)| ranking.find(name).is_none())
+        .filter(|(name, _)| !ranking.knows(name))
         .map(|(name, (_, figure))| (name, figure))
         .collect();
     table.rows.extend(unknown.into_iter().map(|(name, figure)| (name.to_owned(), figure)));
@@ -208,6 +208,11 @@ mod tests {
   pass_rate_2: 97
 - model: zeta
   date: 2026-01-01
+- model: theta
+  pass_rate_2: 6
+- model: Theta (08-24)
+  pass_rate_2: 7
+  command: aider --model theta-08-2024
 - model: eta
   pass_rate_2: 5
   command: aider --sonnet --model sonnet
@@ -218,9 +223,12 @@ mod tests {
             owned(&[
                 ("Beta Chat V2", 20.0),
                 ("Beta Chat V3", 30.0),
+                ("Theta (08-24)", 7.0),
                 ("alpha-1", 44.0),
                 ("beta/beta-chat", 30.0),
-                ("eta", 5.0)
+                ("eta", 5.0),
+                ("theta", 6.0),
+                ("theta-08-2024", 7.0)
             ])
         );
         assert_eq!(table.date.as_deref(), Some("2025-05-01"));

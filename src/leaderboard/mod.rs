@@ -6,7 +6,8 @@
 //! The fine print:
 //!
 //! - Each source is scaled to its own rows: its worst is 0, its best 1. A fresh table needs no other scalar.
-//! - A model's share is the mean over the sources that have it. A source that does not have it says nothing.
+//! - A model's share is the mean over the sources that have it. A source that does not have it says nothing. So models
+//!   that no source has in common compare only roughly: an old source with easy tasks is kinder to all of its models.
 //! - Names are matched as `name.rs` says, in the order that `ranking.rs` says. There is no score rather than that of
 //!   another model.
 //! - All of it happens when routes are made, never for a request.

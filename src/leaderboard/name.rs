@@ -6,7 +6,7 @@
 //! - the vendor: all before the last slash, `anthropic.`, `Meta-` before Llama;
 //! - tags: `:free`, `:latest`, `-latest`; the revision of a cloud, `-v1:0`;
 //! - quantisation and file form: `q4_K_M`, `fp8`, `AWQ`, `.gguf`. A quantised model counts as the model that it is made of;
-//! - what an instruct model is called: `instruct`, `it`, `chat`. A name that does not say `base` means a model for
+//! - what an instruct model is called: `instruct`, `it`, `chat`, `versatile`. A name that does not say `base` means a model for
 //!   conversations. `gpt-5-chat` is another model than `gpt-5`, so behind `gpt` the word stays;
 //! - in brackets: effort, thinking and edit form, such as `(high)` or `(32k thinking tokens)`.
 //!
@@ -78,7 +78,8 @@ const RUNS: &[&str] = &[
     "64k",
 ];
 
-const TUNED: &[&str] = &["instruct", "it", "chat", "hf", "api"];
+/// What models for conversations are called, by their makers and by those who sell them.
+const TUNED: &[&str] = &["instruct", "it", "chat", "versatile", "hf", "api"];
 
 /// Contexts that stand in names.
 const CONTEXTS: &[&str] = &["2048", "4096", "8192", "16384", "32768", "65536", "131072"];
@@ -331,6 +332,7 @@ mod tests {
                 "meta-llama/Llama-3.3-70B-Instruct:free",
                 "Llama-3.3-70B-Instruct-Q4_K_M.gguf",
                 "llama3.3:70b",
+                "llama-3.3-70b-versatile",
                 "llama3.3:70b-instruct-q8_0",
                 "accounts/fireworks/models/llama-v3p3-70b-instruct",
                 "us.meta.llama3-3-70b-instruct-v1:0",

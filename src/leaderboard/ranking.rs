@@ -58,6 +58,12 @@ impl Ranking {
         }
     }
 
+    /// Whether a name has a row of its own, not only that of the model without its date.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        let is_dated = ModelName::of(name).release != Release::Any;
+        self.find(name).is_some_and(|row| !is_dated || row.release != Release::Any)
+    }
+
     /// A figure of this source, from 0 for its worst to 1 for its best.
     pub(super) fn share(&self, figure: f64) -> f64 {
         let range = self.most - self.least;
@@ -154,6 +160,13 @@ mod tests {
         ] {
             assert_eq!(found(&rows, name), row, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_is_known_by_more_than_its_model_without_a_date() {
+        let rows = ranking(&["m-plus", "n-2024-01-01"]);
+        assert!(rows.knows("m-plus") && rows.knows("n") && rows.knows("n-2024-01-01"));
+        assert!(!rows.knows("m-plus-08-2024") && !rows.knows("o"));
     }
 
     #[test]
