@@ -1,5 +1,8 @@
 //! The commands: serve, and those that look without serving.
 
+mod leaderboard;
+mod progress;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -40,6 +43,9 @@ enum Command {
     /// Look at the prompt library.
     #[command(subcommand)]
     Prompts(Prompts),
+    /// Look at the figures of leaderboards, or fetch fresh ones.
+    #[command(subcommand)]
+    Leaderboard(leaderboard::Command),
     /// Print the OpenAPI document.
     Openapi,
     /// Become an engine that ends with the gateway. For the gateway itself.
@@ -136,6 +142,7 @@ impl Cli {
             Command::Check => check(settings, folder, &environment).await,
             Command::Models => models(settings, folder, &environment).await,
             Command::Prompts(command) => prompts(&command, settings, folder),
+            Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
             Command::Openapi => print(&api::document(&settings.prefix)),
             Command::EngineGuard { .. } | Command::EngineWatch { .. } => {
                 Err(CommandError::Refused("this is done before any thread, or not at all".to_owned()))
@@ -175,6 +182,7 @@ async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -
         let languages: Vec<&str> = prompt.translations.iter().map(|t| t.language.as_str()).collect();
         format!("prompt {}: {}", prompt.name, languages.join(", "))
     }));
+    lines.push(leaderboard::line(loaded.leaderboard()));
     lines.extend(warnings.into_iter().chain(loaded.warnings()).map(|warning| format!("warning: {warning}")));
     lines.push("everything is in order".to_owned());
     print(&lines.join("\n"))

@@ -21,7 +21,7 @@
 //! # The direction
 //!
 //! A room uses only rooms of a lower rank, never its neighbours. Third parties are kept where they belong: poem and
-//! validator in `api`, reqwest and ollama-rs in `providers`, handlebars in `prompts`, the environment in `config`.
+//! validator in `api`, ollama-rs in `providers`, reqwest there and in `fetch`, handlebars in `prompts`, the environment in `config`.
 //! `tests/it/layering.rs` reads the sources and fails with the line that breaks this.
 //!
 //! | rank | rooms |
@@ -29,7 +29,7 @@
 //! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
 //! | 1 | [`callers`]: keys, limits, budgets, prices, in memory |
 //! | 2 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
-//! | 3 | [`telemetry`]: logs, figures, the record of a request |
+//! | 3 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web |
 //! | 4 | [`engine`]: engines that the gateway starts itself |
 //! | 5 | [`providers`]: one trait, one file a provider |
 //! | 6 | [`router`]: which deployment answers |
@@ -57,6 +57,8 @@ pub mod config;
 pub mod prompts;
 pub mod wire;
 
+pub mod fetch;
+pub mod leaderboard;
 pub mod telemetry;
 
 pub mod engine;

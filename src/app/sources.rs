@@ -2,20 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    Catalog, ConfigError, Environment, Fault, ListenAddress, ModelSource, ProviderConfig, Settings,
+    Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ModelSource, ProviderConfig,
+    Settings,
 };
 use crate::engine::Engines;
 use crate::gateway::State;
+use crate::leaderboard::{self, Leaderboard};
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
 use crate::providers::{self, ErrorKind, ModelCard, Provider, Shared};
 use crate::router::{HealthBook, RoutingTable, Served};
@@ -34,6 +37,21 @@ pub struct Sources {
     shared: Shared,
     /// Who rests, whatever is read anew.
     pub(super) health: HealthBook,
+    /// The leaderboard's file as it was when it was read the last time.
+    board: ArcSwap<Seen>,
+}
+
+/// A file, and what it was when it was looked at.
+#[derive(Debug)]
+struct Seen {
+    path: PathBuf,
+    fingerprint: Fingerprint,
+}
+
+impl Seen {
+    fn now(path: &Path) -> Self {
+        Self { fingerprint: Fingerprint::of(path), path: path.to_owned() }
+    }
 }
 
 /// Everything that was read, checked and made.
@@ -43,6 +61,7 @@ pub struct Loaded {
     served: Vec<Served>,
     routes: Arc<RoutingTable>,
     prompts: Arc<PromptLibrary>,
+    leaderboard: Arc<Leaderboard>,
     surroundings: Surroundings,
     silent: Silent,
 }
@@ -97,7 +116,8 @@ impl Sources {
     /// Sources as the settings name them.
     pub fn new(settings: Settings, folder: PathBuf, metrics: Metrics) -> Self {
         let shared = Shared { has_proxy: settings.found.has_proxy, ..Shared::default() };
-        Self { settings, folder, metrics, shared, health: HealthBook::default() }
+        let board = ArcSwap::from_pointee(Seen::now(Path::new(leaderboard::DEFAULT_FILE)));
+        Self { settings, folder, metrics, shared, health: HealthBook::default(), board }
     }
 
     /// The same, with engines that are started in a way of their own.
@@ -113,10 +133,13 @@ impl Sources {
     pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
         // Both are read, so that all faults are told at once.
         let catalog = self.catalog(environment).and_then(|catalog| {
-            let served = self.served(&catalog.providers)?;
-            Ok((catalog, served))
+            let leaderboard = self.leaderboard(&catalog.leaderboard);
+            let served = self.served(&catalog.providers);
+            let leaderboard =
+                Faults::beside(served.as_ref().err().cloned().into_iter().collect(), leaderboard)?;
+            Ok((catalog, served?, leaderboard))
         });
-        let ((mut catalog, mut served), prompts) = match (catalog, self.prompts()) {
+        let ((mut catalog, mut served, leaderboard), prompts) = match (catalog, self.prompts()) {
             (Ok(catalog), Ok(prompts)) => (catalog, prompts),
             (Err(Faults(mut faults)), Err(Faults(more))) => {
                 faults.extend(more);
@@ -132,8 +155,9 @@ impl Sources {
             catalog.providers.extend(found);
         }
         let (served, silent) = with_discovered(served, &surroundings).await;
-        let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics, &self.health));
-        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
+        let routes = RoutingTable::new(&served, &catalog, &leaderboard, &self.metrics, &self.health);
+        let (routes, prompts, leaderboard) = (Arc::new(routes), Arc::new(prompts), Arc::new(leaderboard));
+        Ok(Loaded { catalog, served, routes, prompts, leaderboard, surroundings, silent })
     }
 
     /// What was loaded holds from now on: engines of another configuration end, and those begin that are to run always.
@@ -152,8 +176,36 @@ impl Sources {
     }
 
     /// What changes when somebody changes a file.
-    pub fn fingerprint(&self) -> [Fingerprint; 2] {
-        [Fingerprint::of(&self.settings.models_config), Fingerprint::of(&self.settings.prompts_dir)]
+    pub fn fingerprint(&self) -> [Fingerprint; 3] {
+        let leaderboard = Fingerprint::of(&self.board.load().path);
+        [
+            Fingerprint::of(&self.settings.models_config),
+            Fingerprint::of(&self.settings.prompts_dir),
+            leaderboard,
+        ]
+    }
+
+    /// What the leaderboard's file was when it was read. A models file may name another one each time.
+    pub(super) fn leaderboard_as_read(&self) -> Fingerprint {
+        self.board.load().fingerprint.clone()
+    }
+
+    /// What the models file says of leaderboards.
+    ///
+    /// # Errors
+    /// Everything that is wrong with that file.
+    pub fn leaderboard_config(&self, environment: &Environment) -> Result<LeaderboardConfig, Faults> {
+        Ok(self.catalog(environment)?.leaderboard)
+    }
+
+    /// Reads the figures: those of the file, or those that come with the program.
+    ///
+    /// # Errors
+    /// The file is there and something is wrong with it.
+    pub fn leaderboard(&self, config: &LeaderboardConfig) -> Result<Leaderboard, Faults> {
+        let path = leaderboard::file_of(config);
+        self.board.store(Arc::new(Seen::now(path)));
+        Ok(Leaderboard::load(path)?)
     }
 
     fn catalog(&self, environment: &Environment) -> Result<Catalog, Faults> {
@@ -286,6 +338,12 @@ impl Loaded {
                 languages.join(", ")
             ));
         }
+        if let (Some(file), None) = (&self.catalog.leaderboard.file, self.leaderboard.file()) {
+            warnings.push(format!(
+                "the leaderboard's file {} is not there, so the figures that come with the program hold; `llm-proxy-api leaderboard update` writes it",
+                file.display()
+            ));
+        }
         for served in
             self.served.iter().filter(|served| matches!(served.config.models, ModelSource::Discovered))
         {
@@ -316,6 +374,11 @@ impl Loaded {
         &self.prompts
     }
 
+    /// How well models do.
+    pub fn leaderboard(&self) -> &Leaderboard {
+        &self.leaderboard
+    }
+
     /// The providers, and how many models each was found to have.
     pub(super) fn served(&self) -> &[Served] {
         &self.served
@@ -343,7 +406,8 @@ impl Loaded {
             }
         }
         changed.then(|| Self {
-            routes: Arc::new(RoutingTable::new(&served, &self.catalog, metrics, health)),
+            routes: Arc::new(RoutingTable::new(&served, &self.catalog, &self.leaderboard, metrics, health)),
+            leaderboard: self.leaderboard.clone(),
             catalog: self.catalog.clone(),
             prompts: self.prompts.clone(),
             surroundings: self.surroundings.clone(),

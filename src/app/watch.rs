@@ -30,9 +30,9 @@ pub(super) struct Watcher {
     health: Arc<Health>,
     metrics: Metrics,
     /// The files that were loaded.
-    taken: [Fingerprint; 2],
+    taken: [Fingerprint; 3],
     /// The files at the last look.
-    seen: [Fingerprint; 2],
+    seen: [Fingerprint; 3],
 }
 
 impl Watcher {
@@ -81,6 +81,10 @@ impl Watcher {
             Ok(environment) => self.sources.load(&environment).await,
             Err(faults) => Err(faults),
         };
+        // A models file may have named another file, which is no change of it.
+        let ([_, _, taken], [_, _, seen]) = (&mut self.taken, &mut self.seen);
+        *taken = self.sources.leaderboard_as_read();
+        seen.clone_from(taken);
         match loaded {
             Ok(loaded) => {
                 self.gateway.replace(loaded.state());

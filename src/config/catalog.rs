@@ -7,6 +7,7 @@
 mod checks;
 mod engines;
 mod expand;
+mod leaderboard;
 mod lua;
 mod policies;
 mod raw;
@@ -21,7 +22,8 @@ use self::engines::Outer;
 use self::expand::Expansion;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
-    ConfigError, EngineModel, EngineSettings, Environment, Fault, ListenAddress, Routing, Strategy, Timeouts,
+    ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig, ListenAddress, Routing,
+    Strategy, Timeouts,
 };
 use crate::lint::Object;
 use crate::llm::Abilities;
@@ -35,6 +37,8 @@ pub struct Catalog {
     pub policies: Vec<ModelPolicy>,
     /// What holds for all routes.
     pub routing: Routing,
+    /// Where figures of leaderboards are and come from.
+    pub leaderboard: LeaderboardConfig,
     /// Where to listen, if the file says so, as those in Lua do.
     pub listen: Option<Vec<ListenAddress>>,
     /// Things to tell the operator that are no errors.
@@ -163,7 +167,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
-        let (policies, routing) = (raw.models.0, raw.routing);
+        let (policies, routing, leaderboard) = (raw.models.0, raw.routing, raw.leaderboard);
         self.catalog.listen = raw.listen;
         self.catalog.warnings = raw.warnings;
         let listed: Vec<String> =
@@ -192,6 +196,9 @@ impl Reader<'_> {
         }
         if let Some(Object(raw)) = routing {
             self.routing(&raw);
+        }
+        if let Some(Object(raw)) = leaderboard {
+            self.leaderboard(raw);
         }
         if self.faults.is_empty() { Ok(self.catalog) } else { Err(self.faults.into()) }
     }

@@ -7,6 +7,7 @@ mod catalog;
 mod engine;
 mod environment;
 mod fault;
+mod leaderboard;
 mod parse;
 mod routing;
 mod settings;
@@ -16,6 +17,7 @@ pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig
 pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
+pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,

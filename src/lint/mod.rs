@@ -1,7 +1,7 @@
 //! What the readers of operators' files share: JSON and YAML whose faults have a place, a line and a cure in words,
 //! the ranges of request members, and the word that was probably meant.
 //!
-//! Serves the models file and the front matter of prompts. Knows neither of them.
+//! Serves the models file, the front matter of prompts and the figures of leaderboards. Knows none of them.
 
 mod ranges;
 mod read;

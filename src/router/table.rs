@@ -19,6 +19,7 @@ use super::score::{Merits, Score};
 use crate::config::{
     Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
 };
+use crate::leaderboard::Leaderboard;
 use crate::llm::{Abilities, Demands};
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
@@ -155,7 +156,13 @@ pub struct Served {
 
 impl RoutingTable {
     /// Makes the routes of a catalog. `catalog.providers` is not looked at: `served` stands for it.
-    pub fn new(served: &[Served], catalog: &Catalog, metrics: &Metrics, health: &HealthBook) -> Self {
+    pub fn new(
+        served: &[Served],
+        catalog: &Catalog,
+        leaderboard: &Leaderboard,
+        metrics: &Metrics,
+        health: &HealthBook,
+    ) -> Self {
         let mut table = Self {
             providers: served.iter().map(|served| served.provider.clone()).collect(),
             ..Self::default()
@@ -165,8 +172,8 @@ impl RoutingTable {
             let keys = Arc::new(keys_of(served, health));
             for (model, card) in models_of(served) {
                 let public: Arc<str> = model.public.as_str().into();
-                let deployment =
-                    deployment(served, (model, card), &public, &catalog.routing, (metrics, health));
+                let worth = (&catalog.routing, leaderboard.standing(&model.upstream).map(|it| it.share));
+                let deployment = deployment(served, (model, card), &public, worth, (metrics, health));
                 let deployment = Arc::new(Deployment { keys: keys.clone(), ..deployment });
                 match deployments.iter_mut().find(|(name, _)| *name == public) {
                     Some((_, of_model)) => of_model.push(deployment),
@@ -309,7 +316,7 @@ fn deployment(
     served: &Served,
     (model, card): (ModelConfig, ModelCard),
     public: &Arc<str>,
-    routing: &Routing,
+    (routing, leaderboard): (&Routing, Option<f64>),
     (metrics, health): (&Metrics, &HealthBook),
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
@@ -323,7 +330,7 @@ fn deployment(
     let merits = Merits {
         model: &model.upstream,
         context_tokens: model.context_tokens,
-        leaderboard: None,
+        leaderboard,
         adjustment: model.score_adjustment,
         base_priority: served.config.base_priority,
     };

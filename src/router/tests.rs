@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Routing, Timeouts};
+use crate::leaderboard::Leaderboard;
 use crate::llm::Abilities;
 use crate::providers::{self, Shared};
 use crate::telemetry::Metrics;
@@ -50,7 +51,8 @@ fn table_with(served: &[Served], routing: Routing) -> (RoutingTable, Metrics) {
     let policy =
         ModelPolicy { model: "m".to_owned(), aliases: vec!["small".to_owned()], ..ModelPolicy::default() };
     let catalog = Catalog { policies: vec![policy], routing, ..Catalog::default() };
-    (RoutingTable::new(served, &catalog, &metrics, &HealthBook::default()), metrics)
+    let board = Leaderboard::default();
+    (RoutingTable::new(served, &catalog, &board, &metrics, &HealthBook::default()), metrics)
 }
 
 async fn asked(table: &RoutingTable, stream: bool) -> Result<Routed<Answer>, RouteError> {

@@ -11,6 +11,8 @@ const RANKS: &[(&str, u8)] = &[
     ("config", 2),
     ("prompts", 2),
     ("wire", 2),
+    ("fetch", 3),
+    ("leaderboard", 3),
     ("telemetry", 3),
     ("engine", 4),
     ("providers", 5),
@@ -29,7 +31,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["api"]),
     ("hyper", &["api", "engine", "providers"]),
     ("hyper_util", &["api", "engine", "providers"]),
-    ("reqwest", &["providers"]),
+    // Documents from the web are no answers of providers: they take no key, and are wanted whole or not at all.
+    ("reqwest", &["fetch", "providers"]),
     ("ollama_rs", &["providers"]),
     ("handlebars", &["prompts"]),
     ("minijinja", &["engine"]),

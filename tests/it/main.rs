@@ -26,6 +26,7 @@ mod engines;
 mod errors;
 mod faults;
 mod layering;
+mod leaderboard;
 mod load;
 mod openai;
 mod passthrough;

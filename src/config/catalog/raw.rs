@@ -21,6 +21,8 @@ pub(super) struct RawCatalog {
     pub(super) models: Pairs<Object<RawPolicy>>,
     #[serde(default)]
     pub(super) routing: Option<Object<RawRouting>>,
+    #[serde(default)]
+    pub(super) leaderboard: Option<Object<RawLeaderboard>>,
     /// Where to listen, which only files in Lua say.
     #[serde(skip)]
     pub(super) listen: Option<Vec<ListenAddress>>,
@@ -169,6 +171,26 @@ pub(super) struct RawRouting {
     pub(super) model_ctx_score_scalar: Option<f64>,
     #[serde(alias = "MODEL_ADJUSTMENT_SCALAR")]
     pub(super) model_adjustment_scalar: Option<f64>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLeaderboard {
+    pub(super) file: Option<String>,
+    pub(super) sources: Vec<Object<RawLeaderboardSource>>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLeaderboardSource {
+    pub(super) name: Option<String>,
+    pub(super) url: Option<String>,
+    pub(super) format: Option<String>,
+    pub(super) licence: Option<String>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
 }
