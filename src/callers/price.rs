@@ -1,5 +1,7 @@
 //! What tokens cost: a price for a model holds from a day on, until a later one does.
 
+use std::sync::Arc;
+
 use super::pattern::matches;
 use crate::llm::Usage;
 
@@ -22,23 +24,58 @@ pub struct Price {
 
 /// All prices.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prices(Vec<Price>);
+pub struct Prices(Vec<Arc<Price>>);
+
+/// The prices of one model at one provider, in the course of time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PriceHistory {
+    /// For this provider. These go before those for all.
+    own: Vec<Arc<Price>>,
+    /// Whatever the provider.
+    general: Vec<Arc<Price>>,
+}
 
 impl Prices {
-    /// Of several for one model the last in this order that holds at a time counts, the later `from_ms` first.
+    /// Of several for one model that hold from the same time on, the last in this order counts.
     pub fn new(mut prices: Vec<Price>) -> Self {
         // Stable, so that of equals the later in the file wins when looked at from behind.
         prices.sort_by_key(|price| price.from_ms);
-        Self(prices)
+        Self(prices.into_iter().map(Arc::new).collect())
     }
 
-    /// The price that holds for a model. One for its provider goes before one for all.
-    pub fn of(&self, provider: &str, names: [&str; 2], now_ms: i64) -> Option<&Price> {
-        let fits =
-            |price: &&Price| price.from_ms <= now_ms && names.iter().any(|name| matches(&price.model, name));
-        let of_provider = |price: &&Price| price.provider.as_deref() == Some(provider);
-        let holding = || self.0.iter().rev().filter(fits);
-        holding().find(of_provider).or_else(|| holding().find(|price| price.provider.is_none()))
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those of a model, by any of its names.
+    pub fn history(&self, provider: &str, names: [&str; 2]) -> PriceHistory {
+        let fitting =
+            self.0.iter().filter(|price| names.iter().any(|name| matches(&price.model, name))).cloned();
+        let mut history = PriceHistory::default();
+        for price in fitting {
+            match price.provider.as_deref() {
+                None => history.general.push(price),
+                Some(own) if own == provider => history.own.push(price),
+                Some(_) => {}
+            }
+        }
+        history
+    }
+}
+
+impl PriceHistory {
+    /// The price at a time; `None` if there is none.
+    pub fn at(&self, now_ms: i64) -> Option<&Arc<Price>> {
+        let holding = |prices: &'_ [Arc<Price>]| prices.iter().rposition(|price| price.from_ms <= now_ms);
+        holding(&self.own)
+            .and_then(|at| self.own.get(at))
+            .or_else(|| self.general.get(holding(&self.general)?))
     }
 }
 
@@ -79,7 +116,7 @@ mod tests {
             price("gpt-*", None, 0, 1.0),
         ]);
         let input = |provider: &str, name: &str, now| {
-            prices.of(provider, [name, "public"], now).map(|price| price.input)
+            prices.history(provider, [name, "public"]).at(now).map(|price| price.input)
         };
         assert_eq!(input("openai", "gpt-4o", 2000), Some(3.0));
         assert_eq!(input("azure", "gpt-4o", 3000), Some(5.0));

@@ -1,5 +1,7 @@
 //! What one request used: a line of the ledger.
 
+use std::fmt::Debug;
+
 use serde::{Deserialize, Serialize};
 
 use crate::llm::{Usage, UsageSource};
@@ -47,6 +49,12 @@ pub struct UsageRecord {
     pub attempts: u32,
     /// What it cost; `None` if there is no price.
     pub cost: Option<f64>,
+}
+
+/// Where records go.
+pub trait Ledger: Debug + Send + Sync {
+    /// Writes it down, now or a moment later. Comes back at once, whatever it is like there.
+    fn record(&self, record: UsageRecord);
 }
 
 /// How a request ended.
