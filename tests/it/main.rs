@@ -36,3 +36,4 @@ mod secrets;
 mod serving;
 mod streams;
 mod telemetry;
+mod utilities;
