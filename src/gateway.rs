@@ -4,6 +4,8 @@
 //! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
 
 mod meter;
+mod opening;
+mod several;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,14 @@ use serde_json::{Map, Value, json};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
-use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
+use crate::prompts::{PromptError, PromptLibrary, Rendered};
 use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
 use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed, RoutingTable};
 use crate::telemetry::RequestRecord;
 
 pub use meter::{Meter, MeteredStream};
+pub use opening::{Offer, Opening};
+pub use several::{Replies, Unanswered};
 
 /// Everything between the API and the providers.
 #[derive(Debug)]
@@ -52,22 +56,6 @@ pub struct Conversation {
     pub stream: bool,
     /// Generation options.
     pub options: Options,
-}
-
-/// Where the system prompt of a conversation comes from.
-#[derive(Clone, Debug)]
-pub enum Opening {
-    /// The library.
-    Prompt {
-        /// `name` or `name@label`.
-        name: String,
-        /// For the prompt's template.
-        variables: Map<String, Value>,
-        /// The languages that would do.
-        wanted: Wanted,
-    },
-    /// The caller.
-    Text(String),
 }
 
 /// Who said something in a conversation.
@@ -188,16 +176,6 @@ impl State {
         if routes.is_empty() { Err(self.unknown(model)) } else { Ok(Chain::Several(routes.into_iter())) }
     }
 
-    /// The prompt of a conversation, if it has one of the library's.
-    fn prompt_of(&self, opening: &Opening) -> Result<Option<Rendered>, PromptError> {
-        match opening {
-            Opening::Text(_) => Ok(None),
-            Opening::Prompt { name, variables, wanted } => {
-                self.prompts.render(name, wanted, variables).map(Some)
-            }
-        }
-    }
-
     fn unknown(&self, model: &str) -> GatewayError {
         let nearest = self.routes.nearest(model).map(str::to_owned);
         GatewayError::UnknownModel { name: model.to_owned(), nearest }
@@ -258,10 +236,7 @@ impl Gateway {
         conversation: Conversation,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
-        // A model that is not there is told before a variable that is missing.
-        self.route(&conversation.model, &record)?;
-        let prompt = self.state.load().prompt_of(&conversation.opening)?;
-        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
+        let prompt = self.opened(&conversation, &record)?;
         let request = conversation.into_request(prompt.as_ref());
         let reply = self.chat(request, record).await?;
         Ok(Reply { prompt, ..reply })
@@ -284,7 +259,7 @@ impl Gateway {
         let state = self.state.load();
         // A model that is not there is told before a variable that is missing.
         state.wanted(&conversation.model)?;
-        let prompt = state.prompt_of(&conversation.opening)?;
+        let prompt = conversation.opening.prompt(&state.prompts)?;
         let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()))?;
         Ok(Way { prompt, ..way })
     }
@@ -345,6 +320,19 @@ impl Gateway {
         let route = self.state.load().route(model)?;
         let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
         route.deployments.first().cloned().ok_or_else(unknown)
+    }
+
+    /// The prompt of a conversation, if it has one of the library's.
+    fn opened(
+        &self,
+        conversation: &Conversation,
+        record: &RequestRecord,
+    ) -> Result<Option<Rendered>, GatewayError> {
+        // A model that is not there is told before a variable that is missing.
+        self.route(&conversation.model, record)?;
+        let prompt = conversation.opening.prompt(&self.state.load().prompts)?;
+        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
+        Ok(prompt)
     }
 
     /// Asks for a model, and for those that take over from it.
@@ -472,7 +460,7 @@ fn message(role: Role, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::Language;
+    use crate::prompts::{Language, Wanted};
 
     fn conversation(opening: Opening) -> Conversation {
         let mut options = Options::default();
@@ -513,8 +501,12 @@ mod tests {
             version: None,
             config: config.as_object().cloned().unwrap(),
         };
-        let opening =
-            Opening::Prompt { name: "p".to_owned(), variables: Map::new(), wanted: Wanted::default() };
+        let opening = Opening::Prompt {
+            name: "p".to_owned(),
+            variables: Map::new(),
+            wanted: Wanted::default(),
+            offers: Vec::new(),
+        };
 
         let request = conversation(opening).into_request(Some(&prompt));
 

@@ -96,7 +96,17 @@ fn with_parameters(path: &str, mut item: Value) -> Value {
 
 /// Without the errors that an operation cannot have.
 fn narrowed(path: &str, mut item: Value) -> Value {
-    let asks_a_provider = ["chat", "conversation", "completions", "embeddings", "passthrough"];
+    let asks_a_provider = [
+        "chat",
+        "conversation",
+        "completions",
+        "embeddings",
+        "passthrough",
+        "translate",
+        "simplify_text",
+        "generat",
+        "article",
+    ];
     let asks_a_provider = asks_a_provider.iter().any(|word| path.contains(word));
     let names_something = path.contains([':', '*', '{']);
     for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {

@@ -110,6 +110,26 @@ impl ApiError {
         self
     }
 
+    /// Names the text from which the refused messages were made, if that is where the fault lies.
+    pub(super) fn at_text(mut self, place: &str) -> Self {
+        let told = &mut self.0;
+        let is_fault_of_text = match told.param.as_deref() {
+            Some(param) => param == "messages" || param.starts_with("messages["),
+            // An upstream that refuses a request without saying where can only mean what was said: the rest was checked.
+            None => told.label == "upstream_rejected" && matches!(told.status.as_u16(), 400 | 413 | 422),
+        };
+        if is_fault_of_text {
+            told.param = Some(place.to_owned());
+        }
+        self
+    }
+
+    /// With the number of deployments that were asked in all, where others were asked besides the one that failed.
+    pub(super) fn with_attempts(mut self, attempts: u32) -> Self {
+        self.0.attempts = self.0.attempts.map(|_| attempts);
+        self
+    }
+
     pub(super) fn allow(mut self, methods: &str) -> Self {
         self.0.allow = Some(methods.to_owned());
         self

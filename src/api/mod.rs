@@ -1,7 +1,7 @@
 //! The API: the only part of the house that knows HTTP towards callers.
 //!
-//! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `prompts` and `passthrough` are
-//! the documented operations, `engines` and `meta` are for operators. An endpoint is added as a method of one of these.
+//! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `utilities`, `prompts` and
+//! `passthrough` are the documented operations, `engines` and `meta` are for operators. An endpoint is added as a method of one of these.
 
 mod access;
 mod answering;
@@ -25,6 +25,7 @@ mod rest;
 mod routes;
 mod schema;
 mod serve;
+mod utilities;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub use serve::{Listeners, check_serving, serve};
 enum Tag {
     /// Chat, conversations with prompts from the library, models.
     Facade,
+    /// Tasks with texts, done with prompts from the library.
+    Utilities,
     /// OpenAI's own API.
     #[oai(rename = "OpenAI")]
     OpenAi,
@@ -62,6 +65,7 @@ enum Tag {
 
 type Documented = (
     rest::FacadeApi,
+    utilities::UtilitiesApi,
     openai::OpenAiApi,
     prompts::PromptsApi,
     passthrough::PassthroughApi,
@@ -74,6 +78,7 @@ type Documented = (
 fn operations(context: &Arc<Context>) -> Documented {
     (
         rest::FacadeApi { context: context.clone() },
+        utilities::UtilitiesApi { context: context.clone() },
         openai::OpenAiApi { context: context.clone() },
         prompts::PromptsApi { context: context.clone() },
         passthrough::PassthroughApi { context: context.clone() },

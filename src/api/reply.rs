@@ -3,6 +3,7 @@
 //! Runs of events leave as they came. What else a stream needs is added here: a sign of life while nothing
 //! comes (which says more while an engine is loaded for it), an error in the place of an end, and `[DONE]`.
 
+mod several;
 mod waiting;
 
 use std::future::Future;
@@ -34,6 +35,8 @@ use crate::llm::{Completion, Frames};
 use crate::prompts::Rendered;
 use crate::telemetry::RequestRecord;
 use waiting::EngineWait;
+
+pub(super) use several::{SeveralResponse, add_headers_of_several};
 
 /// How long a stream may be silent before a sign of life is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -95,7 +98,7 @@ fn documented_headers() -> Vec<MetaHeader> {
         ("x-request-id", "string", "The caller's own id, or one that was made."),
         ("x-llm-provider", "string", "The provider that answered."),
         ("x-llm-model", "string", "The provider's own name of the model."),
-        ("x-llm-attempts", "integer", "How many deployments were asked."),
+        ("x-llm-attempts", "integer", "How many deployments were asked; for several texts, all together."),
         ("x-llm-variant", "string", "`model@context` of the engine, if the gateway runs it itself."),
         ("x-llm-prompt", "string", "`name@language` of the prompt that was used."),
         ("x-llm-ignored-options", "string", "Options of the request that the provider cannot take."),
@@ -231,28 +234,48 @@ static IGNORED_OPTIONS: HeaderName = HeaderName::from_static("x-llm-ignored-opti
 
 /// Says who answered, and how.
 pub(super) fn add_headers<T>(headers: &mut HeaderMap, reply: &Reply<T>) {
-    let mut add = |name: &'static HeaderName, value: &str| {
-        // Names of models may hold letters that headers cannot; then they are left out.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
+    let how = How {
+        provider: &reply.deployment.provider_name,
+        model: &reply.deployment.upstream_model,
+        variant: reply.variant.as_deref().unwrap_or_default(),
+        ignored_options: &reply.ignored_options.join(", "),
+        prompt: reply.prompt.as_ref(),
+        attempts: reply.attempts,
+    };
+    how.put_into(headers);
+}
+
+/// Who answered, and how, in the words of headers.
+struct How<'r> {
+    provider: &'r str,
+    model: &'r str,
+    variant: &'r str,
+    ignored_options: &'r str,
+    prompt: Option<&'r Rendered>,
+    attempts: u32,
+}
+
+impl How<'_> {
+    fn put_into(&self, headers: &mut HeaderMap) {
+        let mut add = |name: &'static HeaderName, value: &str| {
+            // Names of models may hold letters that headers cannot; then they are left out.
+            if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
+                headers.insert(name, value);
+            }
+        };
+        add(&PROVIDER, self.provider);
+        add(&MODEL, self.model);
+        if let Some(prompt) = self.prompt {
+            add(&PROMPT, &format!("{}@{}", prompt.name, prompt.language));
         }
-    };
-    add(&PROVIDER, &reply.deployment.provider_name);
-    add(&MODEL, &reply.deployment.upstream_model);
-    if let Some(prompt) = &reply.prompt {
-        add(&PROMPT, &format!("{}@{}", prompt.name, prompt.language));
+        add(&VARIANT, self.variant);
+        add(&IGNORED_OPTIONS, self.ignored_options);
+        let attempts = match self.attempts {
+            1 => HeaderValue::from_static("1"),
+            more => HeaderValue::from(more),
+        };
+        headers.insert(&ATTEMPTS, attempts);
     }
-    if let Some(variant) = &reply.variant {
-        add(&VARIANT, variant);
-    }
-    if !reply.ignored_options.is_empty() {
-        add(&IGNORED_OPTIONS, &reply.ignored_options.join(", "));
-    }
-    let attempts = match reply.attempts {
-        1 => HeaderValue::from_static("1"),
-        more => HeaderValue::from(more),
-    };
-    headers.insert(&ATTEMPTS, attempts);
 }
 
 /// The body of a stream.

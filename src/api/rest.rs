@@ -10,10 +10,10 @@ use super::body::JsonBody;
 use super::context::Context;
 use super::error::ApiError;
 use super::payload::Json;
-use super::reply::{self, GeneratedResponse, StreamForm};
+use super::reply::{self, GeneratedResponse, StreamForm, WholeForm};
 use super::schema::{
     ChatChunk, ChatCompletion, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat,
-    GenerationOptions, Pong, TagDetails, TagList, UsageBody,
+    GenerationOptions, OwnPrompt, Pong, TagDetails, TagList,
 };
 use super::{Tag, dto, engines, openai as openai_api, prompts, record_of};
 use crate::gateway::{self, Opening, Role};
@@ -74,8 +74,8 @@ impl FacadeApi {
         let object = dto::object(body.bytes)?;
         let conversation: Conversation = dto::read(object.text())?;
         let ignored = dto::unknown_members(&object, &[CONVERSATION]);
-        let conversation = spoken(conversation, None, request)?;
-        Ok(self.converse(request, conversation, ignored).await?.into())
+        let conversation = spoken(conversation, OwnPrompt::default(), request)?;
+        Ok(converse(&self.context, request, conversation, ignored, conversation_answer).await?.into())
     }
 
     /// Conversation with options
@@ -94,7 +94,7 @@ impl FacadeApi {
         let object = dto::object(body.bytes)?;
         let ignored = dto::unknown_members(&object, &[CONVERSATION, GENERATION]);
         let conversation = extended(&object, request)?;
-        Ok(self.converse(request, conversation, ignored).await?.into())
+        Ok(converse(&self.context, request, conversation, ignored, conversation_answer).await?.into())
     }
 
     /// Models
@@ -118,24 +118,24 @@ impl FacadeApi {
     }
 }
 
-impl FacadeApi {
-    async fn converse(
-        &self,
-        request: &Request,
-        conversation: gateway::Conversation,
-        ignored: Vec<String>,
-    ) -> Result<Response, ApiError> {
-        let record = record_of(request);
-        let form = conversation.stream.then(|| StreamForm::wanted(request.headers()));
-        let (gateway, of_request) = (self.context.gateway.clone(), record.clone());
-        let asked = async move {
-            let mut reply = gateway.converse(conversation, of_request).await?;
-            reply.ignored_options.extend(ignored);
-            Ok(reply)
-        };
-        let answered = reply::respond(&self.context, &record, asked, form, conversation_answer).await;
-        answered.map_err(|error| error.with_param_named("model", "model_name"))
-    }
+/// Answers a conversation, in this form if it is to come whole.
+pub(super) async fn converse(
+    context: &Arc<Context>,
+    request: &Request,
+    conversation: gateway::Conversation,
+    ignored: Vec<String>,
+    whole: WholeForm,
+) -> Result<Response, ApiError> {
+    let record = record_of(request);
+    let form = conversation.stream.then(|| StreamForm::wanted(request.headers()));
+    let (gateway, of_request) = (context.gateway.clone(), record.clone());
+    let asked = async move {
+        let mut reply = gateway.converse(conversation, of_request).await?;
+        reply.ignored_options.extend(ignored);
+        Ok(reply)
+    };
+    let answered = reply::respond(context, &record, asked, form, whole).await;
+    answered.map_err(|error| error.with_param_named("model", "model_name"))
 }
 
 /// Takes the facade's own members out of a chat: `options` become options of the house, and nobody else
@@ -181,45 +181,51 @@ fn facade_chat(mut chat: ChatRequest) -> Result<ChatRequest, ApiError> {
 /// A conversation with options, as the gateway takes it.
 pub(super) fn extended(object: &RawObject, request: &Request) -> Result<gateway::Conversation, ApiError> {
     let conversation: Conversation = dto::read(object.text())?;
+    let own: OwnPrompt = dto::read(object.text())?;
     let generation: GenerationOptions = dto::read(object.text())?;
-    spoken(conversation, Some(generation), request)
+    let mut conversation = spoken(conversation, own, request)?;
+    set_options(&mut conversation.options, generation);
+    Ok(conversation)
 }
 
 /// A conversation as the gateway takes it.
 fn spoken(
     conversation: Conversation,
-    generation: Option<GenerationOptions>,
+    own: OwnPrompt,
     request: &Request,
 ) -> Result<gateway::Conversation, ApiError> {
     let mut options = Options::default();
     options.set("temperature", conversation.temperature);
     options.set("max_tokens", conversation.max_new_tokens);
-    let mut own_prompt = None;
-    if let Some(generation) = generation {
-        own_prompt = generation.system_prompt;
-        options.set("top_p", generation.top_p);
-        options.set("top_k", generation.top_k);
-        options.set("typical_p", generation.typical_p);
-        options.set("repetition_penalty", generation.repetition_penalty);
-        options.set("seed", generation.seed);
-        options.set("stop", serde_json::to_value(generation.stop).unwrap_or_default());
-    }
     let history =
         history(&conversation.historical_messages.iter().map(|message| &message.0).collect::<Vec<_>>())?;
     let wanted = prompts::wanted(conversation.language.as_deref(), conversation.strict_language, request)?;
     Ok(gateway::Conversation {
         model: conversation.model_name,
-        opening: match own_prompt {
+        opening: match own.system_prompt {
             Some(text) => Opening::Text(text),
-            None => {
-                Opening::Prompt { name: conversation.prompt, variables: conversation.variables.0, wanted }
-            }
+            None => Opening::Prompt {
+                name: conversation.prompt,
+                variables: conversation.variables.0,
+                wanted,
+                offers: Vec::new(),
+            },
         },
         history,
         statement: conversation.user_last_statement,
         stream: conversation.stream,
         options,
     })
+}
+
+/// Adds what is given of the options.
+pub(super) fn set_options(options: &mut Options, generation: GenerationOptions) {
+    options.set("top_p", generation.top_p);
+    options.set("top_k", generation.top_k);
+    options.set("typical_p", generation.typical_p);
+    options.set("repetition_penalty", generation.repetition_penalty);
+    options.set("seed", generation.seed);
+    options.set("stop", serde_json::to_value(generation.stop).unwrap_or_default());
 }
 
 /// What was said before: pairs of user and assistant, or messages with a role, also mixed.
@@ -268,22 +274,38 @@ fn conversation_answer(
     prompt: Option<&Rendered>,
     record: &RequestRecord,
 ) -> Result<bytes::Bytes, ApiError> {
-    let answer: Value = serde_json::from_slice(&completion.body).map_err(|_| ApiError::internal())?;
-    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let body = answer_of(completion, prompt, record)?;
+    Ok(serde_json::to_vec(&body).map_err(|_| ApiError::internal())?.into())
+}
+
+pub(super) fn answer_of(
+    completion: &Completion,
+    prompt: Option<&Rendered>,
+    record: &RequestRecord,
+) -> Result<ConversationAnswer, ApiError> {
+    let Said { text, finish_reason } = said(completion)?;
     let usage = completion.usage.or_else(|| record.facts().usage).unwrap_or_default();
-    let body = ConversationAnswer {
-        response: text("/choices/0/message/content"),
+    Ok(ConversationAnswer {
+        response: text,
         generation_time: record.elapsed().as_secs_f64(),
         model: record.facts().model.as_deref().unwrap_or_default().to_owned(),
-        finish_reason: text("/choices/0/finish_reason"),
-        usage: UsageBody {
-            prompt_tokens: usage.input_tokens,
-            completion_tokens: usage.output_tokens,
-            total_tokens: usage.input_tokens.saturating_add(usage.output_tokens),
-        },
+        finish_reason,
+        usage: usage.into(),
         prompt: prompt.map(prompts::note),
-    };
-    Ok(serde_json::to_vec(&body).map_err(|_| ApiError::internal())?.into())
+    })
+}
+
+/// What a model said, and why it ended.
+pub(super) struct Said {
+    pub(super) text: String,
+    pub(super) finish_reason: String,
+}
+
+/// Reads a provider's answer.
+pub(super) fn said(completion: &Completion) -> Result<Said, ApiError> {
+    let answer: Value = serde_json::from_slice(&completion.body).map_err(|_| ApiError::internal())?;
+    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(Said { text: text("/choices/0/message/content"), finish_reason: text("/choices/0/finish_reason") })
 }
 
 fn tag(context: &Context, route: &Route, library: &[String]) -> super::schema::Tag {

@@ -4,7 +4,9 @@ mod chat;
 mod engines;
 mod facade;
 mod object;
+mod passages;
 mod routes;
+mod utilities;
 
 use poem_openapi::Object;
 use serde::Serialize;
@@ -15,12 +17,19 @@ pub(super) use chat::{
 };
 pub(super) use engines::{EngineBody, EngineList, EngineModelBody, EngineStep, EngineVariantBody};
 pub(super) use facade::{
-    Alive, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions,
+    Alive, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions, OwnPrompt,
     PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, Reload,
-    RenderBody, RenderedBody, Tag, TagDetails, TagList, TranslationBody, UsageBody,
+    RenderBody, RenderedBody, Tag, TagDetails, TagList, TranslationBody,
 };
 pub(super) use object::AnyObject;
+pub(super) use passages::Passages;
 pub(super) use routes::{CandidateBody, ExplainedPrompt, Explanation, RouteBody, RouteList, ScoreBody};
+pub(super) use utilities::{
+    AboutAnswers, ArticleAnswer, ArticleRequest, ArticleText, FullArticle, FullArticleRequest,
+    GenerativeAnswerRequest, OneText, Question, Questions, QuestionsAnswer, QuestionsRequest, SeveralTexts,
+    SimplifyAnswer, SimplifyRequest, Streaming, TargetLanguage, TextQuestions, TranslateAnswer,
+    TranslateRequest, Translated, UtilityRequest,
+};
 
 /// An error, in OpenAI's form.
 #[derive(Debug, Serialize, Object)]

@@ -63,10 +63,8 @@ impl Meter {
     }
 
     fn note_first_token(&self) {
-        let elapsed = self.record.elapsed();
-        let mut facts = self.record.facts();
-        facts.first_token = Some(elapsed);
-        if let Some(metrics) = &facts.model_metrics {
+        let Some(elapsed) = self.record.content_came() else { return };
+        if let Some(metrics) = &self.record.facts().model_metrics {
             metrics.first_token.observe(elapsed.as_secs_f64());
         }
     }

@@ -102,6 +102,19 @@ impl Usage {
         usage
     }
 
+    /// What two answers took together. An estimate in it makes the whole an estimate.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let is_estimated = [self.source, other.source].contains(&UsageSource::Estimated);
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cached_input_tokens: self.cached_input_tokens.saturating_add(other.cached_input_tokens),
+            reasoning_tokens: self.reasoning_tokens.saturating_add(other.reasoning_tokens),
+            source: if is_estimated { UsageSource::Estimated } else { UsageSource::Provider },
+        }
+    }
+
     /// What `bytes` of text come to when nobody has counted: four bytes a token.
     pub fn estimated_tokens(bytes: usize) -> u64 {
         u64::try_from(bytes.div_ceil(4)).unwrap_or(u64::MAX)
@@ -123,6 +136,25 @@ mod tests {
         assert_eq!((usage.input_tokens, usage.output_tokens), (19, 8));
         assert_eq!((usage.cached_input_tokens, usage.reasoning_tokens), (18, 3));
         assert_eq!(usage.to_openai()["total_tokens"], 27);
+    }
+
+    #[test]
+    fn a_sum_with_an_estimate_is_one() {
+        let counted = Usage {
+            input_tokens: 1,
+            output_tokens: 2,
+            cached_input_tokens: 3,
+            reasoning_tokens: 4,
+            ..Usage::default()
+        };
+        let estimated = Usage { input_tokens: u64::MAX, source: UsageSource::Estimated, ..Usage::default() };
+
+        let twice = counted.plus(counted);
+        assert_eq!((twice.input_tokens, twice.output_tokens), (2, 4));
+        assert_eq!((twice.cached_input_tokens, twice.reasoning_tokens), (6, 8));
+        assert_eq!(twice.source, UsageSource::Provider);
+        let both = counted.plus(estimated);
+        assert_eq!((both.input_tokens, both.source), (u64::MAX, UsageSource::Estimated));
     }
 
     #[test]

@@ -196,6 +196,17 @@ impl PromptLibrary {
         })
     }
 
+    /// Whether a prompt, named `name` or `name@label`, has a variable: in its schema or in its text, in any language.
+    ///
+    /// # Errors
+    /// There is no such prompt.
+    pub fn takes(&self, name: &str, variable: &str) -> Result<bool, PromptError> {
+        let translations = self.find(name)?;
+        let in_schema = schema_of(translations).is_some_and(|schema| schema.names().any(|n| n == variable));
+        let in_text = |document| checks::all_variables(document, &self.prompts).contains(variable);
+        Ok(in_schema || translations.values().any(in_text))
+    }
+
     /// All prompts but partials, in the order of their names.
     pub fn list(&self) -> Vec<PromptSummary> {
         self.listed().map(|(key, translations)| self.summary(key, translations)).collect()

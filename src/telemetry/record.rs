@@ -17,6 +17,8 @@ pub struct RequestRecord {
     pub started: Instant,
     // A std mutex: held for an assignment or two, never across an await, a few times a request.
     facts: Mutex<Facts>,
+    /// The request that this is a part of, where one request is several to upstreams.
+    whole: Option<Arc<Self>>,
 }
 
 /// What becomes known on the way.
@@ -73,7 +75,18 @@ impl Outcome {
 impl RequestRecord {
     /// A record that begins now.
     pub fn new(id: String) -> Self {
-        Self { id, started: Instant::now(), facts: Mutex::default() }
+        Self { id, started: Instant::now(), facts: Mutex::default(), whole: None }
+    }
+
+    /// The record of a part, for a request that asks upstreams several times at once. Each part has facts of its own, so
+    /// that none of them writes over another's; they are added to the whole's when the part is dropped.
+    pub fn part(self: &Arc<Self>) -> Self {
+        Self {
+            id: self.id.clone(),
+            started: self.started,
+            facts: Mutex::default(),
+            whole: Some(self.clone()),
+        }
     }
 
     /// The facts, to read or to add to. Never hold them across an await.
@@ -85,5 +98,77 @@ impl RequestRecord {
     /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Notes that content has come. The time until then, if it is the first of the whole request.
+    pub fn content_came(&self) -> Option<Duration> {
+        if let Some(whole) = &self.whole {
+            return whole.content_came();
+        }
+        let elapsed = self.elapsed();
+        let mut facts = self.facts();
+        facts.first_token.is_none().then(|| *facts.first_token.insert(elapsed))
+    }
+}
+
+impl Facts {
+    /// Adds what is known of a part. Who answered is told of the last part; times are the whole's own.
+    fn add(&mut self, part: Self) {
+        self.model = part.model.or(self.model.take());
+        self.model_metrics = part.model_metrics.or(self.model_metrics.take());
+        self.provider = part.provider.or(self.provider.take());
+        self.deployment = part.deployment.or(self.deployment.take());
+        self.attempts = self.attempts.saturating_add(part.attempts);
+        self.usage = match (self.usage, part.usage) {
+            (Some(usage), Some(more)) => Some(usage.plus(more)),
+            (usage, more) => usage.or(more),
+        };
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        if let Some(whole) = self.whole.take() {
+            let facts = std::mem::take(&mut *self.facts());
+            whole.facts().add(facts);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(tokens: u64) -> Usage {
+        Usage { input_tokens: tokens, output_tokens: 1, ..Usage::default() }
+    }
+
+    #[test]
+    fn parts_add_up_however_they_end() {
+        let whole = Arc::new(RequestRecord::new("id".to_owned()));
+        let parts = [whole.part(), whole.part(), whole.part()];
+        for (part, (tokens, provider)) in parts.iter().zip([(3, "a"), (4, "b")]) {
+            let mut facts = part.facts();
+            (facts.usage, facts.attempts, facts.provider) = (Some(used(tokens)), 2, Some(provider.into()));
+        }
+        assert_eq!(whole.facts().usage, None, "they are told when they end");
+
+        // The last one was given up before it had used anything.
+        drop(parts);
+
+        let facts = whole.facts();
+        assert_eq!(facts.usage.map(|usage| (usage.input_tokens, usage.output_tokens)), Some((7, 2)));
+        assert_eq!((facts.attempts, facts.provider.as_deref()), (4, Some("b")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_content_of_any_part_is_the_requests() {
+        let whole = Arc::new(RequestRecord::new("id".to_owned()));
+        let (one, other) = (whole.part(), whole.part());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(other.content_came(), Some(Duration::from_secs(2)));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(one.content_came(), None);
+        assert_eq!(whole.facts().first_token, Some(Duration::from_secs(2)));
     }
 }

@@ -39,3 +39,4 @@ mod serving;
 mod spares;
 mod streams;
 mod telemetry;
+mod utilities;

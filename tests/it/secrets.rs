@@ -68,6 +68,8 @@ async fn exercise(gateway: &Gateway) -> Vec<String> {
         ("/api/chat", format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"{PROMPT}\",\"content\":\"x\"}}]}}")),
         ("/api/chat", format!("{PROMPT} {{")),
         ("/api/conversation_with_model", json!({"model_name": "m", "user_last_statement": PROMPT, "variables": {"x": VARIABLE}, "prompt": "translate"}).to_string()),
+        ("/api/translate", json!({"model_name": "m", "texts": [PROMPT], "target_language": VARIABLE}).to_string()),
+        ("/api/generative_answer", json!({"model_name": "m", "question_str": PROMPT, "texts": PROMPT}).to_string()),
         ("/api/prompts/translate/render", json!({"variables": {"target_language": {"x": VARIABLE}}}).to_string()),
         ("/api/passthrough", json!({"provider": "up", "path": format!("/v1/../{QUERY}"), "body": PROMPT}).to_string()),
         ("/api/passthrough", json!({"provider": "dead", "path": "/v1/x", "query": {"q": QUERY}, "body": PROMPT}).to_string()),

@@ -8,6 +8,7 @@ use validator::Validate;
 
 use super::AnyObject;
 use super::chat::Message;
+use crate::llm::Usage;
 
 type Any = poem_openapi::types::Any<Value>;
 
@@ -120,14 +121,21 @@ pub(in crate::api) struct ExtendedConversation {
     #[oai(flatten)]
     conversation: Conversation,
     #[oai(flatten)]
+    own: OwnPrompt,
+    #[oai(flatten)]
     generation: GenerationOptions,
 }
 
-/// How to generate. Read from the same body as the conversation.
-#[derive(Deserialize, Validate, Object)]
-pub(in crate::api) struct GenerationOptions {
+/// A prompt of the caller's own. Read from the same body as the rest.
+#[derive(Default, Deserialize, Validate, Object)]
+pub(in crate::api) struct OwnPrompt {
     /// The system prompt. It takes the place of the library's.
     pub(in crate::api) system_prompt: Option<String>,
+}
+
+/// How to generate. Read from the same body as the rest.
+#[derive(Default, Deserialize, Validate, Object)]
+pub(in crate::api) struct GenerationOptions {
     /// Choose among the most likely words that together have this likelihood, 0 to 1.
     #[validate(range(min = 0.0, max = 1.0, message = "must be between 0 and 1"))]
     #[oai(validator(minimum(value = "0"), maximum(value = "1")))]
@@ -164,15 +172,8 @@ impl Example for ExtendedConversation {
                 max_new_tokens: Some(256),
                 ..Conversation::example()
             },
-            generation: GenerationOptions {
-                system_prompt: Some("Answer like a pirate.".to_owned()),
-                top_p: Some(0.9),
-                top_k: None,
-                typical_p: None,
-                repetition_penalty: None,
-                seed: None,
-                stop: None,
-            },
+            own: OwnPrompt { system_prompt: Some("Answer like a pirate.".to_owned()) },
+            generation: GenerationOptions { top_p: Some(0.9), ..GenerationOptions::default() },
         }
     }
 }
@@ -205,6 +206,16 @@ pub(in crate::api) struct UsageBody {
     pub(in crate::api) completion_tokens: u64,
     /// Both.
     pub(in crate::api) total_tokens: u64,
+}
+
+impl From<Usage> for UsageBody {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.input_tokens,
+            completion_tokens: usage.output_tokens,
+            total_tokens: usage.input_tokens.saturating_add(usage.output_tokens),
+        }
+    }
 }
 
 /// Which prompt was used, and in which language.

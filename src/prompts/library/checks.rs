@@ -121,7 +121,7 @@ fn useless_defaults(translations: &BTreeMap<Language, Document>, prompts: &Promp
 }
 
 /// The variables of a document and of all that it includes.
-fn all_variables<'p>(document: &'p Document, prompts: &'p Prompts) -> BTreeSet<&'p str> {
+pub(super) fn all_variables<'p>(document: &'p Document, prompts: &'p Prompts) -> BTreeSet<&'p str> {
     let mut seen = BTreeSet::new();
     let mut names = BTreeSet::new();
     let mut next = vec![document];

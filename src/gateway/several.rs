@@ -1,0 +1,110 @@
+//! One instruction for many texts: each is asked about by itself, a few at once, and answered in its place.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::{Conversation, Gateway, GatewayError, Generated, Opening, Reply};
+use crate::llm::Completion;
+use crate::prompts::Rendered;
+use crate::providers::{ErrorKind, ProviderError};
+use crate::telemetry::RequestRecord;
+
+/// So many texts of one request are under way at once. Enough to fill the slots of an engine and to hide the way to a
+/// provider; few enough that one caller with many texts neither takes all of it from the others nor runs into its limits.
+const AT_ONCE: usize = 8;
+
+/// The answers about several texts.
+#[derive(Debug)]
+pub struct Replies {
+    /// In the order of the texts; at least one.
+    pub answers: Vec<Reply<Completion>>,
+    /// The prompt that was put before each of them.
+    pub prompt: Option<Rendered>,
+}
+
+/// Why there are no answers.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unanswered {
+    /// What went wrong first.
+    #[source]
+    pub error: GatewayError,
+    /// The text to which it happened, unless nobody was asked about any.
+    pub text: Option<usize>,
+}
+
+impl From<GatewayError> for Unanswered {
+    fn from(error: GatewayError) -> Self {
+        Self { error, text: None }
+    }
+}
+
+impl Gateway {
+    /// Has the same conversation about each of several texts, which takes the place of what the user says. The prompt is
+    /// rendered once, so that a reload in between leaves no two texts with different ones. The future may be dropped
+    /// at any time, which aborts all requests to upstreams.
+    ///
+    /// # Errors
+    /// As [`Gateway::converse`]. The first failure ends the others that are under way.
+    pub async fn converse_about_each(
+        &self,
+        mut conversation: Conversation,
+        texts: &[String],
+        record: Arc<RequestRecord>,
+    ) -> Result<Replies, Unanswered> {
+        let prompt = self.opened(&conversation, &record)?;
+        if let Some(prompt) = &prompt {
+            conversation.opening = Opening::Text(prompt.text.clone());
+        }
+        let began = record.elapsed();
+        let answered = self.about_each(&conversation, texts, prompt.as_ref(), &record).await;
+        // The parts overlap, so their times do not add up.
+        record.facts().upstream = record.elapsed().saturating_sub(began);
+        Ok(Replies { answers: answered?, prompt })
+    }
+
+    async fn about_each(
+        &self,
+        conversation: &Conversation,
+        texts: &[String],
+        prompt: Option<&Rendered>,
+        record: &Arc<RequestRecord>,
+    ) -> Result<Vec<Reply<Completion>>, Unanswered> {
+        let mut answers = Vec::with_capacity(texts.len());
+        let mut waiting = texts.iter().enumerate();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            while asked.len() < AT_ONCE
+                && let Some((index, text)) = waiting.next()
+            {
+                let about = Conversation { statement: text.clone(), ..conversation.clone() };
+                let part = Arc::new(record.part());
+                asked.push(async move { (index, self.about_one(about, prompt, part).await) });
+            }
+            match asked.next().await {
+                Some((index, Ok(answer))) => answers.push((index, answer)),
+                Some((index, Err(error))) => return Err(Unanswered { error, text: Some(index) }),
+                None => break,
+            }
+        }
+        answers.sort_by_key(|(index, _)| *index);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    async fn about_one(
+        &self,
+        conversation: Conversation,
+        prompt: Option<&Rendered>,
+        part: Arc<RequestRecord>,
+    ) -> Result<Reply<Completion>, GatewayError> {
+        let Reply { body, deployment, attempts, ignored_options, variant, .. } =
+            self.chat(conversation.into_request(prompt), part).await?;
+        let Generated::Whole(body) = body else {
+            let kind = ErrorKind::Protocol("it streams what was not asked for as a stream".to_owned());
+            return Err(Box::new(ProviderError::new(&deployment.provider_name, kind)).into());
+        };
+        Ok(Reply { body, deployment, attempts, ignored_options, variant, prompt: None })
+    }
+}
