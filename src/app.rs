@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Listeners};
+use crate::callers::Budgets;
 use crate::config::{Environment, Fault, Settings};
 use crate::engine::{Engines, Launcher, RunFolder};
 use crate::gateway::Gateway;
@@ -60,7 +61,7 @@ impl App {
         }
         api::check_serving(&settings.serving).map_err(Faults::from)?;
         let listeners = Listeners::bind(&loaded.listeners(&settings)?).map_err(Faults::from)?;
-        let gateway = Arc::new(Gateway::new(loaded.state()));
+        let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::default()));
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), health.clone(), metrics.clone());

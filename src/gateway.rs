@@ -3,6 +3,7 @@
 //! A conversation gets its prompt from the library; every request finds its route, is tried on the route's
 //! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
 
+mod admission;
 mod meter;
 mod opening;
 mod several;
@@ -13,6 +14,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
+use self::admission::{allowed, may_use};
+use crate::callers::{Budgets, Gate, Refusal, Rules, now_ms};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
@@ -30,6 +33,8 @@ pub use several::{Replies, Unanswered};
 pub struct Gateway {
     /// What a reload replaces. Each request takes what is there when it begins, and keeps it.
     state: ArcSwap<State>,
+    /// What callers have taken of their limits, whatever is reloaded.
+    gate: Arc<Gate>,
 }
 
 /// Routes and prompts, which belong together: a reload changes both or neither.
@@ -39,6 +44,8 @@ pub struct State {
     pub routes: Arc<RoutingTable>,
     /// The prompt library.
     pub prompts: Arc<PromptLibrary>,
+    /// Limits that are not those of one key.
+    pub rules: Rules,
 }
 
 /// A request of the facade: what was said, and how the prompt before it is found.
@@ -121,6 +128,12 @@ pub enum GatewayError {
     /// There is no provider of that name.
     #[error("the provider `{0}` is not configured")]
     UnknownProvider(String),
+    /// The caller may not use that model.
+    #[error("the key may not use the model `{0}`")]
+    NotAllowed(String),
+    /// There is not enough left for the caller.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The prompt cannot be made.
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -183,13 +196,20 @@ impl State {
 }
 
 impl Gateway {
-    /// A gateway that begins with this state.
-    pub fn new(state: State) -> Self {
-        Self { state: ArcSwap::from_pointee(state) }
+    /// A gateway that begins with this state, and with budgets of which this is spent.
+    pub fn new(state: State, budgets: Budgets) -> Self {
+        let gate = Arc::new(Gate::new(state.rules.clone(), budgets));
+        Self { state: ArcSwap::from_pointee(state), gate }
+    }
+
+    /// What callers have taken of their limits.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Puts another state in place. Requests under way keep theirs.
     pub fn replace(&self, state: State) {
+        self.gate.replace_rules(state.rules.clone());
         self.state.store(Arc::new(state));
     }
 
@@ -342,7 +362,8 @@ impl Gateway {
         request: &R,
         record: &RequestRecord,
     ) -> Result<Routed<R::Answer>, GatewayError> {
-        let mut wanted = self.state.load().wanted(model)?;
+        let caller = record.caller();
+        let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
         let mut seen: Vec<Arc<str>> = Vec::new();
         let mut attempts = 0;
         let asked = record.elapsed();
@@ -350,6 +371,9 @@ impl Gateway {
             // There is one, and after it those that take over.
             let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
             note_route(record, &route);
+            if seen.is_empty() {
+                self.admit(request, &route, record)?;
+            }
             let mut error = match route.answer(request).await {
                 Ok(mut routed) => {
                     routed.attempts += attempts;
@@ -368,7 +392,9 @@ impl Gateway {
                 None => &[],
             };
             let state = self.state.load();
-            let taking_over = others.iter().filter_map(|name| state.routes.route(name).cloned());
+            let may_use = |route: &Arc<Route>| caller.as_ref().is_none_or(|caller| may_use(caller, route));
+            let taking_over =
+                others.iter().filter_map(|name| state.routes.route(name).cloned()).filter(may_use);
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
             let listed = wanted.filter(|_| fallback == Some(Fallback::Any));
             let next: Vec<Arc<Route>> =
@@ -400,6 +426,7 @@ fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, a
     let mut facts = record.facts();
     facts.provider = Some(deployment.provider_name.clone());
     facts.deployment = Some(deployment.id.clone());
+    facts.price = deployment.prices.at(now_ms()).cloned();
     facts.attempts = attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);
 }

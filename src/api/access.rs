@@ -19,6 +19,7 @@ use poem::{Endpoint, Request, Response};
 use super::context::{Admitted, Context};
 use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
+use super::standing;
 use crate::llm::unique_id;
 use crate::telemetry::{EndpointMetrics, Metrics, Outcome, RequestRecord};
 
@@ -142,6 +143,9 @@ fn add_headers(headers: &mut HeaderMap, record: &RequestRecord) {
     if let Ok(timing) = HeaderValue::from_maybe_shared(server_timing(own, upstream)) {
         headers.insert(&SERVER_TIMING, timing);
     }
+    if let Some(caller) = record.caller() {
+        standing::add_headers(headers, &caller);
+    }
 }
 
 /// Milliseconds with three digits behind the point. Written by hand: this is done for every request, and floats cost.
@@ -172,7 +176,8 @@ const CALLER_LEFT: u16 = 499;
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let facts = self.record.facts().clone();
+        let mut facts = std::mem::take(&mut *self.record.facts());
+        facts.settle();
         let duration = self.record.elapsed();
         let outcome = match (self.ended, facts.error) {
             (false, _) => Outcome::Cancelled,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::payload::Json;
 use super::schema::ErrorBody;
+use super::standing;
 use crate::gateway::GatewayError;
 use crate::prompts::PromptError;
 use crate::providers::{ErrorKind, ProviderError, RESTING, Rejection};
@@ -54,7 +55,7 @@ impl Told {
     /// Whether clients should try again by themselves; `None` if they know best.
     fn is_worth_a_retry(&self) -> Option<bool> {
         match &*self.code {
-            "insufficient_quota" => Some(false),
+            "insufficient_quota" | "budget_exhausted" => Some(false),
             RESTING => Some(self.retry_after.is_none_or(|wait| wait <= LONGEST_CLIENT_WAIT)),
             _ => None,
         }
@@ -142,7 +143,7 @@ impl ApiError {
         self
     }
 
-    fn retry_after(mut self, wait: Option<Duration>) -> Self {
+    pub(super) fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.0.retry_after = wait;
         self
     }
@@ -252,7 +253,7 @@ impl Told {
             401 => "authentication_error",
             403 => "permission_error",
             404 => "not_found_error",
-            429 if self.code == "insufficient_quota" => "insufficient_quota",
+            429 if matches!(&*self.code, "insufficient_quota" | "budget_exhausted") => "insufficient_quota",
             429 => "rate_limit_error",
             502 | 504 => "upstream_error",
             503 => "overloaded_error",
@@ -392,6 +393,10 @@ impl From<GatewayError> for ApiError {
             GatewayError::UnknownProvider(_) => {
                 Self::new(StatusCode::NOT_FOUND, "provider_not_found", message).param("provider")
             }
+            GatewayError::NotAllowed(_) => {
+                Self::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")
+            }
+            GatewayError::Refused(refusal) => standing::refused(&refusal),
             GatewayError::Prompt(error) => error.into(),
             GatewayError::Route(error) => error.into(),
             GatewayError::Provider(error) => (*error).into(),

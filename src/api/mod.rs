@@ -25,6 +25,7 @@ mod rest;
 mod routes;
 mod schema;
 mod serve;
+mod standing;
 mod utilities;
 
 use std::collections::HashMap;

@@ -323,7 +323,11 @@ async fn discover(served: &Served) -> Option<Result<Vec<ModelCard>, String>> {
 impl Loaded {
     /// The state for a gateway.
     pub fn state(&self) -> State {
-        State { routes: self.routes.clone(), prompts: self.prompts.clone() }
+        State {
+            routes: self.routes.clone(),
+            prompts: self.prompts.clone(),
+            rules: self.catalog.rules.clone(),
+        }
     }
 
     /// Things to tell the operator that are no errors.

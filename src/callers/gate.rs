@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budgets, Reserve, Spent, Whose};
 use super::ring::Caller;
-use super::scope::{Dimension, Figures, Hold, Scope};
+use super::scope::{Dimension, Figures, Hold, Scope, Want};
 use super::{Budget, Limits};
 
 /// All limits but those of keys, and what has been taken of them.
@@ -41,12 +41,30 @@ pub struct Rules {
     pub owner_budgets: HashMap<String, Budget>,
 }
 
+impl Rules {
+    /// Whether nothing is limited.
+    fn is_none(&self) -> bool {
+        self.gateway.is_none()
+            && self.models.is_empty()
+            && self.owners.is_empty()
+            && self.owner_budgets.is_empty()
+    }
+}
+
+/// What a request may use, for all that is known before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// So much.
+    pub spent: Spent,
+    /// Whether it is a request of its own, and not only a part of one that has passed.
+    pub is_request: bool,
+}
+
 /// Why a request does not pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Its key may not use that model.
-    Model,
     /// Something is short for now.
+    #[error("the limit of {limit} {} of the {of} is reached", dimension.in_words())]
     Limit {
         /// Of what: `key`, `owner`, `model` or `gateway`.
         of: &'static str,
@@ -58,6 +76,7 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// A budget is used up.
+    #[error("the budget of the {of} is used up")]
     Budget {
         /// Of what: `key` or `owner`.
         of: &'static str,
@@ -104,13 +123,19 @@ impl Gate {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
-    /// What has been spent.
+    /// What has been spent of budgets.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
     }
 
     fn rules(&self) -> Arc<Rules> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether anything is limited for a caller. If not, there is nothing to reserve.
+    pub fn limits(&self, caller: Option<&Caller>) -> bool {
+        let is_limited = |caller: &Caller| !caller.key.limits.is_none() || caller.key.budget.is_some();
+        caller.is_some_and(is_limited) || !self.rules().is_none()
     }
 
     /// Whether a request for a model may be made, which may use this much. All that is limited is taken at once, or
@@ -122,23 +147,20 @@ impl Gate {
         self: &Arc<Self>,
         caller: Option<&Caller>,
         model: &str,
-        part: Spent,
+        part: Part,
         now_ms: i64,
     ) -> Result<Permit, Refusal> {
-        if caller.is_some_and(|caller| !caller.key.may_use(model)) {
-            return Err(Refusal::Model);
-        }
         // From here on it gives back what it has if something else is short.
         let mut permit =
             Permit { gate: self.clone(), holds: Vec::new(), reserves: Vec::new(), is_settled: false };
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
-            let reserve = self.budgets.take(whose, budget, part, now_ms);
+            let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
             permit.reserves.push(reserve.map_err(|until_ms| Refusal::Budget { of, until_ms })?);
         }
         let now = Instant::now();
         for (of, scope) in self.scopes_of(caller, model, &rules) {
-            match scope.take(part.tokens, now) {
+            match scope.take(Want { tokens: part.spent.tokens, is_request: part.is_request }, now) {
                 Ok(hold) => permit.holds.push((scope, hold)),
                 Err(short) => {
                     permit.put_back(now);
@@ -247,6 +269,6 @@ impl Drop for Permit {
 }
 
 /// Milliseconds since 1970.
-fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }

@@ -167,6 +167,18 @@ impl Key {
     }
 }
 
+impl Budget {
+    /// # Errors
+    /// It says nothing, or something that makes no sense.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match (self.tokens, self.money) {
+            (None, None) => Err("a budget of nothing"),
+            (_, Some(money)) if !money.is_finite() || money < 0.0 => Err("the sum of money makes no sense"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Limits {
     /// Whether nothing is limited.
     pub fn is_none(&self) -> bool {

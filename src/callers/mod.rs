@@ -17,10 +17,10 @@ mod usage;
 mod window;
 
 pub use budget::{Budgets, Spent, Whose};
-pub use gate::{Gate, Permit, Refusal, Rules, Standing};
+pub use gate::{Gate, Part, Permit, Refusal, Rules, Standing, now_ms};
 pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
 pub use pattern::matches;
-pub use period::{Period, Zone};
+pub use period::{Period, Zone, moment, moment_as_text};
 pub use price::{Price, PriceHistory, Prices};
 pub use ring::{Caller, KeyRing, Unknown};
 pub use scope::{Dimension, Figures};

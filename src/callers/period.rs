@@ -17,6 +17,18 @@ pub enum Period {
     Month,
 }
 
+/// A moment in milliseconds since 1970, from `2026-11-21T10:00:00Z` or, for its midnight in UTC, from `2026-11-21`.
+pub fn moment(text: &str) -> Option<i64> {
+    let moment = text.parse::<Timestamp>().ok();
+    let midnight = || Some(text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    Some(moment.or_else(midnight)?.as_millisecond())
+}
+
+/// A moment as text, such as `2026-11-21T10:00:00Z`.
+pub fn moment_as_text(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
+}
+
 /// A time zone, in which days begin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Zone(TimeZone);

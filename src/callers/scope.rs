@@ -20,6 +20,16 @@ pub enum Dimension {
     Parallel,
 }
 
+impl Dimension {
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Requests => "requests per minute",
+            Self::Tokens => "tokens per minute",
+            Self::Parallel => "parallel requests",
+        }
+    }
+}
+
 /// How much of a limit is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figures {
@@ -51,9 +61,18 @@ struct State {
 /// What a request has taken.
 #[derive(Debug)]
 pub(super) struct Hold {
-    request: Mark,
+    /// None of what is only a part of a request.
+    request: Option<Mark>,
     tokens: Mark,
     reserved: u64,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub(super) tokens: u64,
+    /// Whether it is a request of its own, and not only a part of one that has been let in.
+    pub(super) is_request: bool,
 }
 
 /// There is not enough.
@@ -78,18 +97,20 @@ impl Scope {
         self.state().limits = limits;
     }
 
-    /// Takes one request and so many tokens. A request for more tokens than there ever are takes all of them.
+    /// Takes a request and so many tokens. A request for more tokens than there ever are takes all of them.
     ///
     /// # Errors
     /// Something is short; nothing is taken then.
-    pub(super) fn take(&self, tokens: u64, now: Instant) -> Result<Hold, Short> {
+    pub(super) fn take(&self, asked: Want, now: Instant) -> Result<Hold, Short> {
+        let Want { tokens, is_request } = asked;
         let mut state = self.state();
         let limits = state.limits;
         let seconds = |seconds: u64| Duration::from_secs(seconds.max(1));
-        if let Some(limit) = limits.parallel_requests.filter(|limit| state.parallel >= *limit) {
+        if let Some(limit) = limits.parallel_requests.filter(|limit| is_request && state.parallel >= *limit) {
             return Err(Short { dimension: Dimension::Parallel, limit, retry_after: seconds(1) });
         }
         if let Some(limit) = limits.requests_per_minute
+            && is_request
             && state.requests.sum(now) >= limit
         {
             let wait = state.requests.seconds_until(limit.saturating_sub(1), now);
@@ -102,20 +123,23 @@ impl Scope {
             let wait = state.tokens.seconds_until(limit - reserved, now);
             return Err(Short { dimension: Dimension::Tokens, limit, retry_after: seconds(wait) });
         }
-        state.parallel += 1;
-        Ok(Hold { request: state.requests.add(1, now), tokens: state.tokens.add(reserved, now), reserved })
+        let request = is_request.then(|| state.requests.add(1, now));
+        state.parallel += u64::from(is_request);
+        Ok(Hold { request, tokens: state.tokens.add(reserved, now), reserved })
     }
 
     /// The request was not made after all.
     pub(super) fn put_back(&self, hold: &Hold, now: Instant) {
-        self.state().requests.correct(hold.request, 1, 0, now);
+        if let Some(mark) = hold.request {
+            self.state().requests.correct(mark, 1, 0, now);
+        }
         self.settle(hold, 0, now);
     }
 
     /// The request has ended, and has used so many tokens.
     pub(super) fn settle(&self, hold: &Hold, tokens: u64, now: Instant) {
         let mut state = self.state();
-        state.parallel = state.parallel.saturating_sub(1);
+        state.parallel = state.parallel.saturating_sub(u64::from(hold.request.is_some()));
         state.tokens.correct(hold.tokens, hold.reserved, tokens, now);
     }
 
@@ -143,6 +167,10 @@ impl Scope {
 mod tests {
     use super::*;
 
+    fn want(tokens: u64) -> Want {
+        Want { tokens, is_request: true }
+    }
+
     fn limits(requests: Option<u64>, tokens: Option<u64>, parallel: Option<u64>) -> Limits {
         Limits { requests_per_minute: requests, tokens_per_minute: tokens, parallel_requests: parallel }
     }
@@ -151,10 +179,10 @@ mod tests {
     fn requests_are_let_through_up_to_the_limit_and_again_a_minute_later() {
         let now = Instant::now();
         let scope = Scope::new(limits(Some(20), None, None), now);
-        let taken = |at: Instant| (0..100).filter(|_| scope.take(5, at).is_ok()).count();
+        let taken = |at: Instant| (0..100).filter(|_| scope.take(want(5), at).is_ok()).count();
         assert_eq!(taken(now + Duration::from_millis(59_500)), 20);
         assert_eq!(taken(now + Duration::from_millis(60_500)), 0, "no burst at an edge");
-        let short = scope.take(5, now + Duration::from_secs(60)).unwrap_err();
+        let short = scope.take(want(5), now + Duration::from_secs(60)).unwrap_err();
         assert_eq!(
             (short.dimension, short.limit, short.retry_after.as_secs()),
             (Dimension::Requests, 20, 60)
@@ -166,29 +194,46 @@ mod tests {
     fn tokens_are_reserved_and_put_right() {
         let now = Instant::now();
         let scope = Scope::new(limits(None, Some(1000), None), now);
-        let one = scope.take(600, now).unwrap();
-        assert_eq!(scope.take(600, now).unwrap_err().dimension, Dimension::Tokens);
+        let one = scope.take(want(600), now).unwrap();
+        assert_eq!(scope.take(want(600), now).unwrap_err().dimension, Dimension::Tokens);
         scope.settle(&one, 100, now);
-        let two = scope.take(900, now).unwrap();
-        assert!(scope.take(1, now).is_err());
+        let two = scope.take(want(900), now).unwrap();
+        assert!(scope.take(want(1), now).is_err());
         scope.put_back(&two, now);
         assert_eq!(scope.figures(now)[0].remaining, 900);
-        assert!(scope.take(5000, now).is_err(), "more than there ever is takes all, and all is not there");
-        assert!(scope.take(5000, now + Duration::from_secs(61)).is_ok());
+        assert!(
+            scope.take(want(5000), now).is_err(),
+            "more than there ever is takes all, and all is not there"
+        );
+        assert!(scope.take(want(5000), now + Duration::from_secs(61)).is_ok());
         let closed = Scope::new(limits(None, Some(0), None), now);
-        assert!(closed.take(0, now).is_err());
+        assert!(closed.take(want(0), now).is_err());
     }
 
     #[test]
     fn parallel_requests_leave_their_place_when_they_end() {
         let now = Instant::now();
         let scope = Scope::new(limits(None, None, Some(2)), now);
-        let (one, _two) = (scope.take(0, now).unwrap(), scope.take(0, now).unwrap());
-        assert_eq!(scope.take(0, now).unwrap_err().dimension, Dimension::Parallel);
+        let (one, _two) = (scope.take(want(0), now).unwrap(), scope.take(want(0), now).unwrap());
+        assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Parallel);
         scope.settle(&one, 7, now);
-        assert!(scope.take(0, now).is_ok());
+        assert!(scope.take(want(0), now).is_ok());
         scope.limit(Limits::default());
-        assert!((0..10).all(|_| scope.take(1_000_000, now).is_ok()), "limits may change");
+        assert!((0..10).all(|_| scope.take(want(1_000_000), now).is_ok()), "limits may change");
         assert!(scope.figures(now).is_empty());
+    }
+
+    #[test]
+    fn a_part_of_a_request_takes_tokens_only() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(Some(1), Some(100), Some(1)), now);
+        let whole = scope.take(want(0), now).unwrap();
+        let part = || scope.take(Want { tokens: 40, is_request: false }, now);
+        let (one, _two) = (part().unwrap(), part().unwrap());
+        assert_eq!(part().unwrap_err().dimension, Dimension::Tokens);
+        scope.settle(&one, 10, now);
+        assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Parallel);
+        scope.settle(&whole, 0, now);
+        assert_eq!(scope.figures(now)[2].remaining, 1);
     }
 }

@@ -4,6 +4,7 @@
 //! several deployments. The text is read twice over: by serde into [`raw`] shapes, whose faults have a
 //! line, and then into a [`Catalog`] of checked values, whose faults have a path.
 
+mod callers;
 mod checks;
 mod engines;
 mod expand;
@@ -12,7 +13,7 @@ mod lua;
 mod policies;
 mod raw;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -25,6 +26,7 @@ use super::{
     ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig, ListenAddress, Routing,
     Strategy, Timeouts,
 };
+use crate::callers::{Prices, Rules};
 use crate::lint::Object;
 use crate::llm::Abilities;
 
@@ -37,6 +39,12 @@ pub struct Catalog {
     pub policies: Vec<ModelPolicy>,
     /// What holds for all routes.
     pub routing: Routing,
+    /// Limits that are not those of one key.
+    pub rules: Rules,
+    /// What tokens cost.
+    pub prices: Prices,
+    /// Where the prices stand, if anywhere.
+    pub prices_file: Option<PathBuf>,
     /// Where figures of leaderboards are and come from.
     pub leaderboard: LeaderboardConfig,
     /// Where to listen, if the file says so, as those in Lua do.
@@ -168,6 +176,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
         let (policies, routing, leaderboard) = (raw.models.0, raw.routing, raw.leaderboard);
+        let (limits, prices) = (raw.limits, raw.prices);
         self.catalog.listen = raw.listen;
         self.catalog.warnings = raw.warnings;
         let listed: Vec<String> =
@@ -193,6 +202,12 @@ impl Reader<'_> {
         self.refuse_ambiguous_names(&listed);
         if !anything_discovered {
             self.check_fallbacks(&listed);
+        }
+        if let Some(Object(raw)) = limits {
+            self.limits(raw, if anything_discovered { &[] } else { &listed });
+        }
+        if let Some(path) = prices {
+            self.prices(&path);
         }
         if let Some(Object(raw)) = routing {
             self.routing(&raw);

@@ -100,7 +100,7 @@ impl Drop for Meter {
             source: UsageSource::Estimated,
             ..Usage::default()
         });
-        note_usage(&self.record, usage);
+        self.record.used(usage);
     }
 }
 
@@ -111,16 +111,7 @@ pub(super) fn embeddings(record: &RequestRecord, request: &EmbedRequest, answer:
         source: UsageSource::Estimated,
         ..Usage::default()
     };
-    note_usage(record, answer.usage.unwrap_or_else(estimated));
-}
-
-fn note_usage(record: &RequestRecord, usage: Usage) {
-    let mut facts = record.facts();
-    facts.usage = Some(usage);
-    if let Some(metrics) = &facts.model_metrics {
-        metrics.input_tokens.inc_by(usage.input_tokens);
-        metrics.output_tokens.inc_by(usage.output_tokens);
-    }
+    record.used(answer.usage.unwrap_or_else(estimated));
 }
 
 /// A streamed answer on its way to the caller: runs of events, counted as they pass.

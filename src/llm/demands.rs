@@ -34,6 +34,11 @@ pub struct Abilities {
 }
 
 impl ChatRequest {
+    /// The most tokens that the caller wants for an answer, by whatever name.
+    pub fn most_output_tokens(&self) -> Option<u64> {
+        self.max_output_tokens.or_else(|| self.options.get("max_tokens").and_then(Value::as_u64))
+    }
+
     /// What it asks for. Reads through the messages once.
     pub fn demands(&self) -> Demands {
         let given = |name: &str| self.body.get(name).filter(|value| !matches!(*value, b"null" | b"[]"));
@@ -41,14 +46,13 @@ impl ChatRequest {
             let form: Option<Value> = serde_json::from_slice(value).ok();
             form.is_none_or(|form| form.get("type").and_then(Value::as_str) != Some("text"))
         };
-        let option = |name: &str| self.options.get(name);
         // In a text the closing quote would be escaped.
         let shows_image = |messages: &[u8]| memmem::find(messages, br#""image_url""#).is_some();
         Demands {
             tools: given("tools").or_else(|| given("functions")).is_some(),
             response_format: given("response_format").is_some_and(asks_for_form),
             images: self.body.get("messages").is_some_and(shows_image),
-            output_tokens: self.max_output_tokens.or_else(|| option("max_tokens").and_then(Value::as_u64)),
+            output_tokens: self.most_output_tokens(),
             input_tokens: Usage::estimated_tokens(self.body.text().len()),
         }
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject};
+use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject, Usage};
 use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError, RESTING};
 use crate::wire::Invalid;
 
@@ -70,6 +70,12 @@ pub trait Ask: Sync {
         None
     }
 
+    /// About so many tokens of it, before the answer.
+    fn input_tokens(&self) -> u64;
+
+    /// The most tokens of an answer; `None` if nobody says.
+    fn output_tokens(&self) -> Option<u64>;
+
     /// Asks once.
     fn ask(
         &self,
@@ -87,6 +93,14 @@ impl Ask for ChatRequest {
 
     fn demands(&self) -> Option<Demands> {
         Some(Self::demands(self))
+    }
+
+    fn input_tokens(&self) -> u64 {
+        Usage::estimated_tokens(self.body.text().len())
+    }
+
+    fn output_tokens(&self) -> Option<u64> {
+        self.most_output_tokens()
     }
 
     /// A stream is held until its first content, within the time for that.
@@ -113,6 +127,14 @@ impl Ask for EmbedRequest {
 
     fn is_stream(&self) -> bool {
         false
+    }
+
+    fn input_tokens(&self) -> u64 {
+        Usage::estimated_tokens(self.body.text().len())
+    }
+
+    fn output_tokens(&self) -> Option<u64> {
+        Some(0)
     }
 
     async fn ask(&self, deployment: &Deployment, means: &Means<'_>) -> Result<Embeddings, ProviderError> {

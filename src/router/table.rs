@@ -16,6 +16,7 @@ use super::hedge::Hedges;
 use super::keys::{Key, Keys};
 use super::order::Order;
 use super::score::{Merits, Score};
+use crate::callers::PriceHistory;
 use crate::config::{
     Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
 };
@@ -87,6 +88,8 @@ pub struct Deployment {
     pub weight: f64,
     /// What it is worth.
     pub score: Score,
+    /// What it costs, in the course of time.
+    pub prices: PriceHistory,
     /// How it fares.
     pub health: Arc<Health>,
     /// How its provider fares.
@@ -174,7 +177,9 @@ impl RoutingTable {
                 let public: Arc<str> = model.public.as_str().into();
                 let worth = (&catalog.routing, leaderboard.standing(&model.upstream).map(|it| it.share));
                 let deployment = deployment(served, (model, card), &public, worth, (metrics, health));
-                let deployment = Arc::new(Deployment { keys: keys.clone(), ..deployment });
+                let prices =
+                    catalog.prices.history(&deployment.provider_name, [&deployment.upstream_model, &public]);
+                let deployment = Arc::new(Deployment { keys: keys.clone(), prices, ..deployment });
                 match deployments.iter_mut().find(|(name, _)| *name == public) {
                     Some((_, of_model)) => of_model.push(deployment),
                     None => deployments.push((public, vec![deployment])),
@@ -341,6 +346,7 @@ fn deployment(
         health: health.of(&format!("{known_as} {}", model.upstream)),
         provider_health: health.of(&known_as),
         keys: Arc::default(),
+        prices: PriceHistory::default(),
         most_rest: routing.max_cooldown,
         plays: plays(&served.config, &model),
         id,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{EndpointMetrics, ModelMetrics};
+use crate::callers::{Caller, Permit, Price, Spent, now_ms};
 use crate::llm::Usage;
 
 /// One request, from its head to the last byte of its answer.
@@ -15,6 +16,8 @@ pub struct RequestRecord {
     pub id: String,
     /// When its head had been read.
     pub started: Instant,
+    /// The same by the clock, in milliseconds since 1970.
+    pub started_ms: i64,
     // A std mutex: held for an assignment or two, never across an await, a few times a request.
     facts: Mutex<Facts>,
     /// The request that this is a part of, where one request is several to upstreams.
@@ -22,7 +25,7 @@ pub struct RequestRecord {
 }
 
 /// What becomes known on the way.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Facts {
     /// Which endpoint it came to, with its figures.
     pub endpoint: Option<Arc<EndpointMetrics>>,
@@ -48,6 +51,18 @@ pub struct Facts {
     pub upstream: Duration,
     /// The `code` of the error that the caller was told.
     pub error: Option<&'static str>,
+    /// Who calls, if that is asked.
+    pub caller: Option<Caller>,
+    /// What was reserved for it, where something is limited.
+    pub permit: Option<Permit>,
+    /// The price at the deployment that answered.
+    pub price: Option<Arc<Price>>,
+    /// What it cost, as far as there are prices.
+    pub cost: f64,
+    /// Whether there is something without a price in it.
+    pub is_unpriced: bool,
+    /// Whether the gateway ended the answer, for a budget was used up.
+    pub is_cut: bool,
 }
 
 /// How a request ended.
@@ -75,7 +90,7 @@ impl Outcome {
 impl RequestRecord {
     /// A record that begins now.
     pub fn new(id: String) -> Self {
-        Self { id, started: Instant::now(), facts: Mutex::default(), whole: None }
+        Self { id, started: Instant::now(), started_ms: now_ms(), facts: Mutex::default(), whole: None }
     }
 
     /// The record of a part, for a request that asks upstreams several times at once. Each part has facts of its own, so
@@ -84,6 +99,7 @@ impl RequestRecord {
         Self {
             id: self.id.clone(),
             started: self.started,
+            started_ms: self.started_ms,
             facts: Mutex::default(),
             whole: Some(self.clone()),
         }
@@ -93,6 +109,30 @@ impl RequestRecord {
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         // A panic while they were held leaves facts that are as good as any.
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is a part of a request.
+    pub fn is_part(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// Who calls, if that is asked.
+    pub fn caller(&self) -> Option<Caller> {
+        self.whole.as_ref().map_or_else(|| self.facts().caller.clone(), |whole| whole.caller())
+    }
+
+    /// Notes what was used, and what that costs.
+    pub fn used(&self, usage: Usage) {
+        let mut facts = self.facts();
+        facts.usage = Some(usage);
+        match &facts.price {
+            Some(price) => facts.cost = price.cost(&usage),
+            None => facts.is_unpriced = true,
+        }
+        if let Some(metrics) = &facts.model_metrics {
+            metrics.input_tokens.inc_by(usage.input_tokens);
+            metrics.output_tokens.inc_by(usage.output_tokens);
+        }
     }
 
     /// Time since the start.
@@ -112,8 +152,19 @@ impl RequestRecord {
 }
 
 impl Facts {
+    /// What was reserved is put right by what was used.
+    pub fn settle(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            let tokens = self.usage.map_or(0, |usage| usage.input_tokens + usage.output_tokens);
+            permit.settle(Spent { tokens, money: self.cost }, now_ms());
+        }
+    }
+
     /// Adds what is known of a part. Who answered is told of the last part; times are the whole's own.
-    fn add(&mut self, part: Self) {
+    fn add(&mut self, mut part: Self) {
+        part.settle();
+        self.cost += part.cost;
+        self.is_unpriced |= part.is_unpriced;
         self.model = part.model.or(self.model.take());
         self.model_metrics = part.model_metrics.or(self.model_metrics.take());
         self.provider = part.provider.or(self.provider.take());

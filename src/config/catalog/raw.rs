@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::callers::RawLimits;
 use super::lua;
 use crate::config::{ConfigError, Fault, ListenAddress};
 use crate::lint::{self, Object, Syntax};
@@ -21,6 +22,10 @@ pub(super) struct RawCatalog {
     pub(super) models: Pairs<Object<RawPolicy>>,
     #[serde(default)]
     pub(super) routing: Option<Object<RawRouting>>,
+    #[serde(default)]
+    pub(super) limits: Option<Object<RawLimits>>,
+    #[serde(default)]
+    pub(super) prices: Option<String>,
     #[serde(default)]
     pub(super) leaderboard: Option<Object<RawLeaderboard>>,
     /// Where to listen, which only files in Lua say.

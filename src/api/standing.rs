@@ -1,0 +1,59 @@
+//! What callers see of their limits: the refusal when one is reached, and what is left in the headers of every answer.
+
+use std::time::Duration;
+
+use poem::http::header::HeaderName;
+use poem::http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::error::ApiError;
+use crate::callers::{Caller, Dimension, Figures, Refusal, now_ms};
+
+/// Limit, what is left of it, and the time until all of it is there again.
+type Names = [HeaderName; 3];
+
+const OF_REQUESTS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const OF_TOKENS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
+/// The refusal in the words of the API.
+pub(super) fn refused(refusal: &Refusal) -> ApiError {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::Limit { retry_after, .. } => {
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+            error.retry_after(Some(*retry_after))
+        }
+        Refusal::Budget { until_ms, .. } => {
+            let wait = u64::try_from(until_ms - now_ms()).unwrap_or(0);
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "budget_exhausted", message);
+            error.retry_after(Some(Duration::from_millis(wait)))
+        }
+    }
+}
+
+/// What is left of the limits of a caller's key.
+pub(super) fn add_headers(headers: &mut HeaderMap, caller: &Caller) {
+    if caller.key.limits.is_none() {
+        return;
+    }
+    for Figures { dimension, limit, remaining, reset } in caller.figures() {
+        let [of_limit, of_remaining, of_reset] = match dimension {
+            Dimension::Requests => OF_REQUESTS,
+            Dimension::Tokens => OF_TOKENS,
+            Dimension::Parallel => continue,
+        };
+        headers.insert(of_limit, HeaderValue::from(limit));
+        headers.insert(of_remaining, HeaderValue::from(remaining));
+        // As OpenAI writes it.
+        if let Ok(reset) = HeaderValue::from_str(&format!("{}s", reset.as_secs())) {
+            headers.insert(of_reset, reset);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What the models file says of those who call: limits that are not those of one key, and prices.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::Reader;
+use super::raw::Pairs;
+use crate::callers::{Budget, Limits, Period, Price, Prices, Rules, moment};
+use crate::lint::{self, Object, Syntax};
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLimits {
+    gateway: Object<RawLimit>,
+    models: Pairs<Object<RawLimit>>,
+    owners: Pairs<Object<RawLimit>>,
+    #[serde(rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct RawLimit {
+    requests_per_minute: Option<u64>,
+    tokens_per_minute: Option<u64>,
+    parallel_requests: Option<u64>,
+    budget: Option<Object<RawBudget>>,
+    #[serde(rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBudget {
+    tokens: Option<u64>,
+    money: Option<f64>,
+    period: Period,
+    #[serde(default)]
+    cut_off: bool,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+/// A file of prices.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrices {
+    #[serde(default)]
+    prices: Vec<Object<RawPrice>>,
+    /// When they were looked up; where; in which currency: for people.
+    #[serde(default, rename = "date")]
+    _date: Option<IgnoredAny>,
+    #[serde(default, rename = "source")]
+    _source: Option<IgnoredAny>,
+    #[serde(default, rename = "currency")]
+    _currency: Option<IgnoredAny>,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrice {
+    model: String,
+    #[serde(default)]
+    provider: Option<String>,
+    #[serde(default)]
+    from: Option<String>,
+    input: f64,
+    #[serde(default)]
+    output: f64,
+    #[serde(default)]
+    cached_input: Option<f64>,
+    #[serde(default, rename = "comment")]
+    _comment: Option<IgnoredAny>,
+}
+
+impl Reader<'_> {
+    pub(super) fn limits(&mut self, raw: RawLimits, listed: &[String]) {
+        let mut rules = Rules { gateway: limits(&raw.gateway.0), ..Rules::default() };
+        if raw.gateway.0.budget.is_some() {
+            self.fault("limits.gateway", "only owners and keys have budgets", "take `budget` out");
+        }
+        for (model, Object(raw)) in raw.models.0 {
+            let place = format!("limits.models.{model}");
+            if raw.budget.is_some() {
+                self.fault(&place, "only owners and keys have budgets", "take `budget` out");
+            }
+            let is_known = listed.is_empty() || listed.contains(&model);
+            if !is_known {
+                self.warn(&place, "no provider lists this model; its limits hold for nobody");
+            }
+            rules.models.insert(model, limits(&raw));
+        }
+        for (owner, Object(raw)) in raw.owners.0 {
+            rules.owners.insert(owner.clone(), limits(&raw));
+            if let Some(Object(raw)) = raw.budget {
+                let budget =
+                    Budget { tokens: raw.tokens, money: raw.money, period: raw.period, cut_off: raw.cut_off };
+                if let Err(problem) = budget.check() {
+                    self.fault(&format!("limits.owners.{owner}.budget"), problem, "give `tokens` or `money`");
+                }
+                rules.owner_budgets.insert(owner, budget);
+            }
+        }
+        self.catalog.rules = rules;
+    }
+
+    /// Reads the file of prices, whose path is relative to the models file.
+    pub(super) fn prices(&mut self, path: &str) {
+        let path = Path::new(self.file).parent().map_or_else(|| path.into(), |folder| folder.join(path));
+        let name = path.display().to_string();
+        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string()).and_then(|text| {
+            let is_yaml = path.extension().is_some_and(|ending| ending != "json");
+            let syntax = if is_yaml { Syntax::Yaml } else { Syntax::Json };
+            let misread = |it: lint::Misread| {
+                let line = it.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+                format!("{line}{}: {}; {}", it.path, it.problem, it.cure)
+            };
+            lint::read::<Object<RawPrices>>(syntax, &text).map_err(misread)
+        });
+        let raw = match read {
+            Ok(Object(raw)) => raw,
+            Err(problem) => return self.fault(&format!("prices: {name}"), &problem, "mend or rename it"),
+        };
+        let mut prices = Vec::new();
+        for (at, Object(raw)) in raw.prices.into_iter().enumerate() {
+            match price(raw) {
+                Ok(price) => prices.push(price),
+                Err((problem, cure)) => {
+                    self.fault(&format!("prices: {name}: prices[{at}]"), &problem, cure);
+                }
+            }
+        }
+        self.catalog.prices = Prices::new(prices);
+        self.catalog.prices_file = Some(path);
+    }
+}
+
+fn limits(raw: &RawLimit) -> Limits {
+    Limits {
+        requests_per_minute: raw.requests_per_minute,
+        tokens_per_minute: raw.tokens_per_minute,
+        parallel_requests: raw.parallel_requests,
+    }
+}
+
+fn price(raw: RawPrice) -> Result<Price, (String, &'static str)> {
+    let from_ms = match &raw.from {
+        None => i64::MIN,
+        Some(text) => moment(text).ok_or_else(|| {
+            (format!("`from` is `{text}`"), "give a day such as 2026-11-21, or leave it out")
+        })?,
+    };
+    let sums = [Some(raw.input), Some(raw.output), raw.cached_input];
+    if let Some(sum) = sums.into_iter().flatten().find(|sum| !sum.is_finite() || *sum < 0.0) {
+        return Err((format!("a price is {sum}"), "give what a million tokens cost, 0 or more"));
+    }
+    Ok(Price {
+        model: raw.model,
+        provider: raw.provider,
+        from_ms,
+        input: raw.input,
+        output: raw.output,
+        cached_input: raw.cached_input,
+    })
+}

@@ -1,0 +1,81 @@
+//! Before a model is asked: whether its caller may use it, and whether there is enough left of every limit.
+
+use std::sync::Arc;
+
+use super::{Chain, Gateway, GatewayError};
+use crate::callers::{Caller, Part, Spent, now_ms};
+use crate::llm::Usage;
+use crate::router::{Ask, Route};
+use crate::telemetry::RequestRecord;
+
+/// So many tokens are set aside for an answer of which nobody says how long it may get.
+const USUAL_ANSWER: u64 = 1024;
+
+/// Those of the routes that the caller may use.
+///
+/// # Errors
+/// None of them.
+pub(super) fn allowed(wanted: Chain, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
+    let Some(caller) = caller.filter(|caller| !caller.key.allowed_models.is_empty()) else {
+        return Ok(wanted);
+    };
+    let routes: Vec<Arc<Route>> = wanted.collect();
+    let first = routes.first().map(|route| route.model.to_string()).unwrap_or_default();
+    let allowed: Vec<Arc<Route>> = routes.into_iter().filter(|route| may_use(caller, route)).collect();
+    if allowed.is_empty() {
+        Err(GatewayError::NotAllowed(first))
+    } else {
+        Ok(Chain::Several(allowed.into_iter()))
+    }
+}
+
+impl Gateway {
+    /// Sets aside what a request for a model may use, if anything is limited. It is put right when the request's record
+    /// is closed.
+    ///
+    /// # Errors
+    /// There is not enough of something.
+    pub(super) fn admit<R: Ask>(
+        &self,
+        request: &R,
+        route: &Route,
+        record: &RequestRecord,
+    ) -> Result<(), GatewayError> {
+        let caller = record.caller();
+        if !self.gate.limits(caller.as_ref()) {
+            return Ok(());
+        }
+        let expected = Usage {
+            input_tokens: request.input_tokens(),
+            output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER),
+            ..Usage::default()
+        };
+        let now_ms = now_ms();
+        let price = route.deployments.first().and_then(|deployment| deployment.prices.at(now_ms));
+        let spent = Spent {
+            tokens: expected.input_tokens.saturating_add(expected.output_tokens),
+            money: price.map_or(0.0, |price| price.cost(&expected)),
+        };
+        self.enter(&route.model, Part { spent, is_request: !record.is_part() }, record)
+    }
+
+    /// Sets aside a request of which only the parts use anything.
+    ///
+    /// # Errors
+    /// As [`Gateway::admit`].
+    pub(super) fn admit_whole(&self, route: &Route, record: &RequestRecord) -> Result<(), GatewayError> {
+        self.enter(&route.model, Part { spent: Spent::default(), is_request: true }, record)
+    }
+
+    fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
+        let caller = record.caller();
+        let permit = self.gate.admit(caller.as_ref(), model, part, now_ms())?;
+        record.facts().permit = Some(permit);
+        Ok(())
+    }
+}
+
+/// Whether a caller may use a model, by any of its names.
+pub(super) fn may_use(caller: &Caller, route: &Route) -> bool {
+    caller.key.may_use(&route.model) || route.aliases.iter().any(|alias| caller.key.may_use(alias))
+}
