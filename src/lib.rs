@@ -32,7 +32,7 @@
 //! | 3 | [`engine`]: engines that the gateway starts itself |
 //! | 4 | [`providers`]: one trait, one file a provider |
 //! | 5 | [`router`]: which deployment answers |
-//! | 6 | [`gateway`]: the story |
+//! | 6 | [`gateway`]: the story. [`reload`]: what a reload changes, and how one is asked for |
 //! | 7 | [`api`]: HTTP towards callers |
 //! | 8 | [`app`]: puts it together, reloads it, ends it |
 //! | 9 | [`cli`]: the commands |
@@ -62,6 +62,7 @@ pub mod providers;
 pub mod router;
 
 pub mod gateway;
+pub mod reload;
 
 pub mod api;
 

@@ -1,5 +1,6 @@
 //! What requests and answers look like, for the document. Their doc comments are the manual.
 
+mod admin;
 mod chat;
 mod engines;
 mod facade;
@@ -9,6 +10,7 @@ mod routes;
 use poem_openapi::Object;
 use serde::Serialize;
 
+pub(super) use admin::{ChangeBody, ReloadBody};
 pub(super) use chat::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,

@@ -17,6 +17,7 @@ use crate::engine::Engines;
 use crate::gateway::State;
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
 use crate::providers::{self, ErrorKind, ModelCard, Shared};
+use crate::reload::{Diff, Report, Set};
 use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
 
@@ -66,6 +67,13 @@ impl Faults {
     }
 }
 
+impl Faults {
+    /// All of them, one a line.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
@@ -103,24 +111,17 @@ impl Sources {
         Self { shared: Shared { engines, ..self.shared }, ..self }
     }
 
+    /// Sources of the same, whose loads change nothing for anybody: engines, rests and figures are their own.
+    pub(super) fn apart(&self) -> Self {
+        Self::new(self.settings.clone(), self.folder.clone(), Metrics::default())
+    }
+
     /// Reads everything and asks the providers what they have.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
-        // Both are read, so that all faults are told at once.
-        let catalog = self.catalog(environment).and_then(|catalog| {
-            let served = self.served(&catalog.providers)?;
-            Ok((catalog, served))
-        });
-        let ((mut catalog, mut served), prompts) = match (catalog, self.prompts()) {
-            (Ok(catalog), Ok(prompts)) => (catalog, prompts),
-            (Err(Faults(mut faults)), Err(Faults(more))) => {
-                faults.extend(more);
-                return Err(Faults(faults));
-            }
-            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => return Err(faults),
-        };
+        let (mut catalog, mut served, prompts) = self.files(environment)?;
         let mut surroundings = Surroundings::default();
         if self.settings.minimum {
             surroundings = surroundings::look(&self.settings, &catalog, &self.shared).await;
@@ -129,8 +130,33 @@ impl Sources {
             catalog.providers.extend(found);
         }
         let (served, silent) = with_discovered(served, &surroundings).await;
+        Ok(self.made((catalog, served, prompts), surroundings, silent))
+    }
+
+    fn made(
+        &self,
+        (catalog, served, prompts): FromFiles,
+        surroundings: Surroundings,
+        silent: Silent,
+    ) -> Loaded {
         let routes = Arc::new(RoutingTable::new(&served, &catalog, &self.metrics, &self.health));
-        Ok(Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent })
+        Loaded { catalog, served, routes, prompts: Arc::new(prompts), surroundings, silent }
+    }
+
+    fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
+        // Both are read, so that all faults are told at once.
+        let catalog = self.catalog(environment).and_then(|catalog| {
+            let served = self.served(&catalog.providers)?;
+            Ok((catalog, served))
+        });
+        match (catalog, self.prompts()) {
+            (Ok((catalog, served)), Ok(prompts)) => Ok((catalog, served, prompts)),
+            (Err(Faults(mut faults)), Err(Faults(more))) => {
+                faults.extend(more);
+                Err(Faults(faults))
+            }
+            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => Err(faults),
+        }
     }
 
     /// What was loaded holds from now on: engines of another configuration end, and those begin that are to run always.
@@ -211,6 +237,9 @@ impl Sources {
     }
 }
 
+/// What the files say.
+type FromFiles = (Catalog, Vec<Served>, PromptLibrary);
+
 /// Why providers that were asked for their models named none, by their names.
 type Silent = BTreeMap<String, String>;
 
@@ -255,6 +284,26 @@ impl Loaded {
     /// The state for a gateway.
     pub fn state(&self) -> State {
         State { routes: self.routes.clone(), prompts: self.prompts.clone() }
+    }
+
+    /// What is different from another set.
+    pub fn changes_since(&self, before: &Self) -> Report {
+        Report {
+            models: self.routes.routes().len(),
+            prompts: self.prompts.list().len(),
+            diff: Diff::between(before.set(), self.set()),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn set(&self) -> Set<'_> {
+        Set {
+            served: &self.served,
+            routes: &self.routes,
+            routing: &self.catalog.routing,
+            prompts: &self.prompts,
+            listen: self.catalog.listen.as_deref(),
+        }
     }
 
     /// Things to tell the operator that are no errors.

@@ -15,6 +15,7 @@ const RANKS: &[(&str, u8)] = &[
     ("providers", 4),
     ("router", 5),
     ("gateway", 6),
+    ("reload", 6),
     ("api", 7),
     ("app", 8),
     ("cli", 9),

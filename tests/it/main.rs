@@ -13,6 +13,7 @@
 
 mod support;
 
+mod admin;
 mod cancellation;
 mod chat;
 mod commands;
