@@ -1,12 +1,14 @@
 //! The API: the only part of the house that knows HTTP towards callers.
 //!
 //! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `prompts` and `passthrough` are
-//! the documented operations, `engines` and `meta` are for operators, `admin` for whoever has the admin key. An endpoint is added as a method of one of these.
+//! the documented operations, `engines` and `meta` are for operators, `admin` for whoever has the admin key, and `client`
+//! asks a service like this one. An endpoint is added as a method of one of these.
 
 mod access;
 mod admin;
 mod answering;
 mod body;
+mod client;
 mod connection;
 mod context;
 mod cors;
@@ -42,6 +44,7 @@ use self::context::Admitted;
 use self::paths::{Methods, Paths};
 use crate::telemetry::RequestRecord;
 
+pub use client::{NoReport, rehearse};
 pub use context::{Context, Limits};
 pub use docs::document;
 pub use error::ApiError;

@@ -111,9 +111,32 @@ impl Sources {
         Self { shared: Shared { engines, ..self.shared }, ..self }
     }
 
+    /// The same, with another models file.
+    #[must_use]
+    pub fn with_models_file(mut self, file: PathBuf) -> Self {
+        (self.settings.models_config, self.settings.models_config_is_set) = (file, true);
+        self
+    }
+
     /// Sources of the same, whose loads change nothing for anybody: engines, rests and figures are their own.
     pub(super) fn apart(&self) -> Self {
         Self::new(self.settings.clone(), self.folder.clone(), Metrics::default())
+    }
+
+    /// Where the service is to listen, as far as that can be read.
+    pub fn listeners(&self, environment: &Environment) -> Vec<ListenAddress> {
+        let stated = self.catalog(environment).and_then(|catalog| Ok(self.settings.listeners(&catalog)?));
+        // The service may run on an older file than the one that is broken now.
+        stated.unwrap_or_else(|_| self.settings.listen.clone())
+    }
+
+    /// Reads everything and asks nobody: models that would be found are left out.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn read(&self, environment: &Environment) -> Result<Loaded, Faults> {
+        let (catalog, served, prompts) = self.files(environment)?;
+        Ok(self.made((catalog, served, prompts), Surroundings::default(), Silent::new()))
     }
 
     /// Reads everything and asks the providers what they have.

@@ -1,5 +1,6 @@
 //! The admin API: its key, reloads on demand, and what a reload would change.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -261,4 +262,98 @@ async fn the_document_says_how_the_admin_api_is_opened() {
     assert_eq!(operation["parameters"][0]["name"], "dry_run");
     assert_eq!(document["components"]["securitySchemes"]["AdminHeader"]["name"], "x-admin-key");
     assert_eq!(document["paths"]["/api/tags"]["get"].get("security"), None);
+}
+
+/// Runs `check --diff` in the folder of a service, on its settings.
+fn check(
+    gateway: &Gateway,
+    listen: &str,
+    more: &[(&str, &str)],
+    arguments: &[&str],
+) -> (i32, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_llm-proxy-api"));
+    command.args(arguments).current_dir(gateway.folder.path()).env_clear();
+    command.env("LLM_PROXY_API_LISTEN", listen).env("LLM_PROXY_API_MODELS_CONFIG", "models.json");
+    let output = command.envs(more.iter().copied()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+const WITH_KEY: (&str, &str) = ("LLM_PROXY_API_ADMIN_KEY", KEY);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_what_a_reload_would_change_in_the_service_that_runs() {
+    let gateway = told_by_environment();
+    let address = gateway.address().to_owned();
+    let diff = |more: &[(&str, &str)]| check(&gateway, &address, more, &["check", "--diff"]);
+    let (code, out, err) = diff(&[WITH_KEY]);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "nothing would change\n", ""));
+
+    let (code, _, err) = diff(&[]);
+    assert!(code == 1 && err.contains("LLM_PROXY_API_ADMIN_KEY"), "{err}");
+    let (code, _, err) = diff(&[("LLM_PROXY_API_ADMIN_KEY", "another-key-than-it-has")]);
+    assert!(code == 1 && err.contains("the admin key is wrong"), "{err}");
+    let (code, _, err) = check(&gateway, "127.0.0.1:1", &[WITH_KEY], &["check", "--diff"]);
+    assert!(code == 1 && err.contains("no service answers at 127.0.0.1:1"), "{err}");
+
+    tell_another(&gateway);
+    let (code, out, err) = diff(&[WITH_KEY]);
+    let expected = "~ model m: deployment echo/second added; deployment echo/first removed\n";
+    assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
+
+    write(&gateway, "{\"providers\": {\"a\": {\"type\": \"opneai\", \"models\": {\"m\": {}}}}}");
+    let (code, out, err) = diff(&[WITH_KEY]);
+    assert!(code == 1 && out.is_empty() && err.contains("providers.a"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_asks_over_encryption_and_unix_sockets_too() {
+    let certificate = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+    let gateway = setup()
+        .file("cert.pem", &certificate.cert.pem())
+        .file("key.pem", &certificate.signing_key.serialize_pem())
+        .file("other.pem", &other.cert.pem())
+        .env("TLS_CERT", "cert.pem")
+        .env("TLS_KEY", "key.pem")
+        .start();
+    let tls = |certificate| {
+        [WITH_KEY, ("LLM_PROXY_API_TLS_CERT", certificate), ("LLM_PROXY_API_TLS_KEY", "key.pem")]
+    };
+    let (code, out, err) = check(&gateway, gateway.address(), &tls("cert.pem"), &["check", "--diff"]);
+    assert_eq!((code, out.as_str()), (0, "nothing would change\n"), "{err}");
+    let (code, _, err) = check(&gateway, gateway.address(), &tls("other.pem"), &["check", "--diff"]);
+    assert!(code == 1 && err.contains("another certificate"), "{err}");
+
+    let gateway = setup().env("LISTEN", "127.0.0.1:0,unix:gateway.sock").start();
+    assert!(Path::new(&gateway.folder.path().join("gateway.sock")).exists());
+    let (code, out, err) = check(&gateway, "unix:gateway.sock", &[WITH_KEY], &["check", "--diff"]);
+    assert_eq!((code, out.as_str()), (0, "nothing would change\n"), "{err}");
+}
+
+#[test]
+fn check_compares_two_files_without_asking_anybody() {
+    let file = |key: &str, url: &str| {
+        json!({"providers": {
+            "up": {"type": "openai", "base_url": url, "api_key": key, "models": {"m": {}}},
+            "far": {"type": "vllm", "base_url": "http://10.255.255.1:9/v1", "models": "discover"},
+        }})
+    };
+    let setup = Setup::new().models(&file("sk-planted-new", "http://planted-new/v1"));
+    let old = file("sk-planted-old", "http://planted-old/v1").to_string();
+    let setup = setup.file("old.json", &old).file("bad.json", "{");
+
+    let began = std::time::Instant::now();
+    let ended = setup.run(&["check", "--diff=old.json"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout.lines().next(), Some("~ provider up: base_url changed; api_key changed"));
+    assert!(!ended.stdout.contains("planted"), "{}", ended.stdout);
+    assert!(began.elapsed() < Duration::from_secs(2), "nobody is waited for");
+
+    let ended = setup.run(&["check", "--diff=models.json"]);
+    assert!(ended.code == Some(0) && ended.stdout.starts_with("nothing would change\n"), "{}", ended.stdout);
+    for bad in ["bad.json", "nowhere.json"] {
+        let ended = setup.run(&["check", &format!("--diff={bad}")]);
+        assert!(ended.code == Some(1) && ended.stderr.contains(bad), "{}", ended.stderr);
+    }
 }
