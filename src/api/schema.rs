@@ -22,7 +22,9 @@ pub(super) use facade::{
     RenderBody, RenderedBody, Tag, TagDetails, TagList, TranslationBody, UsageBody,
 };
 pub(super) use object::AnyObject;
-pub(super) use routes::{CandidateBody, ExplainedPrompt, Explanation, RouteBody, RouteList, ScoreBody};
+pub(super) use routes::{
+    CandidateBody, ExplainedPrompt, Explanation, ProbeBody, RouteBody, RouteList, ScoreBody,
+};
 
 /// An error, in OpenAI's form.
 #[derive(Debug, Serialize, Object)]

@@ -131,6 +131,7 @@ fn provider(
         api_key,
         headers: Vec::new(),
         timeouts: settings.timeouts,
+        probe: None,
         base_priority: 1.0,
         engines: EngineSettings::default(),
         models: ModelSource::Discovered,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::probing::Probing;
 use super::sources::{Faults, Loaded, Sources};
 use crate::gateway::Gateway;
 use crate::prompts::Fingerprint;
@@ -33,6 +34,7 @@ pub(super) struct Watcher {
     metrics: Metrics,
     /// Those who ask for a reload.
     requests: mpsc::Receiver<Request>,
+    probing: Probing,
     /// The files that were loaded.
     taken: [Fingerprint; 2],
     /// The files at the last look.
@@ -49,24 +51,27 @@ impl Watcher {
     ) -> Self {
         let taken = sources.fingerprint();
         let (sources, seen) = (Arc::new(sources), taken.clone());
-        Self { sources, loaded, gateway, health, metrics, requests, taken, seen }
+        let probing = Probing::default();
+        Self { sources, loaded, gateway, health, metrics, requests, probing, taken, seen }
     }
 
     /// Watches until the end.
     pub(super) async fn run(mut self, end: CancellationToken) {
+        self.probing.follow(self.loaded.routes(), &self.metrics);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ask_again = interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
         let mut hang_up = signal(SignalKind::hangup()).ok();
         loop {
             tokio::select! {
-                () = end.cancelled() => return,
+                () = end.cancelled() => break,
                 _ = look.tick() => self.look().await,
                 _ = ask_again.tick(), if self.loaded.discovers() => self.ask_again().await,
                 () = received(&mut hang_up) => drop(self.reload().await),
                 Some(request) = self.requests.recv() => self.serve(request).await,
             }
         }
+        self.probing.end().await;
     }
 
     async fn look(&mut self) {
@@ -120,6 +125,7 @@ impl Watcher {
                     tracing::warn!("{warning}");
                 }
                 self.loaded = loaded;
+                self.probing.follow(self.loaded.routes(), &self.metrics);
                 self.health.reload_accepted();
                 self.metrics.reloaded(true);
                 tracing::info!(
@@ -146,6 +152,7 @@ impl Watcher {
             tracing::info!(models = loaded.routes().routes().len(), "The providers' models have changed");
             self.gateway.replace(loaded.state());
             self.loaded = loaded;
+            self.probing.follow(self.loaded.routes(), &self.metrics);
         }
     }
 }

@@ -8,6 +8,7 @@ mod engine;
 mod environment;
 mod fault;
 mod parse;
+mod probe;
 mod routing;
 mod settings;
 
@@ -16,6 +17,7 @@ pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig
 pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
+pub use probe::ProbeConfig;
 pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,

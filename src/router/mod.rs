@@ -5,10 +5,12 @@
 
 mod health;
 mod order;
+mod probe;
 mod score;
 mod table;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -17,8 +19,9 @@ use crate::providers::{Answer, Content, Cooldown, ErrorKind, Failover, ProviderE
 use crate::telemetry::AttemptOutcome;
 use crate::wire::Invalid;
 
-use health::Pass;
-pub use health::{Figures, Health, HealthBook};
+use health::{Cause, Failure, Pass};
+pub use health::{Figures, Health, HealthBook, Probed};
+pub use probe::Probe;
 pub use score::Score;
 pub use table::{Deployment, Route, RoutingTable, Served};
 
@@ -208,16 +211,18 @@ impl Deployment {
     /// Something rests now, if the failure says so. Also of a stream that failed after it had begun.
     pub fn has_failed(&self, error: &ProviderError) {
         let (word, now) = (error.kind.word(), Instant::now());
+        let failure =
+            |at_least| Failure { word, cause: cause(&error.kind, at_least), at_least, most: self.most_rest };
         match error.failover() {
             Failover::Stop => return self.count(AttemptOutcome::Rejected),
             Failover::Next(_) if self.plays => self.health.note_failure(word),
             Failover::Next(Cooldown::None) => self.health.note_failure(word),
             Failover::Next(Cooldown::Deployment(at_least)) => {
-                self.health.failed(word, at_least, self.most_rest, now);
+                self.health.failed(&failure(at_least), now);
             }
             Failover::Next(Cooldown::Provider(at_least)) => {
                 self.health.note_failure(word);
-                self.provider_health.failed(word, at_least, self.most_rest, now);
+                self.provider_health.failed(&failure(at_least), now);
             }
         }
         self.count(AttemptOutcome::Failed);
@@ -233,6 +238,16 @@ impl Deployment {
 
     fn refused(&self, invalid: InvalidObject) -> ProviderError {
         self.failed(ErrorKind::Rejected(Invalid::from(invalid).into()))
+    }
+}
+
+/// What a failure tells of the server.
+fn cause(kind: &ErrorKind, at_least: Option<Duration>) -> Cause {
+    match kind {
+        ErrorKind::RateLimited { .. } | ErrorKind::Unauthorized { .. } => Cause::Will,
+        _ if at_least.is_some() => Cause::Will,
+        ErrorKind::Unreachable => Cause::Absent,
+        _ => Cause::Trouble,
     }
 }
 

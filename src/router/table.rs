@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::health::{Health, HealthBook};
 use super::order::Order;
+use super::probe::Probe;
 use super::score::{Merits, Score};
 use crate::config::{
     Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
@@ -24,6 +25,7 @@ pub struct RoutingTable {
     routes: Vec<Arc<Route>>,
     /// In the order of the catalog.
     providers: Vec<Arc<dyn Provider>>,
+    probes: Vec<Arc<Probe>>,
 }
 
 /// A public model and who serves it.
@@ -78,6 +80,8 @@ pub struct Deployment {
     /// How its provider fares.
     pub provider_health: Arc<Health>,
     pub(super) most_rest: Duration,
+    /// Whether its provider's server is asked for signs of life.
+    pub is_probed: bool,
     /// Its failures are a caller's wish.
     pub(super) plays: bool,
     answered: Counter,
@@ -143,7 +147,11 @@ impl RoutingTable {
                 }
             }
         }
-        let auto = auto(&deployments, catalog, metrics);
+        let all: Vec<Arc<Deployment>> =
+            deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
+        table.probes =
+            served.iter().filter_map(|served| probe(served, &all, catalog, (metrics, health))).collect();
+        let auto = auto(all, catalog, metrics);
         for (model, mut deployments) in deployments {
             // Stable: equals stay in the order of the file.
             deployments.sort_by_key(|deployment| deployment.priority);
@@ -192,6 +200,11 @@ impl RoutingTable {
         &self.routes
     }
 
+    /// How providers are asked for signs of life, of those who are.
+    pub fn probes(&self) -> &[Arc<Probe>] {
+        &self.probes
+    }
+
     /// A provider by its name.
     pub fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.name() == name)
@@ -201,12 +214,23 @@ impl RoutingTable {
 /// The model that every deployment serves, the best score first.
 const AUTO: &str = "priority-auto";
 
-fn auto(
-    deployments: &[(Arc<str>, Vec<Arc<Deployment>>)],
+/// How a provider is asked for signs of life, if it is.
+fn probe(
+    served: &Served,
+    all: &[Arc<Deployment>],
     catalog: &Catalog,
-    metrics: &Metrics,
-) -> Option<Route> {
-    let all: Vec<Arc<Deployment>> = deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
+    (metrics, health): (&Metrics, &HealthBook),
+) -> Option<Arc<Probe>> {
+    let config = served.config.probe.clone()?;
+    let name = served.config.name.as_str();
+    let own = all.iter().filter(|deployment| *deployment.provider_name == *name).cloned();
+    let own: Vec<Arc<Deployment>> = own.collect();
+    let (most_rest, metrics) = (catalog.routing.max_cooldown, metrics.of_probes(&name.into()));
+    let asked = (served.provider.clone(), config);
+    Some(Arc::new(Probe::new(asked, health.of(name), &own, most_rest, metrics)))
+}
+
+fn auto(all: Vec<Arc<Deployment>>, catalog: &Catalog, metrics: &Metrics) -> Option<Route> {
     let model: Arc<str> = AUTO.into();
     (!all.is_empty()).then(|| Route {
         metrics: Arc::new(metrics.of_model(&model)),
@@ -272,6 +296,7 @@ fn deployment(
         health: health.of(&id),
         provider_health: health.of(&provider_name),
         most_rest: routing.max_cooldown,
+        is_probed: served.config.probe.is_some(),
         plays: plays(&served.config, &model),
         id,
         provider: served.provider.clone(),

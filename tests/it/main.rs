@@ -29,6 +29,7 @@ mod faults;
 mod layering;
 mod openai;
 mod passthrough;
+mod probes;
 mod prompts;
 mod providers;
 mod reload;

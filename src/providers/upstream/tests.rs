@@ -17,6 +17,7 @@ fn config(base_url: &str) -> ProviderConfig {
         api_key: Some(SecretString::from("planted-key")),
         headers: Vec::new(),
         timeouts: Timeouts::default(),
+        probe: None,
         base_priority: 1.0,
         engines: crate::config::EngineSettings::default(),
         models: ModelSource::Discovered,

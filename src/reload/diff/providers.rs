@@ -37,6 +37,7 @@ fn differences(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         api_key,
         headers,
         timeouts,
+        probe,
         base_priority,
         models,
         engines,
@@ -52,6 +53,7 @@ fn differences(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
     fields.named("api_key", &exposed(&old.api_key), &exposed(api_key));
     fields.named("headers", &exposed_headers(&old.headers), &exposed_headers(headers));
     of_timeouts(&mut fields, &old.timeouts, timeouts);
+    fields.named("probe", &old.probe, probe);
     fields.shown("base_priority", &old.base_priority, base_priority);
     fields.shown("models", &source(&old.models), &source(models));
     of_engines(&mut fields, &old.engines, engines);
