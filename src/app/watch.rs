@@ -139,9 +139,10 @@ impl Watcher {
             Err(faults) => {
                 // One line, whatever the number of faults.
                 let reason = faults.to_string().replace('\n', " | ");
-                tracing::error!("The changed configuration is refused, the one before it goes on: {reason}");
-                self.health.reload_refused(reason);
+                // First: whoever reads the line finds it so.
+                self.health.reload_refused(reason.clone());
                 self.metrics.reloaded(false);
+                tracing::error!("The changed configuration is refused, the one before it goes on: {reason}");
                 Err(faults.lines().to_vec())
             }
         }
