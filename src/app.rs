@@ -1,6 +1,7 @@
 //! The composition root: puts the rooms together, runs what runs beside the requests, and ends in order.
 
 mod banner;
+mod probing;
 mod sources;
 mod surroundings;
 mod watch;
@@ -19,6 +20,7 @@ use crate::callers::Budgets;
 use crate::config::{Environment, Fault, Settings};
 use crate::engine::{Engines, Launcher, RunFolder};
 use crate::gateway::Gateway;
+use crate::reload::Reloads;
 use crate::telemetry::{Health, Metrics};
 
 pub use sources::{Faults, Loaded, Sources};
@@ -32,6 +34,7 @@ pub struct App {
     health: Arc<Health>,
     listeners: Listeners,
     watcher: watch::Watcher,
+    reloads: Reloads,
     engines: Engines,
     banner: String,
 }
@@ -64,8 +67,10 @@ impl App {
         let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::default()));
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
-        let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), health.clone(), metrics.clone());
-        Ok(Self { settings, gateway, metrics, health, listeners, watcher, engines, banner })
+        let (reloads, requests) = Reloads::new();
+        let figures = (health.clone(), metrics.clone());
+        let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), figures, requests);
+        Ok(Self { settings, gateway, metrics, health, listeners, watcher, reloads, engines, banner })
     }
 
     /// What was found, and where to begin: for the terminal.
@@ -119,7 +124,8 @@ impl App {
         tasks.spawn(self.watcher.run(end.clone()));
         let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
         let context =
-            Arc::new(api::Context::new(&self.settings, self.gateway, engines, metrics, self.health));
+            api::Context::new(&self.settings, self.gateway, engines, (metrics, self.health), self.reloads);
+        let context = Arc::new(context);
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
         let signals = (stop, kill.clone());

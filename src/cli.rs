@@ -3,9 +3,10 @@
 mod leaderboard;
 mod progress;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -17,6 +18,7 @@ use crate::config::{Environment, Settings};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
+use crate::reload::Report;
 use crate::router::Route;
 use crate::telemetry::{self, Metrics};
 
@@ -37,7 +39,7 @@ enum Command {
     /// Serve (what happens without a command, too).
     Serve,
     /// Read models file, prompts and environment, and say what would be served or what is wrong.
-    Check,
+    Check(Check),
     /// List the models with their providers.
     Models,
     /// Look at the prompt library.
@@ -65,6 +67,30 @@ enum Command {
         /// Where its engines are written down.
         folder: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Say what a reload would change: in the service that runs on these settings, or against an older models file.
+    #[arg(long, value_name = "OLD_MODELS_FILE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "", value_parser = Against::read)]
+    diff: Option<Against>,
+}
+
+/// What the models file of now is compared with.
+#[derive(Clone, Debug)]
+enum Against {
+    /// What the service serves that runs on these settings.
+    Running,
+    /// Another file.
+    File(PathBuf),
+}
+
+impl Against {
+    #[expect(clippy::unnecessary_wraps, reason = "that is what the reader of arguments takes")]
+    fn read(text: &str) -> Result<Self, Infallible> {
+        Ok(if text.is_empty() { Self::Running } else { Self::File(text.into()) })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,7 +165,13 @@ impl Cli {
         let settings = Settings::from_environment(&environment).map_err(Faults::from)?;
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(settings, folder, environment).await,
-            Command::Check => check(settings, folder, &environment).await,
+            Command::Check(Check { diff: None }) => check(settings, folder, &environment).await,
+            Command::Check(Check { diff: Some(Against::Running) }) => {
+                rehearse(settings, folder, &environment).await
+            }
+            Command::Check(Check { diff: Some(Against::File(old)) }) => {
+                compare(settings, &folder, &environment, old)
+            }
             Command::Models => models(settings, folder, &environment).await,
             Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
@@ -185,6 +217,57 @@ async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -
     lines.push(leaderboard::line(loaded.leaderboard()));
     lines.extend(warnings.into_iter().chain(loaded.warnings()).map(|warning| format!("warning: {warning}")));
     lines.push("everything is in order".to_owned());
+    print(&lines.join("\n"))
+}
+
+/// Asks the service that runs on these settings what a reload would change. It alone knows what it serves, and in which
+/// environment.
+async fn rehearse(
+    settings: Settings,
+    folder: PathBuf,
+    environment: &Environment,
+) -> Result<(), CommandError> {
+    let key = settings.admin_key.clone().ok_or_else(|| {
+        let words = "a running service tells its changes to whoever has its admin key; set LLM_PROXY_API_ADMIN_KEY, or compare two files: check --diff=OLD_MODELS_FILE";
+        CommandError::Refused(words.to_owned())
+    })?;
+    let tls = settings.serving.tls.clone();
+    let listen = Sources::new(settings, folder, Metrics::default()).listeners(environment);
+    let report = api::rehearse(&listen, tls.as_ref(), &key).await;
+    tell(&report.map_err(|why| CommandError::Refused(why.to_string()))?)
+}
+
+/// Compares two models files, without asking anybody.
+fn compare(
+    settings: Settings,
+    folder: &Path,
+    environment: &Environment,
+    old: PathBuf,
+) -> Result<(), CommandError> {
+    let sources = |settings| Sources::new(settings, folder.to_owned(), Metrics::default());
+    let before = sources(settings.clone()).with_models_file(old).read(environment);
+    let after = sources(settings).read(environment);
+    let (before, after) = match (before, after) {
+        (Ok(before), Ok(after)) => (before, after),
+        (before, after) => {
+            let faults = before.err().into_iter().collect();
+            return Faults::beside(faults, after).map(drop).map_err(CommandError::from);
+        }
+    };
+    tell(&after.changes_since(&before))
+}
+
+/// What is different, a line each.
+fn tell(report: &Report) -> Result<(), CommandError> {
+    let mut lines: Vec<String> = report.diff.changes.iter().map(ToString::to_string).collect();
+    if lines.is_empty() {
+        lines.push("nothing would change".to_owned());
+    } else {
+        lines.extend(
+            report.diff.kept_engines.iter().map(|engine| format!("= engine {engine}: one that runs stays")),
+        );
+    }
+    lines.extend(report.warnings.iter().map(|warning| format!("warning: {warning}")));
     print(&lines.join("\n"))
 }
 

@@ -33,7 +33,7 @@
 //! | 4 | [`engine`]: engines that the gateway starts itself |
 //! | 5 | [`providers`]: one trait, one file a provider |
 //! | 6 | [`router`]: which deployment answers |
-//! | 7 | [`gateway`]: the story |
+//! | 7 | [`gateway`]: the story. [`reload`]: what a reload changes, and how one is asked for |
 //! | 8 | [`api`]: HTTP towards callers |
 //! | 9 | [`app`]: puts it together, reloads it, ends it |
 //! | 10 | [`cli`]: the commands |
@@ -67,6 +67,7 @@ pub mod providers;
 pub mod router;
 
 pub mod gateway;
+pub mod reload;
 
 pub mod api;
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::AdminKey;
 use crate::config::{Auth, Settings};
 use crate::engine::Engines;
 use crate::gateway::Gateway;
+use crate::reload::Reloads;
 use crate::telemetry::{Health, Metrics, RequestRecord};
 
 /// What every endpoint has at hand. Made once, shared by all.
@@ -27,6 +29,10 @@ pub struct Context {
     pub limits: Limits,
     /// Who may call from a browser.
     pub cors_origins: Vec<String>,
+    /// What opens the admin API; nothing does without one.
+    pub(super) admin_key: Option<Arc<AdminKey>>,
+    /// Where a reload is asked for.
+    pub reloads: Reloads,
     /// Whether only this machine is to reach the service, and nobody is asked who they are.
     pub is_local: bool,
 }
@@ -59,8 +65,8 @@ impl Context {
         settings: &Settings,
         gateway: Arc<Gateway>,
         engines: Engines,
-        metrics: Metrics,
-        health: Arc<Health>,
+        (metrics, health): (Metrics, Arc<Health>),
+        reloads: Reloads,
     ) -> Self {
         Self {
             gateway,
@@ -74,6 +80,8 @@ impl Context {
                 body_timeout: settings.serving.body_timeout,
             },
             cors_origins: settings.cors_origins.clone(),
+            admin_key: settings.admin_key.as_ref().map(|key| Arc::new(AdminKey::of(key))),
+            reloads,
             is_local: settings.auth == Auth::Auto,
         }
     }

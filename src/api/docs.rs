@@ -5,7 +5,7 @@ mod schemas;
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
 
-use super::{DocumentOnly, documented};
+use super::{DocumentOnly, admin, documented};
 
 const TITLE: &str = "llm-proxy-api";
 const DESCRIPTION: &str = "One gateway between applications and language models: chat and conversations with prompts from a library, \
@@ -37,6 +37,9 @@ pub fn document(prefix: &str) -> String {
     }
     if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
         schemas::mend(schemas);
+    }
+    if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
+        components.insert("securitySchemes".into(), security_schemes());
     }
     if let Some(root) = document.as_object_mut() {
         // Calls go to where the page came from.
@@ -94,7 +97,15 @@ fn with_parameters(path: &str, mut item: Value) -> Value {
     item
 }
 
-/// Without the errors that an operation cannot have.
+/// How the admin key is sent.
+fn security_schemes() -> Value {
+    json!({
+        "AdminBearer": {"type": "http", "scheme": "bearer", "description": "The admin key."},
+        "AdminHeader": {"type": "apiKey", "in": "header", "name": "x-admin-key", "description": "The admin key."},
+    })
+}
+
+/// Without the errors that an operation cannot have, and with the key that it asks for.
 fn narrowed(path: &str, mut item: Value) -> Value {
     let asks_a_provider = [
         "chat",
@@ -109,12 +120,17 @@ fn narrowed(path: &str, mut item: Value) -> Value {
     ];
     let asks_a_provider = asks_a_provider.iter().any(|word| path.contains(word));
     let names_something = path.contains([':', '*', '{']);
+    let is_admin = path.starts_with(admin::ROOT);
     for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
         let has_body = operation.get("requestBody").is_some();
+        if let Some(operation) = operation.as_object_mut().filter(|_| is_admin) {
+            operation.insert("security".into(), json!([{"AdminBearer": []}, {"AdminHeader": []}]));
+        }
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
         responses.retain(|status, _| match status.as_str() {
+            "401" | "409" => is_admin,
             "403" | "408" | "413" | "415" => has_body,
-            "400" | "404" => has_body || names_something,
+            "400" | "404" => has_body || names_something || is_admin,
             "429" | "502" | "504" => asks_a_provider,
             _ => true,
         });

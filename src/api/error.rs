@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use poem::http::header::{ALLOW, RETRY_AFTER};
+use poem::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use poem::http::{HeaderName, HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
+use poem_openapi::error::ParseParamError;
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaHeader, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
@@ -171,6 +172,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message)
     }
 
+    /// Who asks has no key, or not the right one.
+    pub(super) fn unauthorized(code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, message)
+    }
+
     /// Something of ours broke. What it was is in the log.
     pub(super) fn internal() -> Self {
         Self::new(
@@ -184,6 +190,9 @@ impl ApiError {
     pub(super) fn from_poem(error: &poem::Error) -> Self {
         if let Some(error) = error.downcast_ref::<Self>() {
             return error.clone();
+        }
+        if let Some(ParseParamError { name, .. }) = error.downcast_ref() {
+            return Self::invalid(name, format!("`{name}` is not what it has to be"));
         }
         match error.status() {
             StatusCode::NOT_FOUND => {
@@ -229,6 +238,9 @@ impl ApiError {
                 RETRY_AFTER,
                 HeaderValue::from(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
             );
+        }
+        if told.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(worth) = told.is_worth_a_retry() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(if worth { "true" } else { "false" }));
@@ -410,9 +422,11 @@ const DOCUMENTED: &[(u16, &str)] = &[
         400,
         "The request is not valid, or the prompt does not fit the model's context. `param` names the place.",
     ),
+    (401, "The key is missing or wrong."),
     (403, "A page of a site that may not call has sent the request."),
     (404, "The model, the prompt, the provider or the path does not exist."),
     (408, "The body did not arrive in time."),
+    (409, "The configuration is refused, and the one before it goes on. The message has one fault a line."),
     (413, "The body is larger than the service takes."),
     (415, "The body is not JSON."),
     (429, "The provider limits the rate. `retry-after` says how long to wait."),

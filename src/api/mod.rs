@@ -1,11 +1,14 @@
 //! The API: the only part of the house that knows HTTP towards callers.
 //!
-//! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `utilities`, `prompts` and
-//! `passthrough` are the documented operations, `engines` and `meta` are for operators. An endpoint is added as a method of one of these.
+//! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `utilities`, `prompts` and `passthrough` are
+//! the documented operations, `engines` and `meta` are for operators, `admin` for whoever has the admin key, and `client`
+//! asks a service like this one. An endpoint is added as a method of one of these.
 
 mod access;
+mod admin;
 mod answering;
 mod body;
+mod client;
 mod connection;
 mod context;
 mod cors;
@@ -19,6 +22,7 @@ mod passthrough;
 mod paths;
 mod payload;
 mod prompts;
+mod query;
 mod refusal;
 mod reply;
 mod rest;
@@ -37,10 +41,12 @@ use poem::{Endpoint, Request, Response};
 use poem_openapi::registry::Registry;
 use poem_openapi::{OpenApi, Tags};
 
+use self::admin::Gate;
 use self::context::Admitted;
 use self::paths::{Methods, Paths};
 use crate::telemetry::RequestRecord;
 
+pub use client::{NoReport, rehearse};
 pub use context::{Context, Limits};
 pub use docs::document;
 pub use error::ApiError;
@@ -62,6 +68,8 @@ enum Tag {
     Engines,
     /// Probes and figures.
     Operators,
+    /// For whoever has the admin key.
+    Admin,
 }
 
 type Documented = (
@@ -73,6 +81,7 @@ type Documented = (
     engines::EnginesApi,
     routes::RoutesApi,
     meta::OperatorsApi,
+    admin::AdminApi,
 );
 
 /// All documented operations.
@@ -86,6 +95,7 @@ fn operations(context: &Arc<Context>) -> Documented {
         engines::EnginesApi { context: context.clone() },
         routes::RoutesApi { context: context.clone() },
         meta::OperatorsApi { context: context.clone() },
+        admin::AdminApi { context: context.clone() },
     )
 }
 
@@ -113,16 +123,16 @@ pub fn endpoint(context: &Arc<Context>) -> impl Endpoint<Output = Response> + us
     let mut declared = HashMap::new();
     operations(context).add_routes(&mut declared);
     // Without a prefix, `{p}/v1/…` and `/v1/…` are the same place.
-    let table: HashMap<String, Methods> = declared
+    let table: HashMap<String, (Methods, Option<Gate>)> = declared
         .into_iter()
-        .map(|(path, methods)| (docs::rebased(&path, &context.prefix), methods))
+        .map(|(path, methods)| (docs::rebased(&path, &context.prefix), (methods, Gate::of(&path, context))))
         .collect();
     let mut paths = Paths::default();
-    for (path, methods) in table {
-        paths = paths.add(&path, methods, context);
+    for (path, (methods, gate)) in table {
+        paths = paths.add(&path, methods, gate, context);
     }
     for (path, endpoint) in meta::pages(context) {
-        paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), context);
+        paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), None, context);
     }
     cors::Cors::new(access::Access::new(paths, context.clone()), context.cors_origins.clone())
 }

@@ -10,6 +10,7 @@ use poem::endpoint::BoxEndpoint;
 use poem::http::Method;
 use poem::{Endpoint, Request, Response, Route};
 
+use super::admin::Gate;
 use super::context::Context;
 use super::{docs, error, record_of};
 use crate::telemetry::EndpointMetrics;
@@ -26,8 +27,8 @@ pub(super) type Methods = HashMap<Method, BoxEndpoint<'static>>;
 
 impl Paths {
     /// Adds a path, which must be new.
-    pub(super) fn add(mut self, path: &str, methods: Methods, context: &Context) -> Self {
-        let endpoint = Path::new(path, methods, context);
+    pub(super) fn add(mut self, path: &str, methods: Methods, gate: Option<Gate>, context: &Context) -> Self {
+        let endpoint = Path::new(path, methods, gate, context);
         if path.contains([':', '*', '<']) {
             self.patterns = self.patterns.at(path, endpoint);
         } else {
@@ -53,14 +54,17 @@ struct Path {
     /// For those who ask for another.
     allowed: String,
     metrics: Arc<EndpointMetrics>,
+    /// Who may pass, where not everybody may.
+    gate: Option<Gate>,
 }
 
 impl Path {
-    fn new(path: &str, methods: Methods, context: &Context) -> Self {
+    fn new(path: &str, methods: Methods, gate: Option<Gate>, context: &Context) -> Self {
         let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
         allowed.sort_unstable();
         let name = docs::documented_path(path, &context.prefix);
-        Self { allowed: allowed.join(", "), metrics: Arc::new(context.metrics.of_endpoint(&name)), methods }
+        let metrics = Arc::new(context.metrics.of_endpoint(&name));
+        Self { allowed: allowed.join(", "), metrics, methods, gate }
     }
 }
 
@@ -69,6 +73,9 @@ impl Endpoint for Path {
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         record_of(&request).facts().endpoint = Some(self.metrics.clone());
+        if let Some(gate) = &self.gate {
+            gate.admit(&request)?;
+        }
         if let Some(endpoint) = self.methods.get(request.method()) {
             return endpoint.call(request).await;
         }

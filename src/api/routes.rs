@@ -13,12 +13,12 @@ use super::context::Context;
 use super::error::ApiError;
 use super::payload::Json;
 use super::schema::{
-    CandidateBody, ExplainedPrompt, Explanation, FacadeChat, RouteBody, RouteList, ScoreBody,
+    CandidateBody, ExplainedPrompt, Explanation, FacadeChat, ProbeBody, RouteBody, RouteList, ScoreBody,
 };
 use super::{Tag, dto, rest};
 use crate::gateway::Way;
 use crate::llm::Demands;
-use crate::router::{Deployment, Route};
+use crate::router::{Deployment, Probed, Route};
 use crate::wire::openai;
 
 /// Routes.
@@ -90,6 +90,15 @@ fn candidates(route: &Route, demands: Option<&Demands>) -> Vec<CandidateBody> {
     order.into_iter().map(|deployment| candidate(route, deployment, demands)).collect()
 }
 
+fn probe_body(probed: Probed, now: Instant) -> ProbeBody {
+    ProbeBody {
+        ok: probed.failure.is_none(),
+        failure: probed.failure.map(str::to_owned),
+        seconds_ago: now.saturating_duration_since(probed.at).as_secs_f64(),
+        took_ms: probed.took.as_secs_f64() * 1000.0,
+    }
+}
+
 fn candidate(route: &Route, deployment: &Deployment, demands: Option<&Demands>) -> CandidateBody {
     let now = Instant::now();
     let (own, provider) = (deployment.health.figures(now), deployment.provider_health.figures(now));
@@ -127,6 +136,10 @@ fn candidate(route: &Route, deployment: &Deployment, demands: Option<&Demands>) 
         answered: own.answered,
         failed: own.failed,
         last_failure: own.last_failure.map(str::to_owned),
+        last_probe: provider
+            .last_probe
+            .filter(|_| deployment.is_probed)
+            .map(|probed| probe_body(probed, now)),
         first_token_p50_ms: own.first_token_p50.map(milliseconds),
         first_token_p95_ms: own.first_token_p95.map(milliseconds),
     }

@@ -1,5 +1,6 @@
 //! What requests and answers look like, for the document. Their doc comments are the manual.
 
+mod admin;
 mod chat;
 mod engines;
 mod facade;
@@ -11,6 +12,7 @@ mod utilities;
 use poem_openapi::Object;
 use serde::Serialize;
 
+pub(super) use admin::{ChangeBody, ReloadBody};
 pub(super) use chat::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
@@ -23,7 +25,9 @@ pub(super) use facade::{
 };
 pub(super) use object::AnyObject;
 pub(super) use passages::Passages;
-pub(super) use routes::{CandidateBody, ExplainedPrompt, Explanation, RouteBody, RouteList, ScoreBody};
+pub(super) use routes::{
+    CandidateBody, ExplainedPrompt, Explanation, ProbeBody, RouteBody, RouteList, ScoreBody,
+};
 pub(super) use utilities::{
     AboutAnswers, ArticleAnswer, ArticleRequest, ArticleText, FullArticle, FullArticleRequest,
     GenerativeAnswerRequest, OneText, Question, Questions, QuestionsAnswer, QuestionsRequest, SeveralTexts,

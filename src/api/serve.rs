@@ -5,7 +5,7 @@
 //! it ends with it, the upstream request included.
 
 mod listen;
-mod tls;
+pub(super) mod tls;
 
 use std::convert::Infallible;
 use std::future::Future;

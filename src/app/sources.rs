@@ -21,6 +21,7 @@ use crate::gateway::State;
 use crate::leaderboard::{self, Leaderboard};
 use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
 use crate::providers::{self, ErrorKind, ModelCard, Provider, Shared};
+use crate::reload::{Diff, Report, Set};
 use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
 
@@ -86,6 +87,13 @@ impl Faults {
     }
 }
 
+impl Faults {
+    /// All of them, one a line.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
@@ -126,12 +134,59 @@ impl Sources {
         Self { shared: Shared { engines, ..self.shared }, ..self }
     }
 
+    /// The same, with another models file.
+    #[must_use]
+    pub fn with_models_file(mut self, file: PathBuf) -> Self {
+        (self.settings.models_config, self.settings.models_config_is_set) = (file, true);
+        self
+    }
+
+    /// Sources of the same, whose loads change nothing for anybody: engines, rests and figures are their own.
+    pub(super) fn apart(&self) -> Self {
+        Self::new(self.settings.clone(), self.folder.clone(), Metrics::default())
+    }
+
+    /// Where the service is to listen, as far as that can be read.
+    pub fn listeners(&self, environment: &Environment) -> Vec<ListenAddress> {
+        let stated = self.catalog(environment).and_then(|catalog| Ok(self.settings.listeners(&catalog)?));
+        // The service may run on an older file than the one that is broken now.
+        stated.unwrap_or_else(|_| self.settings.listen.clone())
+    }
+
+    /// Reads everything and asks nobody: models that would be found are left out.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn read(&self, environment: &Environment) -> Result<Loaded, Faults> {
+        Ok(self.made(self.files(environment)?, Surroundings::default(), Silent::new()))
+    }
+
     /// Reads everything and asks the providers what they have.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
-        // Both are read, so that all faults are told at once.
+        let mut files = self.files(environment)?;
+        let mut surroundings = Surroundings::default();
+        if self.settings.minimum {
+            surroundings = surroundings::look(&self.settings, &files.catalog, &self.shared).await;
+            let found = surroundings.providers();
+            files.served.extend(self.served(&found)?);
+            files.catalog.providers.extend(found);
+        }
+        let (served, silent) = with_discovered(files.served, &surroundings).await;
+        Ok(self.made(FromFiles { served, ..files }, surroundings, silent))
+    }
+
+    fn made(&self, files: FromFiles, surroundings: Surroundings, silent: Silent) -> Loaded {
+        let FromFiles { catalog, served, prompts, leaderboard } = files;
+        let routes = RoutingTable::new(&served, &catalog, &leaderboard, &self.metrics, &self.health);
+        let (routes, prompts, leaderboard) = (Arc::new(routes), Arc::new(prompts), Arc::new(leaderboard));
+        Loaded { catalog, served, routes, prompts, leaderboard, surroundings, silent }
+    }
+
+    fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
+        // All are read, so that all faults are told at once.
         let catalog = self.catalog(environment).and_then(|catalog| {
             let leaderboard = self.leaderboard(&catalog.leaderboard);
             let served = self.served(&catalog.providers);
@@ -139,25 +194,16 @@ impl Sources {
                 Faults::beside(served.as_ref().err().cloned().into_iter().collect(), leaderboard)?;
             Ok((catalog, served?, leaderboard))
         });
-        let ((mut catalog, mut served, leaderboard), prompts) = match (catalog, self.prompts()) {
-            (Ok(catalog), Ok(prompts)) => (catalog, prompts),
+        match (catalog, self.prompts()) {
+            (Ok((catalog, served, leaderboard)), Ok(prompts)) => {
+                Ok(FromFiles { catalog, served, prompts, leaderboard })
+            }
             (Err(Faults(mut faults)), Err(Faults(more))) => {
                 faults.extend(more);
-                return Err(Faults(faults));
+                Err(Faults(faults))
             }
-            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => return Err(faults),
-        };
-        let mut surroundings = Surroundings::default();
-        if self.settings.minimum {
-            surroundings = surroundings::look(&self.settings, &catalog, &self.shared).await;
-            let found = surroundings.providers();
-            served.extend(self.served(&found)?);
-            catalog.providers.extend(found);
+            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => Err(faults),
         }
-        let (served, silent) = with_discovered(served, &surroundings).await;
-        let routes = RoutingTable::new(&served, &catalog, &leaderboard, &self.metrics, &self.health);
-        let (routes, prompts, leaderboard) = (Arc::new(routes), Arc::new(prompts), Arc::new(leaderboard));
-        Ok(Loaded { catalog, served, routes, prompts, leaderboard, surroundings, silent })
     }
 
     /// What was loaded holds from now on: engines of another configuration end, and those begin that are to run always.
@@ -280,6 +326,15 @@ impl Sources {
     }
 }
 
+/// What the files say.
+#[derive(Debug)]
+struct FromFiles {
+    catalog: Catalog,
+    served: Vec<Served>,
+    prompts: PromptLibrary,
+    leaderboard: Leaderboard,
+}
+
 /// Why providers that were asked for their models named none, by their names.
 type Silent = BTreeMap<String, String>;
 
@@ -327,6 +382,26 @@ impl Loaded {
             routes: self.routes.clone(),
             prompts: self.prompts.clone(),
             rules: self.catalog.rules.clone(),
+        }
+    }
+
+    /// What is different from another set.
+    pub fn changes_since(&self, before: &Self) -> Report {
+        Report {
+            models: self.routes.routes().len(),
+            prompts: self.prompts.list().len(),
+            diff: Diff::between(before.set(), self.set()),
+            warnings: self.warnings(),
+        }
+    }
+
+    fn set(&self) -> Set<'_> {
+        Set {
+            served: &self.served,
+            routes: &self.routes,
+            routing: &self.catalog.routing,
+            prompts: &self.prompts,
+            listen: self.catalog.listen.as_deref(),
         }
     }
 

@@ -132,6 +132,7 @@ fn provider(
         api_keys: Vec::new(),
         headers: Vec::new(),
         timeouts: settings.timeouts,
+        probe: None,
         base_priority: 1.0,
         engines: EngineSettings::default(),
         models: ModelSource::Discovered,

@@ -1,18 +1,21 @@
 //! Watches the files and the providers: what changes is taken over, whole or not at all.
 //!
 //! Files are looked at, not subscribed to: that works on every file system, through every kind of editor, and costs
-//! some twenty look-ups each time.
+//! some twenty look-ups each time. Whoever wants it at once asks for it (`crate::reload`), one after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::sources::{Loaded, Sources};
+use super::probing::Probing;
+use super::sources::{Faults, Loaded, Sources};
 use crate::gateway::Gateway;
 use crate::prompts::Fingerprint;
+use crate::reload::{Outcome, Report, Request, Wish};
 use crate::telemetry::{Health, Metrics};
 
 /// How often files are looked at. A change counts once it has held from one look to the next, so that a file
@@ -29,6 +32,9 @@ pub(super) struct Watcher {
     gateway: Arc<Gateway>,
     health: Arc<Health>,
     metrics: Metrics,
+    /// Those who ask for a reload.
+    requests: mpsc::Receiver<Request>,
+    probing: Probing,
     /// The files that were loaded.
     taken: [Fingerprint; 3],
     /// The files at the last look.
@@ -40,43 +46,72 @@ impl Watcher {
         sources: Sources,
         loaded: Loaded,
         gateway: Arc<Gateway>,
-        health: Arc<Health>,
-        metrics: Metrics,
+        (health, metrics): (Arc<Health>, Metrics),
+        requests: mpsc::Receiver<Request>,
     ) -> Self {
         let taken = sources.fingerprint();
-        Self { sources: Arc::new(sources), loaded, gateway, health, metrics, seen: taken.clone(), taken }
+        let (sources, seen) = (Arc::new(sources), taken.clone());
+        let probing = Probing::default();
+        Self { sources, loaded, gateway, health, metrics, requests, probing, taken, seen }
     }
 
     /// Watches until the end.
     pub(super) async fn run(mut self, end: CancellationToken) {
+        self.probing.follow(self.loaded.routes(), &self.metrics);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ask_again = interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
         let mut hang_up = signal(SignalKind::hangup()).ok();
         loop {
             tokio::select! {
-                () = end.cancelled() => return,
+                () = end.cancelled() => break,
                 _ = look.tick() => self.look().await,
                 _ = ask_again.tick(), if self.loaded.discovers() => self.ask_again().await,
-                () = received(&mut hang_up) => self.reload().await,
+                () = received(&mut hang_up) => drop(self.reload().await),
+                Some(request) = self.requests.recv() => self.serve(request).await,
             }
         }
+        self.probing.end().await;
     }
 
     async fn look(&mut self) {
-        let sources = self.sources.clone();
-        // Files may lie on a slow disk.
-        let Ok(now) = tokio::task::spawn_blocking(move || sources.fingerprint()).await else { return };
+        let Some(now) = self.fingerprint().await else { return };
         if now == self.seen && now != self.taken {
-            self.taken = now;
-            self.reload().await;
+            drop(self.reload().await);
         } else {
             self.seen = now;
         }
     }
 
+    async fn fingerprint(&self) -> Option<[Fingerprint; 3]> {
+        let sources = self.sources.clone();
+        // Files may lie on a slow disk.
+        tokio::task::spawn_blocking(move || sources.fingerprint()).await.ok()
+    }
+
+    async fn serve(&mut self, request: Request) {
+        let outcome = match request.wish {
+            Wish::Reload => self.reload().await,
+            // Nobody is there to be told.
+            Wish::Rehearse if request.is_given_up() => return,
+            Wish::Rehearse => self.rehearsed().await.map_err(|faults| faults.lines().to_vec()),
+        };
+        request.tell(outcome);
+    }
+
+    /// What a reload would change. Nothing is touched: everything is made apart from what serves.
+    async fn rehearsed(&self) -> Result<Report, Faults> {
+        let sources = self.sources.apart();
+        let loaded = sources.load(&sources.environment()?).await?;
+        Ok(loaded.changes_since(&self.loaded))
+    }
+
     /// Reads everything anew. What is wrong leaves everything as it is.
-    async fn reload(&mut self) {
+    async fn reload(&mut self) -> Outcome {
+        // Before anything is read: what is written from now on is another change.
+        if let Some(now) = self.fingerprint().await {
+            (self.taken, self.seen) = (now.clone(), now);
+        }
         let loaded = match self.sources.environment() {
             Ok(environment) => self.sources.load(&environment).await,
             Err(faults) => Err(faults),
@@ -87,26 +122,32 @@ impl Watcher {
         seen.clone_from(taken);
         match loaded {
             Ok(loaded) => {
+                let report = loaded.changes_since(&self.loaded);
                 self.gateway.replace(loaded.state());
                 self.sources.settle(&loaded);
-                for warning in loaded.warnings() {
+                for warning in &report.warnings {
                     tracing::warn!("{warning}");
                 }
                 self.loaded = loaded;
+                self.probing.follow(self.loaded.routes(), &self.metrics);
                 self.health.reload_accepted();
                 self.metrics.reloaded(true);
                 tracing::info!(
-                    models = self.loaded.routes().routes().len(),
-                    prompts = self.loaded.prompts().list().len(),
+                    models = report.models,
+                    prompts = report.prompts,
+                    changes = report.diff.summary(),
                     "The changed configuration is in place"
                 );
+                Ok(report)
             }
             Err(faults) => {
                 // One line, whatever the number of faults.
                 let reason = faults.to_string().replace('\n', " | ");
-                tracing::error!("The changed configuration is refused, the one before it goes on: {reason}");
-                self.health.reload_refused(reason);
+                // First: whoever reads the line finds it so.
+                self.health.reload_refused(reason.clone());
                 self.metrics.reloaded(false);
+                tracing::error!("The changed configuration is refused, the one before it goes on: {reason}");
+                Err(faults.lines().to_vec())
             }
         }
     }
@@ -116,6 +157,7 @@ impl Watcher {
             tracing::info!(models = loaded.routes().routes().len(), "The providers' models have changed");
             self.gateway.replace(loaded.state());
             self.loaded = loaded;
+            self.probing.follow(self.loaded.routes(), &self.metrics);
         }
     }
 }

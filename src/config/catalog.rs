@@ -11,6 +11,7 @@ mod expand;
 mod leaderboard;
 mod lua;
 mod policies;
+mod probes;
 mod raw;
 
 use std::path::{Path, PathBuf};
@@ -23,8 +24,8 @@ use self::engines::Outer;
 use self::expand::Expansion;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
-    ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig, ListenAddress, Routing,
-    Strategy, Timeouts,
+    ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig, ListenAddress,
+    ProbeConfig, Routing, Strategy, Timeouts,
 };
 use crate::callers::{Prices, Rules};
 use crate::lint::Object;
@@ -70,6 +71,8 @@ pub struct ProviderConfig {
     pub headers: Vec<(String, SecretString)>,
     /// How long to wait for it.
     pub timeouts: Timeouts,
+    /// How its server is asked for a sign of life, if it is.
+    pub probe: Option<ProbeConfig>,
     /// What the scores of its models are multiplied by.
     pub base_priority: f64,
     /// Its models.
@@ -220,15 +223,7 @@ impl Reader<'_> {
 
     fn provider(&mut self, name: String, raw: RawProvider) {
         let place = format!("providers.{name}");
-        if name.is_empty()
-            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        {
-            self.fault(
-                &place,
-                "a provider's name cannot be used in headers and paths",
-                "use letters, digits, `-`, `_` and `.`",
-            );
-        }
+        self.check_provider_name(&place, &name);
         let outer = self.outer_engines(&place, &raw);
         let Some(kind) = raw.kind else {
             return self.fault(
@@ -259,6 +254,7 @@ impl Reader<'_> {
             return;
         }
         let timeouts = self.timeouts_of(&place, stated);
+        let probe = self.probe(&place, raw.probe);
         self.catalog.providers.push(ProviderConfig {
             name,
             kind,
@@ -267,6 +263,7 @@ impl Reader<'_> {
             api_keys,
             headers,
             timeouts,
+            probe,
             base_priority: raw.base_priority.unwrap_or(1.0),
             models,
             engines: outer.map(|outer| outer.settings).unwrap_or_default(),
@@ -414,6 +411,14 @@ impl Reader<'_> {
             defaults: raw.defaults,
             overrides: raw.overrides,
             engine: None,
+        }
+    }
+
+    fn check_provider_name(&mut self, place: &str, name: &str) {
+        let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || !name.bytes().all(sane) {
+            let problem = "a provider's name cannot be used in headers and paths";
+            self.fault(place, problem, "use letters, digits, `-`, `_` and `.`");
         }
     }
 
@@ -645,6 +650,37 @@ mod tests {
 
         let error = fault(r#"{"providers":{"a":{"type":"x","models":{"m":{"aliases":["n"]},"n":{}}}}}"#);
         assert!(error.contains("the alias `n` is already the name of `n`"), "{error}");
+    }
+
+    #[test]
+    fn a_probe_is_a_word_or_settings() {
+        let probe = |text: &str| {
+            let file =
+                format!(r#"{{"providers":{{"a":{{"type":"x","probe":{text},"models":{{"m":{{}}}}}}}}}}"#);
+            load(&file).map(|catalog| catalog.providers[0].probe.clone())
+        };
+        let default = ProbeConfig::default();
+        assert_eq!(probe("false").unwrap(), None);
+        assert_eq!(probe("true").unwrap(), Some(default.clone()));
+        assert_eq!(probe("{}").unwrap(), Some(default.clone()));
+        let own =
+            ProbeConfig { path: Some("/v1/models".to_owned()), interval: Duration::from_secs(30), ..default };
+        assert_eq!(probe(r#"{"path":"/v1/models","interval":30,"comment":"x"}"#).unwrap(), Some(own));
+        for (text, place, cure) in [
+            (r#""yes""#, "providers.a.probe", "true, false"),
+            (r#"{"pth":"/x"}"#, "providers.a.probe.pth", "did you mean `path`?"),
+            (r#"{"interval":0}"#, "providers.a.probe", "more than 0"),
+            (r#"{"interval":0.01}"#, "providers.a.probe", "0.1 or more"),
+            (r#"{"timeout":-1}"#, "providers.a.probe", "more than 0"),
+            (r#"{"path":"health"}"#, "providers.a.probe", "must begin with a slash"),
+            (r#"{"path":"/../x"}"#, "providers.a.probe", "below the server's root"),
+            (r#"{"path":"http://h/x"}"#, "providers.a.probe", "below the server's root"),
+            (r#"{"path":"//h/x"}"#, "providers.a.probe", "below the server's root"),
+            (r#"{"path":"/x?y"}"#, "providers.a.probe", "below the server's root"),
+        ] {
+            let error = probe(text).unwrap_err().to_string();
+            assert!(error.contains(place) && error.contains(cure), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod environment;
 mod fault;
 mod leaderboard;
 mod parse;
+mod probe;
 mod routing;
 mod settings;
 
@@ -18,6 +19,7 @@ pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, Eng
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
 pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
+pub use probe::ProbeConfig;
 pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,

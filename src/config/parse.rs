@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::{Auth, ConfigError, Fault, ListenAddress, LogFormat};
 use crate::lint::is_language_tag;
 
@@ -10,7 +12,7 @@ use crate::lint::is_language_tag;
 /// faults are found in one go; with any fault, [`Parsed::finish`] gives nothing but faults.
 pub(super) struct Parsed {
     prefix: &'static str,
-    faults: Vec<Fault>,
+    pub(super) faults: Vec<Fault>,
 }
 
 impl Parsed {
@@ -136,6 +138,16 @@ impl Parsed {
                 Auth::Auto
             }
         }
+    }
+
+    /// A secret that callers send in a header. It is never repeated.
+    pub(super) fn key(&mut self, name: &str, value: Option<&str>) -> Option<SecretString> {
+        let value = value?;
+        if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let problem = "holds characters that cannot be sent in a header".to_owned();
+            self.fault(name, problem, "use letters, digits and signs, without spaces".to_owned());
+        }
+        Some(value.to_owned().into())
     }
 
     pub(super) fn origins(&mut self, name: &str, value: Option<&str>) -> Vec<String> {

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::parse::{self, Parsed};
 use super::{Catalog, ConfigError, Environment, Fault, nearest};
 
 const PREFIX: &str = "LLM_PROXY_API_";
+/// A shorter admin key may be guessed.
+const SAFE_KEY_LENGTH: usize = 16;
 
 /// Everything that the environment says.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub struct Settings {
     pub in_debug: bool,
     /// `AUTH`
     pub auth: Auth,
+    /// `ADMIN_KEY`: without one there is no admin API.
+    pub admin_key: Option<SecretString>,
     /// `CORS_ORIGINS`
     pub cors_origins: Vec<String>,
     /// What other programs' variables say about providers near by.
@@ -247,9 +251,12 @@ impl Settings {
         let mut settings = raw.checked(&mut check);
         settings.found = Found::from_environment(environment, raw.gguf_dir.clone());
         settings.warnings = raw.warnings(environment);
-        for fault in settings.faults_of_listeners("LISTEN", &settings.listen) {
-            check.fault("LISTEN", fault.problem, fault.cure);
+        if settings.admin_key.as_ref().is_some_and(is_weak) {
+            let words =
+                format!("is shorter than {SAFE_KEY_LENGTH} characters and may be guessed; {KEY_CURE}");
+            settings.warnings.push(format!("{PREFIX}ADMIN_KEY {words}"));
         }
+        check.faults.extend(settings.faults_of_listeners(&format!("{PREFIX}LISTEN"), &settings.listen));
         check.finish(settings)
     }
 
@@ -266,10 +273,10 @@ impl Settings {
 
     /// Without keys, whoever reaches a listener may spend the operator's money.
     fn faults_of_listeners(&self, place: &str, listen: &[ListenAddress]) -> Vec<Fault> {
+        let mut open = listen.iter().filter(|address| !address.is_local());
         if self.auth == Auth::None {
-            return Vec::new();
+            return open.next().and_then(|address| self.fault_of_admin_key(address)).into_iter().collect();
         }
-        let open = listen.iter().filter(|address| !address.is_local());
         open.map(|address| {
             Fault::new(
                 place,
@@ -279,6 +286,21 @@ impl Settings {
         })
         .collect()
     }
+
+    /// On this machine a key that can be guessed is the operator's affair; from others anybody may try.
+    fn fault_of_admin_key(&self, address: &ListenAddress) -> Option<Fault> {
+        let is_weak = self.admin_key.as_ref().is_some_and(is_weak);
+        let problem = format!(
+            "it is shorter than {SAFE_KEY_LENGTH} characters, and `{address}` can be reached from other machines"
+        );
+        is_weak.then(|| Fault::new(format!("{PREFIX}ADMIN_KEY"), problem, KEY_CURE))
+    }
+}
+
+const KEY_CURE: &str = "give a random one, such as `openssl rand -hex 32` prints";
+
+fn is_weak(key: &SecretString) -> bool {
+    key.expose_secret().len() < SAFE_KEY_LENGTH
 }
 
 impl Raw {
@@ -304,6 +326,7 @@ impl Raw {
             log: self.log(check, in_debug),
             in_debug,
             auth: check.auth("AUTH", self.auth.as_deref()),
+            admin_key: check.key("ADMIN_KEY", self.admin_key.as_deref()),
             cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),
             found: Found::default(),
             warnings: Vec::new(),
@@ -361,11 +384,7 @@ impl Raw {
                 .map_or_else(String::new, |known| format!("; did you mean {PREFIX}{known}?"));
             format!("{PREFIX}{name} is not a known variable{hint}")
         });
-        let later = [
-            ("DATABASE_URL", &self.database_url),
-            ("REDIS_URL", &self.redis_url),
-            ("ADMIN_KEY", &self.admin_key),
-        ];
+        let later = [("DATABASE_URL", &self.database_url), ("REDIS_URL", &self.redis_url)];
         let without_effect = later
             .into_iter()
             .filter(|(_, value)| value.is_some())
@@ -556,6 +575,31 @@ mod tests {
     #[test]
     fn half_a_tls_pair_is_a_fault() {
         assert!(fault("LLM_PROXY_API_TLS_CERT", "/c.pem").contains("LLM_PROXY_API_TLS_KEY"));
+    }
+
+    #[test]
+    fn an_admin_key_that_may_be_guessed_draws_a_warning_and_is_a_fault_where_others_may_try() {
+        let with = |key: &str, listen: &str| {
+            settings([
+                ("LLM_PROXY_API_ADMIN_KEY", key),
+                ("LLM_PROXY_API_LISTEN", listen),
+                ("LLM_PROXY_API_AUTH", "none"),
+            ])
+        };
+        let (weak, strong) = ("planted", "planted-planted-planted");
+        assert!(
+            with(weak, "127.0.0.1:1").unwrap().warnings[0].contains("LLM_PROXY_API_ADMIN_KEY is shorter")
+        );
+        let error = with(weak, "0.0.0.0:1").unwrap_err().to_string();
+        assert!(error.starts_with("LLM_PROXY_API_ADMIN_KEY: it is shorter than 16"), "{error}");
+        for listen in ["127.0.0.1:1", "0.0.0.0:1"] {
+            assert!(with(strong, listen).unwrap().warnings.is_empty());
+        }
+        for odd in ["planted planted planted", "planted-planted-plantéd"] {
+            let error = with(odd, "127.0.0.1:1").unwrap_err().to_string();
+            assert!(error.contains("ADMIN_KEY") && !error.contains("planted"), "{error}");
+        }
+        assert!(settings([("LLM_PROXY_API_ADMIN_KEY", "")]).unwrap().admin_key.is_none());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What the readers of operators' files share: JSON and YAML whose faults have a place, a line and a cure in words,
-//! the ranges of request members, and the word that was probably meant.
+//! the ranges of request members, paths that lead nowhere else, and the word that was probably meant.
 //!
-//! Serves the models file, the front matter of prompts and the figures of leaderboards. Knows none of them.
+//! Serves the models file, the front matter of prompts, the figures of leaderboards and raw requests. Knows none of them.
 
+mod paths;
 mod ranges;
 mod read;
 
+pub use paths::path_fault;
 pub use ranges::out_of_range;
 pub use read::{Misread, Object, Syntax, expected_in_words, read};
 

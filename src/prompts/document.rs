@@ -128,6 +128,11 @@ impl Document {
         lines.find_map(|(index, line)| Some((first_marker(line)?, self.first_line + index + 1)))
     }
 
+    /// The front matter as it stands.
+    pub(super) fn front_text(&self) -> &str {
+        &self.front_text
+    }
+
     /// The hash of the text that translations of this document translate.
     pub(super) fn hash(&self) -> String {
         let digest = Sha256::digest(self.body.as_bytes());

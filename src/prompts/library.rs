@@ -235,6 +235,13 @@ impl PromptLibrary {
         &self.default_language
     }
 
+    /// Everything in it, partials included.
+    pub(super) fn documents(&self) -> impl Iterator<Item = (&Key, &Document)> {
+        self.prompts
+            .iter()
+            .flat_map(|(key, translations)| translations.values().map(move |document| (key, document)))
+    }
+
     /// What can be asked for by name.
     pub(super) fn listed(&self) -> impl Iterator<Item = (&Key, &BTreeMap<Language, Document>)> {
         self.prompts.iter().filter(|(_, translations)| !translations.values().any(|d| d.place.is_partial))

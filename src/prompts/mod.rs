@@ -11,6 +11,7 @@ mod folder;
 mod front;
 mod language;
 mod library;
+mod parts;
 mod schema;
 mod shipped;
 mod syntax;
@@ -21,6 +22,7 @@ pub use fault::{LibraryError, PromptFault};
 pub use folder::Fingerprint;
 pub use language::{Language, Wanted, accepted_languages};
 pub use library::{PromptLibrary, PromptSummary, Rendered, Translation};
+pub use parts::PromptPart;
 pub use schema::Schema;
 
 /// Why a prompt cannot be rendered. All of them are the caller's to mend.

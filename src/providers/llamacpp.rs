@@ -28,6 +28,7 @@ pub(super) const LLAMA_CPP: Dialect = Dialect {
     // llama-server polls for a closed connection only between the pieces of a stream; a whole answer would
     // go on being generated for nobody.
     folds_whole_answers: true,
+    health_path: Some("/health"),
 };
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {

@@ -22,6 +22,7 @@ mod vllm;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -58,6 +59,15 @@ pub trait Provider: Debug + Send + Sync {
     /// # Errors
     /// The provider did not answer.
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError>;
+
+    /// Asks its server for a sign of life, within `limit`: at `path` below the server's root, or where servers of its
+    /// kind have one. Whatever it answers but a 5xx is one. Never costs anything.
+    ///
+    /// # Errors
+    /// There is no such sign.
+    async fn probe(&self, _path: Option<&str>, _limit: Duration) -> Result<(), ProviderError> {
+        Err(ProviderError::new(&self.name().into(), ErrorKind::Unsupported("probes")))
+    }
 
     /// Embeds texts.
     ///
@@ -191,5 +201,20 @@ pub fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provide
         );
         return Err(Fault::new(&config.place, format!("the type `{}` is unknown", config.kind), cure));
     };
+    if let (Some(_), Some(cure)) = (&config.probe, without_server(config)) {
+        let problem = "`probe` asks a server, and this provider has none that could be asked";
+        return Err(Fault::new(&config.place, problem, cure));
+    }
     build(config, shared)
+}
+
+/// Why a provider needs no probe, if it has no server of its own.
+fn without_server(config: &ProviderConfig) -> Option<&'static str> {
+    match config.kind.as_str() {
+        "echo" => Some("take `probe` out; it answers always"),
+        "llamacpp" if config.base_url.is_none() => {
+            Some("take `probe` out; engines that are run here are watched")
+        }
+        _ => None,
+    }
 }

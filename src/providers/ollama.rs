@@ -123,6 +123,10 @@ impl Provider for Ollama {
         read_tags(&answer).map_err(|reason| self.protocol(reason))
     }
 
+    async fn probe(&self, path: Option<&str>, limit: Duration) -> Result<(), ProviderError> {
+        self.upstream.probe(path, &self.tags, limit).await
+    }
+
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let body = wire::embed_request(model, request).map_err(|invalid| self.untranslatable(invalid))?;
         let answer = self.upstream.ask(&self.embed, body).await?;

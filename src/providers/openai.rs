@@ -38,6 +38,8 @@ pub(super) struct Dialect {
     /// Whether whole answers are asked for as streams, because the server notices only in a
     /// stream that nobody listens any more.
     pub(super) folds_whole_answers: bool,
+    /// Where the server says how it is, below its root; its list of models is asked for otherwise.
+    pub(super) health_path: Option<&'static str>,
 }
 
 const OPENAI: Dialect = Dialect {
@@ -51,6 +53,7 @@ const OPENAI: Dialect = Dialect {
         ("frequency_penalty", "frequency_penalty"),
     ],
     folds_whole_answers: false,
+    health_path: None,
 };
 
 /// A server that speaks OpenAI's API.
@@ -151,6 +154,10 @@ impl Provider for OpenAi {
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
         let answer = self.upstream.get(&self.models_target, MODELS_TIMEOUT).await?;
         read_models(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
+    }
+
+    async fn probe(&self, path: Option<&str>, limit: Duration) -> Result<(), ProviderError> {
+        self.upstream.probe(path.or(self.dialect.health_path), &self.models_target, limit).await
     }
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {

@@ -24,6 +24,8 @@ use crate::config::{Fault, ProviderConfig, Timeouts};
 
 /// A whole answer beyond this is refused. (A large batch of embeddings comes to tens of megabytes.)
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// The answer to a probe is not read beyond this.
+const MAX_PROBE_BYTES: usize = 1024 * 1024;
 
 /// A provider's server.
 #[derive(Debug)]
@@ -129,6 +131,40 @@ impl Upstream {
         let asked = async {
             let sent = self.transport.send(Method::GET, target, &self.headers, None).await;
             self.read(self.good(sent).await?, MAX_ANSWER_BYTES).await
+        };
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Overdue(limit))))
+    }
+
+    /// Whether the server answers within `limit`, and not that it is broken: at `path` below its root, or at the usual
+    /// place. A refusal is a sign of life, too.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) async fn probe(
+        &self,
+        path: Option<&str>,
+        usual: &Target,
+        limit: Duration,
+    ) -> Result<(), ProviderError> {
+        let target = match path {
+            Some(path) => self.root_target(path, None),
+            None => Some(usual.clone()),
+        };
+        let Some(target) = target else {
+            return Err(self.failed(ErrorKind::Unsupported("a path that leads elsewhere")));
+        };
+        let asked = async {
+            let sent = self.transport.send(Method::GET, &target, &self.headers, None).await;
+            let response = sent.map_err(|failure| self.unreachable(failure))?;
+            let status = response.status;
+            // Read to its end, the connection can be used again. What it says does not matter.
+            let _ = self.read(response, MAX_PROBE_BYTES).await;
+            if status.is_server_error() {
+                return Err(
+                    self.failed(ErrorKind::Unavailable { status: status.as_u16(), retry_after: None })
+                );
+            }
+            Ok(())
         };
         timeout(limit, asked).await.unwrap_or_else(|_| Err(self.failed(ErrorKind::Overdue(limit))))
     }

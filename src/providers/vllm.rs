@@ -20,6 +20,7 @@ const VLLM: Dialect = Dialect {
         ("repetition_penalty", "repetition_penalty"),
     ],
     folds_whole_answers: false,
+    health_path: Some("/health"),
 };
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Ask;
-use super::health::Pass;
+use super::health::{Cause, Failure, Pass};
 use super::keys::Key;
 use super::table::Deployment;
-use crate::providers::{Cooldown, Failover, Provider, ProviderError};
+use crate::providers::{Cooldown, ErrorKind, Failover, Provider, ProviderError};
 use crate::telemetry::AttemptOutcome;
 
 /// A deployment that may be asked now.
@@ -84,17 +84,19 @@ impl Deployment {
     /// provider. Also of a stream that failed after it had begun.
     pub fn has_failed(&self, error: &ProviderError, key: Option<&Key>) {
         let (word, now) = (error.kind.word(), Instant::now());
+        let failure =
+            |at_least| Failure { word, cause: cause(&error.kind, at_least), at_least, most: self.most_rest };
         match error.failover() {
             Failover::Stop => return self.count(AttemptOutcome::Rejected),
             Failover::Next(_) if self.plays => self.health.note_failure(word),
             Failover::Next(Cooldown::None) => self.health.note_failure(word),
             Failover::Next(Cooldown::Deployment(at_least)) => {
-                self.health.failed(word, at_least, self.most_rest, now);
+                self.health.failed(&failure(at_least), now);
             }
             Failover::Next(Cooldown::Provider(at_least)) => {
                 self.health.note_failure(word);
                 let guilty = key.map_or(&self.provider_health, |key| &key.health);
-                guilty.failed(word, at_least, self.most_rest, now);
+                guilty.failed(&failure(at_least), now);
             }
         }
         self.count(AttemptOutcome::Failed);
@@ -113,5 +115,15 @@ impl Deployment {
             () = self.provider_health.changed() => {}
             () = self.keys.changed() => {}
         }
+    }
+}
+
+/// What a failure tells of the server.
+fn cause(kind: &ErrorKind, at_least: Option<Duration>) -> Cause {
+    match kind {
+        ErrorKind::RateLimited { .. } | ErrorKind::Unauthorized { .. } => Cause::Will,
+        _ if at_least.is_some() => Cause::Will,
+        ErrorKind::Unreachable => Cause::Absent,
+        _ => Cause::Trouble,
     }
 }

@@ -21,6 +21,30 @@ const HASTE: f64 = 0.2;
 /// So many times to the first token are kept for the figures.
 const MOST_TIMES: usize = 256;
 
+/// A failure, as far as it matters for a rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// A word for it.
+    pub word: &'static str,
+    /// What it tells of the server.
+    pub cause: Cause,
+    /// The least rest that was asked for.
+    pub at_least: Option<Duration>,
+    /// The longest rest there is.
+    pub most: Duration,
+}
+
+/// What a failure tells of the server, and by that, what may end the rest for it before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody was there. Whoever answers now disproves it.
+    Absent,
+    /// Something went wrong there. A sign of life disproves it only where the server was seen dead in between.
+    Trouble,
+    /// It wants to be left alone, or does not take the key. Nothing ends that early.
+    Will,
+}
+
 /// How one deployment, or one provider, fares.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -49,6 +73,14 @@ struct State {
     /// One after the other.
     failures: u32,
     rests_until: Option<Instant>,
+    /// The part of the rest that nothing ends early.
+    willed_until: Option<Instant>,
+    /// The part of it that only a new start of the server ends.
+    troubled_until: Option<Instant>,
+    /// Whether the server was seen dead since the last failure.
+    was_dead: bool,
+    failed_at: Option<Instant>,
+    last_probe: Option<Probed>,
     /// Somebody tries whether it is well again.
     is_probed: bool,
     failed: u64,
@@ -63,6 +95,17 @@ struct State {
 pub struct Pass<'a> {
     health: &'a Health,
     is_probe: bool,
+}
+
+/// How a probe went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// When it was over.
+    pub at: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// What was wrong, if anything was.
+    pub failure: Option<&'static str>,
 }
 
 /// What has been seen so far.
@@ -80,6 +123,8 @@ pub struct Figures {
     pub first_token_p50: Option<Duration>,
     /// Nearly all streams began within this time.
     pub first_token_p95: Option<Duration>,
+    /// How the last probe of a provider went, if there was one.
+    pub last_probe: Option<Probed>,
 }
 
 impl Health {
@@ -114,19 +159,12 @@ impl Health {
 
     /// It failed, and rests: longer with each failure, at least as long as it asks for, and never longer than `most`.
     /// A rest that ends later already stays as it is.
-    pub fn failed(&self, word: &'static str, at_least: Option<Duration>, most: Duration, now: Instant) {
+    pub fn failed(&self, failure: &Failure, now: Instant) {
         let until = {
             let mut state = self.state();
-            state.note_failure(word);
-            // Those who had asked before it began to rest tell nothing new.
-            if state.rests_until.is_none_or(|until| until <= now) {
-                state.failures = state.failures.saturating_add(1);
-            }
-            let doubled = FIRST_REST.saturating_mul(1 << state.failures.saturating_sub(1).min(16));
-            // A little apart, so that not all replicas come back at once.
-            let rest = doubled.mul_f64(1.0 + random() / 4.0).max(at_least.unwrap_or_default()).min(most);
-            self.is_troubled.store(true, Ordering::Release);
-            state.rest_until(now + rest)
+            state.note_failure(failure.word);
+            self.rest(&mut state, failure, now);
+            state.rests_until.unwrap_or(now)
         };
         if let Some((name, others)) = &self.others {
             others.rests(name, until.saturating_duration_since(now));
@@ -140,7 +178,10 @@ impl Health {
         match rest {
             Some(rest) => {
                 self.is_troubled.store(true, Ordering::Release);
-                state.rest_until(now + rest);
+                let until = Some(now + rest);
+                state.rests_until = state.rests_until.max(until);
+                // Signs of life that are seen here say nothing of what was seen there.
+                state.willed_until = state.willed_until.max(until);
             }
             None => self.is_well(&mut state),
         }
@@ -149,9 +190,64 @@ impl Health {
     }
 
     fn is_well(&self, state: &mut State) {
-        state.rests_until = None;
+        (state.rests_until, state.willed_until, state.troubled_until) = (None, None, None);
         state.failures = 0;
         self.is_troubled.store(false, Ordering::Release);
+    }
+
+    fn rest(&self, state: &mut State, failure: &Failure, now: Instant) {
+        // Those who had asked before it began to rest tell nothing new.
+        if state.rests_until.is_none_or(|until| until <= now) {
+            state.failures = state.failures.saturating_add(1);
+        }
+        let doubled = FIRST_REST.saturating_mul(1 << state.failures.saturating_sub(1).min(16));
+        // A little apart, so that not all replicas come back at once.
+        let rest = doubled.mul_f64(1.0 + random() / 4.0);
+        let until = Some(now + rest.max(failure.at_least.unwrap_or_default()).min(failure.most));
+        self.is_troubled.store(true, Ordering::Release);
+        // Nothing is later than never.
+        state.rests_until = state.rests_until.max(until);
+        match failure.cause {
+            Cause::Absent => {}
+            Cause::Trouble => state.troubled_until = state.troubled_until.max(until),
+            Cause::Will => state.willed_until = state.willed_until.max(until),
+        }
+        (state.failed_at, state.was_dead) = (Some(now), false);
+    }
+
+    /// A probe found its server dead: it rests until the next one has looked, which is not a failure of any request.
+    pub fn found_dead(&self, failure: &Failure, probed: Probed) {
+        {
+            let mut state = self.state();
+            self.rest(&mut state, failure, probed.at);
+            (state.was_dead, state.last_probe) = (true, Some(probed));
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// A probe found dead the server of its provider. Whether it rests is not changed by that, but what may end its rest.
+    pub fn provider_found_dead(&self) {
+        self.state().was_dead = true;
+    }
+
+    /// A probe that was sent at `sent` found its server alive. What that disproves ends: then one request may try at
+    /// once, as after any rest. Whether something has ended.
+    pub fn found_alive(&self, sent: Instant, now: Instant) -> bool {
+        let has_ended = self.state().has_ended_early(sent, now);
+        if has_ended {
+            self.changed.notify_waiters();
+        }
+        has_ended
+    }
+
+    /// Keeps how a probe went.
+    pub fn note_probe(&self, probed: Probed) {
+        self.state().last_probe = Some(probed);
+    }
+
+    /// How many requests were answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// It failed, for which it need not rest.
@@ -179,19 +275,27 @@ impl Health {
             rests_for: state.rests_until.and_then(|until| until.checked_duration_since(now)),
             first_token_p50: at(50),
             first_token_p95: at(95),
+            last_probe: state.last_probe,
         }
     }
 }
 
 impl State {
-    /// A rest is never shortened.
-    fn rest_until(&mut self, until: Instant) -> Instant {
-        *self.rests_until.insert(self.rests_until.map_or(until, |before| before.max(until)))
-    }
-
     fn note_failure(&mut self, word: &'static str) {
         self.failed += 1;
         self.last_failure = Some(word);
+    }
+
+    fn has_ended_early(&mut self, sent: Instant, now: Instant) -> bool {
+        let Some(until) = self.rests_until.filter(|until| *until > now) else { return false };
+        // What failed after the question was sent is not disproved by its answer.
+        if self.failed_at.is_some_and(|failed| failed > sent) {
+            return false;
+        }
+        let troubled = self.troubled_until.filter(|_| !self.was_dead);
+        let kept = self.willed_until.max(troubled).max(Some(now));
+        self.rests_until = kept.min(Some(until));
+        self.rests_until < Some(until)
     }
 }
 
@@ -284,6 +388,18 @@ mod tests {
 
     const MOST: Duration = Duration::from_secs(300);
 
+    fn trouble(at_least: Option<Duration>) -> Failure {
+        Failure { word: "x", cause: Cause::Trouble, at_least, most: MOST }
+    }
+
+    fn failure(cause: Cause) -> Failure {
+        Failure { cause, ..trouble(Some(seconds(40))) }
+    }
+
+    fn probed(at: Instant) -> Probed {
+        Probed { at, took: Duration::ZERO, failure: Some("x") }
+    }
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -294,7 +410,7 @@ mod tests {
         let mut now = now;
         for round in 0..20 {
             // All that were under way fail with it, and count once.
-            (0..50).for_each(|_| health.failed("x", None, MOST, now));
+            (0..50).for_each(|_| health.failed(&trouble(None), now));
             let rested = health.figures(now).rests_for.unwrap();
             let least = seconds(2 << round.min(9)).min(MOST);
             let most = least.mul_f64(1.25).min(MOST);
@@ -306,11 +422,11 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_kept_and_clamped_and_never_shortened() {
         let (health, now) = (Health::default(), Instant::now());
-        health.failed("x", Some(seconds(40)), MOST, now);
+        health.failed(&trouble(Some(seconds(40))), now);
         assert_eq!(health.figures(now).rests_for, Some(seconds(40)));
-        health.failed("x", Some(seconds(7)), MOST, now + seconds(1));
+        health.failed(&trouble(Some(seconds(7))), now + seconds(1));
         assert_eq!(health.figures(now).rests_for, Some(seconds(40)), "a later, shorter one shortens nothing");
-        health.failed("x", Some(seconds(99_999)), MOST, now);
+        health.failed(&trouble(Some(seconds(99_999))), now);
         assert_eq!(health.figures(now).rests_for, Some(MOST));
     }
 
@@ -318,14 +434,14 @@ mod tests {
     fn after_its_rest_exactly_one_may_try() {
         let (health, now) = (Health::default(), Instant::now());
         health.admit(now).unwrap().succeeded();
-        health.failed("x", Some(seconds(10)), MOST, now);
+        health.failed(&trouble(Some(seconds(10))), now);
         assert_eq!(health.admit(now + seconds(9)).unwrap_err(), now + seconds(10));
         let later = now + seconds(11);
         let probe = health.admit(later).unwrap();
         assert!(health.admit(later).is_err());
         drop(probe);
         let probe = health.admit(later).expect("who has left has tried nothing");
-        health.failed("x", None, MOST, later);
+        health.failed(&trouble(None), later);
         drop(probe);
         assert!(health.admit(later + seconds(1)).is_err(), "it failed again");
         health.admit(later + seconds(60)).unwrap().succeeded();
@@ -373,10 +489,10 @@ mod tests {
         let (a_one, other_a, other_b) = (here.of("a"), there.of("a"), there.of("b"));
         let now = Instant::now();
 
-        a_one.failed("x", Some(seconds(40)), MOST, now);
+        a_one.failed(&trouble(Some(seconds(40))), now);
         assert!(other_a.admit(now + seconds(39)).is_err() && other_b.admit(now).is_ok());
-        other_a.failed("x", Some(seconds(90)), MOST, now);
-        a_one.failed("x", Some(seconds(50)), MOST, now);
+        other_a.failed(&trouble(Some(seconds(90))), now);
+        a_one.failed(&trouble(Some(seconds(50))), now);
         assert!(other_a.admit(now + seconds(85)).is_err(), "a shorter rest shortens nothing, there as here");
         other_a.admit(now + seconds(100)).unwrap().succeeded();
         assert!((0..3).all(|_| a_one.admit(now + seconds(1)).is_ok()));
@@ -387,5 +503,94 @@ mod tests {
     fn chance_is_even_enough() {
         let mean = (0..2000).map(|_| random()).sum::<f64>() / 2000.0;
         assert!((0.45..0.55).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn a_sign_of_life_ends_what_it_disproves_and_nothing_else() {
+        let begin = Instant::now();
+        let (sent, now) = (begin + seconds(5), begin + seconds(6));
+        let rest = |health: &Health| health.figures(now).rests_for.unwrap_or_default();
+        for (cause, was_dead, ends) in [
+            (Cause::Absent, false, true),
+            (Cause::Absent, true, true),
+            (Cause::Trouble, false, false),
+            (Cause::Trouble, true, true),
+            (Cause::Will, false, false),
+            (Cause::Will, true, false),
+        ] {
+            let health = Health::default();
+            health.failed(&failure(cause), begin);
+            if was_dead {
+                health.provider_found_dead();
+            }
+            assert_eq!(health.found_alive(sent, now), ends, "{cause:?}, {was_dead}");
+            assert_eq!(
+                rest(&health),
+                if ends { Duration::ZERO } else { seconds(34) },
+                "{cause:?}, {was_dead}"
+            );
+            assert!(!health.found_alive(sent, now), "nothing is left to end");
+        }
+    }
+
+    #[test]
+    fn a_sign_of_life_leaves_the_part_of_a_rest_that_was_asked_for() {
+        let begin = Instant::now();
+        let now = begin + seconds(1);
+        let health = Health::default();
+        health.failed(&failure(Cause::Will), begin);
+        health.failed(&Failure { at_least: Some(seconds(90)), ..failure(Cause::Absent) }, begin);
+        assert_eq!(health.figures(now).rests_for, Some(seconds(89)));
+        assert!(health.found_alive(begin, now));
+        assert_eq!(health.figures(now).rests_for, Some(seconds(39)), "what was asked for is kept");
+    }
+
+    #[test]
+    fn an_answer_to_an_older_question_disproves_nothing() {
+        let begin = Instant::now();
+        let health = Health::default();
+        health.failed(&failure(Cause::Absent), begin + seconds(1));
+        assert!(!health.found_alive(begin, begin + seconds(2)));
+        assert!(health.found_alive(begin + seconds(2), begin + seconds(3)));
+    }
+
+    #[test]
+    fn trouble_after_a_new_start_is_not_forgiven_by_it() {
+        let begin = Instant::now();
+        let health = Health::default();
+        health.failed(&failure(Cause::Absent), begin);
+        health.provider_found_dead();
+        health.failed(&failure(Cause::Trouble), begin + seconds(1));
+        assert!(!health.found_alive(begin + seconds(2), begin + seconds(2)));
+    }
+
+    #[test]
+    fn after_a_sign_of_life_one_tries_and_failures_are_not_forgotten() {
+        let begin = Instant::now();
+        let health = Health::default();
+        let dead = Failure { at_least: None, ..failure(Cause::Absent) };
+        health.found_dead(&dead, probed(begin));
+        assert!(health.admit(begin).is_err(), "it rests before anybody has asked");
+        let now = begin + seconds(1);
+        assert!(health.found_alive(now, now));
+        let tried = health.admit(now).expect("it may be tried at once");
+        assert!(health.admit(now).is_err(), "by one");
+        assert!(!health.found_alive(now, now), "and that stays so");
+        health.failed(&dead, now);
+        drop(tried);
+        assert!(health.figures(now).rests_for.unwrap() >= seconds(4), "the second failure in a row");
+        assert_eq!(health.figures(now).failed, 1, "probes are no requests");
+        health.admit(now + seconds(60)).unwrap().succeeded();
+        assert!((0..3).all(|_| health.admit(now + seconds(60)).is_ok()));
+    }
+
+    #[test]
+    fn probes_that_fail_one_after_the_other_are_one_failure() {
+        let begin = Instant::now();
+        let health = Health::default();
+        let dead = Failure { at_least: Some(seconds(3)), ..failure(Cause::Absent) };
+        (0..20).for_each(|round| health.found_dead(&dead, probed(begin + seconds(2 * round))));
+        let rests = health.figures(begin + seconds(38)).rests_for.unwrap();
+        assert_eq!(rests, seconds(3), "always until the next one has looked");
     }
 }

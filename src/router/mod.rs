@@ -9,6 +9,7 @@ mod health;
 mod hedge;
 mod keys;
 mod order;
+mod probe;
 mod round;
 mod score;
 mod table;
@@ -26,8 +27,9 @@ use fit::fitting_first;
 use round::Round;
 
 pub use attempt::Means;
-pub use health::{Figures, Health, HealthBook, Replicas};
+pub use health::{Figures, Health, HealthBook, Probed, Replicas};
 pub use keys::Key;
+pub use probe::Probe;
 pub use score::Score;
 pub use table::{Deployment, Route, RoutingTable, Served};
 

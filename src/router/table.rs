@@ -15,6 +15,7 @@ use super::health::{Health, HealthBook};
 use super::hedge::Hedges;
 use super::keys::{Key, Keys};
 use super::order::Order;
+use super::probe::Probe;
 use super::score::{Merits, Score};
 use crate::callers::PriceHistory;
 use crate::config::{
@@ -33,6 +34,7 @@ pub struct RoutingTable {
     routes: Vec<Arc<Route>>,
     /// In the order of the catalog.
     providers: Vec<Arc<dyn Provider>>,
+    probes: Vec<Arc<Probe>>,
 }
 
 /// A public model and who serves it.
@@ -97,6 +99,8 @@ pub struct Deployment {
     /// Those of its provider, if there are several.
     pub(super) keys: Arc<Keys>,
     pub(super) most_rest: Duration,
+    /// Whether its provider's server is asked for signs of life.
+    pub is_probed: bool,
     /// Its failures are a caller's wish.
     pub(super) plays: bool,
     answered: Counter,
@@ -187,7 +191,11 @@ impl RoutingTable {
             }
         }
         let hedges = Arc::new(Hedges::new(catalog.routing.hedge_budget));
-        let auto = auto(&deployments, catalog, metrics, &hedges);
+        let all: Vec<Arc<Deployment>> =
+            deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
+        table.probes =
+            served.iter().filter_map(|served| probe(served, &all, catalog, (metrics, health))).collect();
+        let auto = auto(all, catalog, metrics, &hedges);
         for (model, mut deployments) in deployments {
             // Stable: equals stay in the order of the file.
             deployments.sort_by_key(|deployment| deployment.priority);
@@ -238,6 +246,11 @@ impl RoutingTable {
         &self.routes
     }
 
+    /// How providers are asked for signs of life, of those who are.
+    pub fn probes(&self) -> &[Arc<Probe>] {
+        &self.probes
+    }
+
     /// A provider by its name.
     pub fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.name() == name)
@@ -247,13 +260,29 @@ impl RoutingTable {
 /// The model that every deployment serves, the best score first.
 const AUTO: &str = "priority-auto";
 
+/// How a provider is asked for signs of life, if it is.
+fn probe(
+    served: &Served,
+    all: &[Arc<Deployment>],
+    catalog: &Catalog,
+    (metrics, health): (&Metrics, &HealthBook),
+) -> Option<Arc<Probe>> {
+    let config = served.config.probe.clone()?;
+    let name = served.config.name.as_str();
+    let own = all.iter().filter(|deployment| *deployment.provider_name == *name).cloned();
+    let own: Vec<Arc<Deployment>> = own.collect();
+    let (most_rest, metrics) = (catalog.routing.max_cooldown, metrics.of_probes(&name.into()));
+    let asked = (served.provider.clone(), config);
+    let health = health.of(&known_as(&served.config, served.config.api_key.as_ref()));
+    Some(Arc::new(Probe::new(asked, health, &own, most_rest, metrics)))
+}
+
 fn auto(
-    deployments: &[(Arc<str>, Vec<Arc<Deployment>>)],
+    all: Vec<Arc<Deployment>>,
     catalog: &Catalog,
     metrics: &Metrics,
     hedges: &Arc<Hedges>,
 ) -> Option<Route> {
-    let all: Vec<Arc<Deployment>> = deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
     let model: Arc<str> = AUTO.into();
     (!all.is_empty()).then(|| Route {
         metrics: Arc::new(metrics.of_model(&model)),
@@ -348,6 +377,7 @@ fn deployment(
         keys: Arc::default(),
         prices: PriceHistory::default(),
         most_rest: routing.max_cooldown,
+        is_probed: served.config.probe.is_some(),
         plays: plays(&served.config, &model),
         id,
         provider: served.provider.clone(),

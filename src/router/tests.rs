@@ -29,6 +29,7 @@ fn served(name: &str, priority: i32, trouble: &Value) -> Served {
         api_keys: Vec::new(),
         headers: Vec::new(),
         timeouts: Timeouts::default(),
+        probe: None,
         base_priority: 1.0,
         engines: crate::config::EngineSettings::default(),
         models: ModelSource::Listed(vec![model]),

@@ -4,6 +4,7 @@
 //! of the catalog, error codes are our own.
 
 mod engines;
+mod probes;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use engines::{EngineMetrics, StartOutcome};
+pub use probes::ProbeMetrics;
 
 /// All figures of the process. Clones share them.
 #[derive(Clone, Debug)]
@@ -30,6 +32,7 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     engines: engines::Families,
+    probes: probes::Families,
     /// Answers that are being streamed now.
     pub streams_open: Gauge,
     /// Connections of callers that are open now.
@@ -131,6 +134,7 @@ impl Default for Metrics {
             tokens: Family::default(),
             reloads: Family::default(),
             engines: engines::Families::default(),
+            probes: probes::Families::default(),
             streams_open: Gauge::default(),
             connections_open: Gauge::default(),
         };
@@ -161,6 +165,7 @@ impl Metrics {
         registry.register("tokens", "Tokens by model and direction", self.tokens.clone());
         registry.register("reloads", "Changed configurations, accepted or not", self.reloads.clone());
         self.engines.register(&mut registry);
+        self.probes.register(&mut registry);
         registry.register("streams_open", "Answers being streamed now", self.streams_open.clone());
         registry.register(
             "connections_open",
@@ -184,6 +189,16 @@ impl Metrics {
     /// The figures of the engines of a model, by the provider's own name of it.
     pub fn of_engines(&self, provider: &Arc<str>, model: &Arc<str>) -> EngineMetrics {
         self.engines.of(provider, model)
+    }
+
+    /// The figures of a provider's probes.
+    pub fn of_probes(&self, provider: &Arc<str>) -> ProbeMetrics {
+        self.probes.of(provider)
+    }
+
+    /// Who is probed is another set from now on.
+    pub fn forget_probes(&self) {
+        self.probes.forget();
     }
 
     /// The count of attempts at a deployment with this outcome.

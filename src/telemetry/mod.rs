@@ -8,5 +8,7 @@ mod record;
 
 pub use health::Health;
 pub use logging::{LogGuard, check, init};
-pub use metrics::{AttemptOutcome, EndpointMetrics, EngineMetrics, Metrics, ModelMetrics, StartOutcome};
+pub use metrics::{
+    AttemptOutcome, EndpointMetrics, EngineMetrics, Metrics, ModelMetrics, ProbeMetrics, StartOutcome,
+};
 pub use record::{Facts, Outcome, RequestRecord};

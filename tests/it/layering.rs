@@ -18,6 +18,7 @@ const RANKS: &[(&str, u8)] = &[
     ("providers", 5),
     ("router", 6),
     ("gateway", 7),
+    ("reload", 7),
     ("api", 8),
     ("app", 9),
     ("cli", 10),

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod admin;
 mod cancellation;
 mod chat;
 mod commands;
@@ -30,6 +31,7 @@ mod leaderboard;
 mod load;
 mod openai;
 mod passthrough;
+mod probes;
 mod prompts;
 mod providers;
 mod reload;

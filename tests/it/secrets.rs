@@ -11,9 +11,10 @@ const ANSWER: &str = "planted-answer-4714";
 const QUERY: &str = "planted-query-4715";
 const CALLER: &str = "planted-caller-key-4716";
 const VARIABLE: &str = "planted-variable-4717";
+const ADMIN: &str = "planted-admin-key-4718";
 const ADDRESS: &str = "127.9.8.7";
 
-const ALL: [&str; 8] = [KEY, HEADER, PROMPT, ANSWER, QUERY, CALLER, VARIABLE, ADDRESS];
+const ALL: [&str; 9] = [KEY, HEADER, PROMPT, ANSWER, QUERY, CALLER, VARIABLE, ADMIN, ADDRESS];
 
 fn assert_clean(place: &str, text: &str) {
     for secret in ALL {
@@ -42,6 +43,7 @@ fn setup(upstream: &Upstream) -> Setup {
     Setup::new()
         .variable("PLANTED_KEY", KEY)
         .variable("PLANTED_HEADER", HEADER)
+        .env("ADMIN_KEY", ADMIN)
         .models(&json!({"providers": {
             "up": {"type": "openai", "base_url": upstream.v1(), "api_key": "${PLANTED_KEY}", "headers": {"x-team": "${PLANTED_HEADER}"}, "models": {"m": {}}},
             "dead": {"type": "vllm", "base_url": format!("http://{ADDRESS}:9/v1"), "api_key": "${PLANTED_KEY}", "models": {"dead": {}}}}}))
@@ -82,6 +84,12 @@ async fn exercise(gateway: &Gateway) -> Vec<String> {
             .header("content-type", "application/json");
         errors.push(request.body(body).send().await.unwrap().text().await.unwrap());
     }
+    for (name, value) in [("x-admin-key", ADMIN.to_owned()), ("authorization", format!("Bearer {ADMIN}x"))] {
+        for path in ["/admin/reload", "/admin/reload?dry_run=true"] {
+            let request = gateway.http().post(format!("{}{path}", gateway.base())).header(name, &value);
+            errors.push(request.send().await.unwrap().text().await.unwrap());
+        }
+    }
     errors
 }
 
@@ -101,6 +109,8 @@ async fn nothing_planted_is_found_again() {
         .unwrap();
         gateway.signal("HUP");
         gateway.logged("ERROR");
+        let refused = gateway.post("/admin/reload", &json!({})).header("x-admin-key", ADMIN);
+        assert_clean("a refused reload", &refused.send().await.unwrap().text().await.unwrap());
 
         assert!(errors.len() > 20, "{errors:?}");
         for error in &errors {

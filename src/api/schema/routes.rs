@@ -63,10 +63,26 @@ pub(in crate::api) struct CandidateBody {
     pub(in crate::api) failed: u64,
     /// What the last failure was, such as `unreachable`, `timeout`, `rate_limited`, `unavailable` or `protocol`.
     pub(in crate::api) last_failure: Option<String>,
+    /// How the last probe of its provider went, if that is probed.
+    pub(in crate::api) last_probe: Option<ProbeBody>,
     /// Half of its streams began within so many milliseconds.
     pub(in crate::api) first_token_p50_ms: Option<f64>,
     /// Nearly all of its streams began within so many milliseconds.
     pub(in crate::api) first_token_p95_ms: Option<f64>,
+}
+
+/// How a provider's server answered when it was last asked for a sign of life.
+#[derive(Serialize, Object)]
+#[oai(rename = "Probe")]
+pub(in crate::api) struct ProbeBody {
+    /// Whether it did.
+    pub(in crate::api) ok: bool,
+    /// What was wrong: `unreachable`, `timeout` or `unavailable`.
+    pub(in crate::api) failure: Option<String>,
+    /// So many seconds ago.
+    pub(in crate::api) seconds_ago: f64,
+    /// It took so many milliseconds.
+    pub(in crate::api) took_ms: f64,
 }
 
 /// The parts of a score, in points.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::callers::RawLimits;
 use super::lua;
+use super::probes::RawProbe;
 use crate::config::{ConfigError, Fault, ListenAddress};
 use crate::lint::{self, Object, Syntax};
 
@@ -51,6 +52,7 @@ pub(super) struct RawProvider {
     pub(super) first_token_timeout: Option<f64>,
     pub(super) stall_timeout: Option<f64>,
     pub(super) base_priority: Option<f64>,
+    pub(super) probe: Option<RawProbe>,
     pub(super) binary: Option<String>,
     pub(super) args: Vec<String>,
     pub(super) memory: Option<u64>,

@@ -18,6 +18,7 @@ fn config(base_url: &str) -> ProviderConfig {
         api_keys: Vec::new(),
         headers: Vec::new(),
         timeouts: Timeouts::default(),
+        probe: None,
         base_priority: 1.0,
         engines: crate::config::EngineSettings::default(),
         models: ModelSource::Discovered,

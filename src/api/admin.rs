@@ -1,0 +1,204 @@
+//! The admin API: for whoever has the admin key, and closed where none is set.
+//!
+//! The key is checked in one place, the gate before every path below `/admin`, so that an operation that is added
+//! here cannot forget it. Kept is a hash of the key, which tells nobody anything.
+
+use std::sync::Arc;
+
+use poem::Request;
+use poem::http::header::AUTHORIZATION;
+use poem::http::{HeaderMap, HeaderValue, StatusCode};
+use poem_openapi::OpenApi;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use super::Tag;
+use super::context::Context;
+use super::error::ApiError;
+use super::payload::Json;
+use super::query::{Query, only_known};
+use super::schema::{ChangeBody, ReloadBody};
+use crate::reload::{Change, Report, Unanswered, Wish};
+
+/// Below which everything asks for the admin key.
+pub(super) const ROOT: &str = "/admin/";
+/// Headers that may hold the key alone. The second one is that of an older system.
+const KEY_HEADERS: [&str; 2] = ["x-admin-key", "adminkey"];
+
+/// The hash of the admin key.
+pub(super) struct AdminKey([u8; 32]);
+
+// A hash may be tried out against words.
+impl std::fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminKey")
+    }
+}
+
+impl AdminKey {
+    pub(super) fn of(key: &SecretString) -> Self {
+        Self(Sha256::digest(key.expose_secret()).into())
+    }
+
+    /// Takes as long for a key that is nearly right as for any other.
+    fn opens_with(&self, key: &[u8]) -> bool {
+        let other: [u8; 32] = Sha256::digest(key).into();
+        self.0.iter().zip(other).fold(0, |different, (one, other)| different | (one ^ other)) == 0
+    }
+}
+
+/// Stands before a path that only the admin key opens.
+#[derive(Debug)]
+pub(super) struct Gate(Option<Arc<AdminKey>>);
+
+impl Gate {
+    /// The gate before a declared path, if it has one.
+    pub(super) fn of(path: &str, context: &Context) -> Option<Self> {
+        path.starts_with(ROOT).then(|| Self(context.admin_key.clone()))
+    }
+
+    /// # Errors
+    /// There is no admin API, or the request has not its key.
+    pub(super) fn admit(&self, request: &Request) -> Result<(), ApiError> {
+        let Some(key) = &self.0 else {
+            let message =
+                "there is no admin API here; the operator can have one by setting LLM_PROXY_API_ADMIN_KEY";
+            return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message));
+        };
+        let mut shown = keys(request.headers()).peekable();
+        if shown.peek().is_none() {
+            let message =
+                "the admin key is missing; send it as `Authorization: Bearer …` or `x-admin-key: …`";
+            return Err(ApiError::unauthorized("missing_api_key", message));
+        }
+        // Somebody on the way may have put a caller's key beside it.
+        if shown.any(|shown| key.opens_with(shown)) {
+            return Ok(());
+        }
+        Err(ApiError::unauthorized("invalid_api_key", "the admin key is wrong"))
+    }
+}
+
+/// All keys that a request shows.
+fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+    });
+    let alone = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
+    bearer.chain(alone).filter(|key| !key.is_empty())
+}
+
+/// The admin API.
+pub(super) struct AdminApi {
+    pub(super) context: Arc<Context>,
+}
+
+#[OpenApi(tag = "Tag::Admin")]
+impl AdminApi {
+    /// Reload
+    ///
+    /// Reads models file and prompts anew, all or nothing, and answers when they are in place. Requests that are under
+    /// way keep what they began with, and engines whose definition is the same go on.
+    #[oai(path = "/admin/reload", method = "post", operation_id = "reload")]
+    async fn reload(
+        &self,
+        request: &Request,
+        /// `true` to be told what a reload would change, without doing it.
+        dry_run: Query<Option<bool>>,
+    ) -> Result<Json<ReloadBody>, ApiError> {
+        // A slip in the name would have everything reloaded that was only to be looked at.
+        only_known(request, &["dry_run"])?;
+        let dry_run = dry_run.0.unwrap_or(false);
+        let wish = if dry_run { Wish::Rehearse } else { Wish::Reload };
+        let outcome = self.context.reloads.ask(wish).await.map_err(unanswered)?;
+        let report = outcome.map_err(|faults| refused(&faults))?;
+        Ok(Json(body(report, dry_run)))
+    }
+}
+
+fn unanswered(why: Unanswered) -> ApiError {
+    let unavailable = |code, message: &str| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
+    match why {
+        Unanswered::Busy => unavailable("queue_full", "too many reloads wait already"),
+        Unanswered::Late => {
+            unavailable("reload_pending", "the reload takes long and goes on; /readyz tells how it went")
+        }
+        Unanswered::Ending => ApiError::draining(),
+    }
+}
+
+/// Faults name files and places, and never what stands there.
+fn refused(faults: &[String]) -> ApiError {
+    let message = format!("the configuration is refused, the one before it goes on:\n{}", faults.join("\n"));
+    ApiError::new(StatusCode::CONFLICT, "reload_refused", message)
+}
+
+fn body(report: Report, dry_run: bool) -> ReloadBody {
+    let Report { models, prompts, diff, warnings } = report;
+    let change = |Change { what, name, how, details }: Change| ChangeBody {
+        kind: what.word().to_owned(),
+        name,
+        change: how.word().to_owned(),
+        details,
+    };
+    ReloadBody {
+        status: true,
+        dry_run,
+        models,
+        prompts,
+        changes: diff.changes.into_iter().map(change).collect(),
+        kept_engines: diff.kept_engines,
+        warnings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "planted-admin-key";
+
+    fn told(gate: &Gate, headers: &[(&str, &str)]) -> Result<(), String> {
+        let request =
+            headers.iter().fold(Request::builder(), |request, (name, value)| request.header(*name, *value));
+        gate.admit(&request.finish()).map_err(|error| error.label().to_owned())
+    }
+
+    #[test]
+    fn the_key_opens_in_every_form_and_nothing_else_does() {
+        let gate = Gate(Some(Arc::new(AdminKey::of(&KEY.to_owned().into()))));
+        let bearer = format!("Bearer {KEY}");
+        for headers in [
+            &[("authorization", bearer.as_str())][..],
+            &[("authorization", &bearer.to_lowercase())],
+            &[("x-admin-key", KEY)],
+            &[("AdminKey", KEY)],
+            &[("authorization", "Bearer of-a-caller"), ("x-admin-key", KEY)],
+        ] {
+            assert_eq!(told(&gate, headers), Ok(()), "{headers:?}");
+        }
+        for (headers, code) in [
+            (&[][..], "missing_api_key"),
+            (&[("authorization", KEY)], "missing_api_key"),
+            (&[("authorization", "Basic abc")], "missing_api_key"),
+            (&[("authorization", "Bearer ")], "missing_api_key"),
+            (&[("x-admin-key", "")], "missing_api_key"),
+            (&[("x-api-key", KEY)], "missing_api_key"),
+            (&[("x-admin-key", "planted-admin-ke")], "invalid_api_key"),
+            (&[("x-admin-key", "planted-admin-key ")], "invalid_api_key"),
+            (&[("authorization", "Bearer x")], "invalid_api_key"),
+        ] {
+            assert_eq!(told(&gate, headers), Err(code.to_owned()), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_nothing_opens() {
+        let gate = Gate(None);
+        for headers in [&[][..], &[("x-admin-key", "")], &[("x-admin-key", "x")]] {
+            assert_eq!(told(&gate, headers), Err("unknown_path".to_owned()));
+        }
+        assert!(!format!("{:?}", AdminKey::of(&KEY.to_owned().into())).contains("planted"));
+    }
+}
