@@ -1,6 +1,7 @@
 //! The composition root: puts the rooms together, runs what runs beside the requests, and ends in order.
 
 mod banner;
+mod schedule;
 mod sources;
 mod surroundings;
 mod watch;

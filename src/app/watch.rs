@@ -6,11 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::sources::{Loaded, Sources};
+use super::schedule::Schedule;
+use super::sources::{Loaded, Sources, Told};
 use crate::gateway::Gateway;
 use crate::prompts::Fingerprint;
 use crate::telemetry::{Health, Metrics};
@@ -18,8 +22,6 @@ use crate::telemetry::{Health, Metrics};
 /// How often files are looked at. A change counts once it has held from one look to the next, so that a file
 /// is not read while it is being written.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often providers are asked again what models they have.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Owns what was loaded; nobody else changes the gateway's state.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub(super) struct Watcher {
     gateway: Arc<Gateway>,
     health: Arc<Health>,
     metrics: Metrics,
+    /// When which provider is asked again what models it has.
+    schedule: Schedule,
+    /// Those who are being asked, each at most once.
+    asked: FuturesUnordered<BoxFuture<'static, (String, Told)>>,
     /// The files that were loaded.
     taken: [Fingerprint; 3],
     /// The files at the last look.
@@ -44,20 +50,31 @@ impl Watcher {
         metrics: Metrics,
     ) -> Self {
         let taken = sources.fingerprint();
-        Self { sources: Arc::new(sources), loaded, gateway, health, metrics, seen: taken.clone(), taken }
+        Self {
+            sources: Arc::new(sources),
+            schedule: loaded.schedule(Instant::now()),
+            asked: FuturesUnordered::new(),
+            loaded,
+            gateway,
+            health,
+            metrics,
+            seen: taken.clone(),
+            taken,
+        }
     }
 
     /// Watches until the end.
     pub(super) async fn run(mut self, end: CancellationToken) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ask_again = interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
         let mut hang_up = signal(SignalKind::hangup()).ok();
         loop {
             tokio::select! {
                 () = end.cancelled() => return,
                 _ = look.tick() => self.look().await,
-                _ = ask_again.tick(), if self.loaded.discovers() => self.ask_again().await,
+                () = until(self.schedule.next()) => self.ask_again(),
+                // Slow answers hold nothing up, and none are waited for when there are none.
+                Some((provider, told)) = self.asked.next() => self.take_over(&provider, told),
                 () = received(&mut hang_up) => self.reload().await,
             }
         }
@@ -92,6 +109,9 @@ impl Watcher {
                 for warning in loaded.warnings() {
                     tracing::warn!("{warning}");
                 }
+                // Everybody has been asked just now.
+                self.asked.clear();
+                self.schedule = loaded.schedule(Instant::now());
                 self.loaded = loaded;
                 self.health.reload_accepted();
                 self.metrics.reloaded(true);
@@ -111,12 +131,31 @@ impl Watcher {
         }
     }
 
-    async fn ask_again(&mut self) {
-        if let Some(loaded) = self.loaded.rediscovered(&self.metrics, &self.sources.health).await {
-            tracing::info!(models = loaded.routes().routes().len(), "The providers' models have changed");
+    fn ask_again(&mut self) {
+        let due = self.schedule.take_due(Instant::now());
+        self.asked.extend(due.iter().filter_map(|name| self.loaded.ask(name)).map(FutureExt::boxed));
+    }
+
+    fn take_over(&mut self, provider: &str, told: Told) {
+        let has_models = told.as_ref().is_ok_and(|models| !models.is_empty());
+        self.schedule.told(provider, has_models, Instant::now());
+        // Who does not answer now had models a minute ago and will have them again.
+        let Ok(models) = told else { return };
+        let changed = self.loaded.with_models(provider, models, (&self.metrics, &self.sources.health));
+        if let Some(loaded) = changed {
+            let models = loaded.routes().routes().len();
+            tracing::info!(provider, models, "The provider's models have changed");
             self.gateway.replace(loaded.state());
             self.loaded = loaded;
         }
+    }
+}
+
+/// Comes back at that time; never, if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

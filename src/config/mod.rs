@@ -3,6 +3,7 @@
 //! The only rooms that read the environment. Everything is checked here, once; nothing below sees
 //! raw text. Files of other systems will be read by `import`, into the same [`Catalog`].
 
+mod adjustment;
 mod catalog;
 mod engine;
 mod environment;
@@ -13,6 +14,7 @@ mod routing;
 mod settings;
 
 pub use crate::lint::nearest;
+pub use adjustment::Adjustment;
 pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
 pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;

@@ -191,5 +191,9 @@ pub fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provide
         );
         return Err(Fault::new(&config.place, format!("the type `{}` is unknown", config.kind), cure));
     };
+    if config.models_url.is_some() && !matches!(config.kind.as_str(), "openai" | "vllm") {
+        let problem = format!("`models_url` is nothing that the type `{}` can use", config.kind);
+        return Err(Fault::new(&config.place, problem, "take it out, or write \"type\": \"openai\""));
+    }
     build(config, shared)
 }

@@ -63,7 +63,7 @@ impl Order {
         match self.strategy {
             Strategy::Priority | Strategy::RoundRobin => {}
             Strategy::Score => {
-                order.retain(|deployment| deployment.score.overall > 0.0);
+                order.retain(|deployment| deployment.score.suffices);
                 order.sort_by(|one, other| other.score.overall.total_cmp(&one.score.overall));
             }
             Strategy::Weighted => tiers(&mut order)

@@ -25,6 +25,8 @@ pub(super) fn served(name: &str, priority: i32, trouble: &Value) -> Served {
         name: name.to_owned(),
         kind: "echo".to_owned(),
         base_url: None,
+        models_url: None,
+        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key: None,
         api_keys: Vec::new(),
         headers: Vec::new(),

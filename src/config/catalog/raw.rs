@@ -20,6 +20,8 @@ pub(super) struct RawCatalog {
     #[serde(default)]
     pub(super) models: Pairs<Object<RawPolicy>>,
     #[serde(default)]
+    pub(super) adjustments: Pairs<Object<RawAdjustment>>,
+    #[serde(default)]
     pub(super) routing: Option<Object<RawRouting>>,
     #[serde(default)]
     pub(super) leaderboard: Option<Object<RawLeaderboard>>,
@@ -38,6 +40,9 @@ pub(super) struct RawProvider {
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
     pub(super) base_url: Option<String>,
+    pub(super) models_url: Option<String>,
+    pub(super) discover_every: Option<f64>,
+    pub(super) optional: bool,
     pub(super) api_key: Option<String>,
     pub(super) api_keys: Vec<String>,
     pub(super) headers: Pairs<String>,
@@ -63,6 +68,9 @@ pub(super) struct RawProvider {
     pub(super) default_output_reserve: Option<u64>,
     pub(super) tokenization: Option<Object<RawTokenization>>,
     pub(super) models: Option<RawModels>,
+    /// Where it stands, if not where files of this form have it.
+    #[serde(skip)]
+    pub(super) place: Option<String>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
 }
@@ -157,7 +165,20 @@ pub(super) struct RawTokenization {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
+pub(super) struct RawAdjustment {
+    pub(super) priority: Option<f64>,
+    pub(super) regex: Vec<String>,
+    /// The file in which it stands, if that is another.
+    #[serde(skip)]
+    pub(super) file: Option<String>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RawRouting {
+    pub(super) strategy: Option<String>,
     pub(super) max_wait: Option<f64>,
     pub(super) max_cooldown: Option<f64>,
     pub(super) hedge_after: Option<f64>,

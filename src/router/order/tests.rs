@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::config::{Catalog, ModelPolicy, ModelSource, Strategy};
+use crate::leaderboard::Leaderboard;
 use crate::router::tests::served;
 use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
@@ -43,9 +44,11 @@ async fn strategies_choose_within_a_tier_and_later_tiers_come_later() {
                 served
             })
             .collect();
-        let policy = ModelPolicy { model: "m".to_owned(), strategy: *strategy, ..ModelPolicy::default() };
+        let policy =
+            ModelPolicy { model: "m".to_owned(), strategy: Some(*strategy), ..ModelPolicy::default() };
         let catalog = Catalog { policies: vec![policy], ..Catalog::default() };
-        let table = RoutingTable::new(&served, &catalog, &Metrics::default(), &HealthBook::default());
+        let board = Leaderboard::default();
+        let table = RoutingTable::new(&served, &catalog, &board, &Metrics::default(), &HealthBook::default());
         let route = table.route("m").unwrap();
         for (request, expected) in asked.iter().enumerate() {
             let order = route.order.of(&route.deployments, false);
@@ -59,10 +62,14 @@ async fn strategies_choose_within_a_tier_and_later_tiers_come_later() {
 async fn the_faster_one_is_asked_within_its_tier() {
     let served =
         [served("spare", 1, &json!({})), served("slow", 0, &json!({})), served("fast", 0, &json!({}))];
-    let policy =
-        ModelPolicy { model: "m".to_owned(), strategy: Strategy::LeastLatency, ..ModelPolicy::default() };
+    let policy = ModelPolicy {
+        model: "m".to_owned(),
+        strategy: Some(Strategy::LeastLatency),
+        ..ModelPolicy::default()
+    };
     let catalog = Catalog { policies: vec![policy], ..Catalog::default() };
-    let table = RoutingTable::new(&served, &catalog, &Metrics::default(), &HealthBook::default());
+    let board = Leaderboard::default();
+    let table = RoutingTable::new(&served, &catalog, &board, &Metrics::default(), &HealthBook::default());
     let route = table.route("m").unwrap();
     for (name, seconds) in [("spare", 1), ("slow", 30), ("fast", 10)] {
         let deployment = route.deployments.iter().find(|it| &*it.provider_name == name).unwrap();
