@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout};
 use super::schedule::Schedule;
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig, Settings,
+    self, Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig,
+    Settings,
 };
 use crate::engine::Engines;
 use crate::gateway::State;
@@ -178,13 +179,11 @@ impl Sources {
     }
 
     /// What changes when somebody changes a file.
-    pub fn fingerprint(&self) -> [Fingerprint; 3] {
-        let leaderboard = Fingerprint::of(&self.board.load().path);
-        [
-            Fingerprint::of(&self.settings.models_config),
-            Fingerprint::of(&self.settings.prompts_dir),
-            leaderboard,
-        ]
+    pub fn fingerprint(&self) -> [Fingerprint; 4] {
+        let models = &self.settings.models_config;
+        let board = &self.board.load().path;
+        [models, &self.settings.prompts_dir, board, &config::adjustments_beside(models)]
+            .map(|path| Fingerprint::of(path))
     }
 
     /// What the leaderboard's file was when it was read. A models file may name another one each time.

@@ -36,9 +36,9 @@ pub(super) struct Watcher {
     /// Those who are being asked, each at most once.
     asked: FuturesUnordered<BoxFuture<'static, (String, Told)>>,
     /// The files that were loaded.
-    taken: [Fingerprint; 3],
+    taken: [Fingerprint; 4],
     /// The files at the last look.
-    seen: [Fingerprint; 3],
+    seen: [Fingerprint; 4],
 }
 
 impl Watcher {
@@ -99,7 +99,7 @@ impl Watcher {
             Err(faults) => Err(faults),
         };
         // A models file may have named another file, which is no change of it.
-        let ([_, _, taken], [_, _, seen]) = (&mut self.taken, &mut self.seen);
+        let ([_, _, taken, _], [_, _, seen, _]) = (&mut self.taken, &mut self.seen);
         *taken = self.sources.leaderboard_as_read();
         seen.clone_from(taken);
         match loaded {

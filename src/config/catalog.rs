@@ -10,6 +10,7 @@ mod engines;
 mod expand;
 mod leaderboard;
 mod lua;
+mod older;
 mod policies;
 mod raw;
 
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 
 use self::engines::Outer;
 use self::expand::Expansion;
+pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
     Adjustment, ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig,
@@ -138,7 +140,7 @@ pub struct ModelPolicy {
 }
 
 impl Catalog {
-    /// Reads a models file. Its ending says whether it is JSON, YAML or Lua.
+    /// Reads a models file. Its ending says whether it is JSON, YAML or Lua; its content, whether it is of an older system.
     ///
     /// With `minimum`, a provider whose `${NAME}` is unset is left out with a warning.
     ///

@@ -28,6 +28,7 @@ mod faults;
 mod layering;
 mod leaderboard;
 mod load;
+mod older;
 mod openai;
 mod passthrough;
 mod prompts;

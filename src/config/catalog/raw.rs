@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::lua;
+use super::{lua, older};
 use crate::config::{ConfigError, Fault, ListenAddress};
 use crate::lint::{self, Object, Syntax};
 
@@ -306,29 +306,40 @@ fn pairs<'de, T: Deserialize<'de>, A: MapAccess<'de>>(mut map: A) -> Result<Vec<
     Ok(pairs)
 }
 
-/// Reads the text of a file, by its ending.
-pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
-    let file = path.display().to_string();
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    match ending.to_ascii_lowercase().as_str() {
-        "json" => from(Syntax::Json, &file, text),
-        "yaml" | "yml" => from(Syntax::Yaml, &file, text),
-        "lua" => lua::read(path, text),
-        _ => Err(Fault::new(
-            file,
-            format!("models files that end in `.{ending}` are not read in this version"),
-            "name a .json, .yaml, .yml or .lua file",
-        )
-        .into()),
+/// The form of a file that is no program, by its ending.
+pub(super) fn syntax(path: &Path) -> Option<Syntax> {
+    match ending(path).as_str() {
+        "json" => Some(Syntax::Json),
+        "yaml" | "yml" => Some(Syntax::Yaml),
+        _ => None,
     }
 }
 
-fn from(syntax: Syntax, file: &str, text: &str) -> Result<RawCatalog, ConfigError> {
+fn ending(path: &Path) -> String {
+    path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// Reads the text of a file, by its ending, and by its content where that is of an older system.
+pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
+    let file = path.display().to_string();
+    if let Some(syntax) = syntax(path) {
+        return older::read(syntax, path, text).unwrap_or_else(|| from(syntax, &file, text));
+    }
+    let ending = ending(path);
+    if ending == "lua" {
+        return lua::read(path, text);
+    }
+    Err(Fault::new(
+        file,
+        format!("models files that end in `.{ending}` are not read in this version"),
+        "name a .json, .yaml, .yml or .lua file",
+    )
+    .into())
+}
+
+/// Reads a text of our own form.
+pub(super) fn from(syntax: Syntax, file: &str, text: &str) -> Result<RawCatalog, ConfigError> {
     let read = lint::read::<Option<Object<RawCatalog>>>(syntax, text);
-    let catalog = read.map_err(|misread| {
-        let line = misread.line.map(|line| format!(": line {line}")).unwrap_or_default();
-        let path = if misread.path.is_empty() { String::new() } else { format!(": {}", misread.path) };
-        Fault::new(format!("{file}{line}{path}"), misread.problem, misread.cure)
-    })?;
+    let catalog = read.map_err(|misread| Fault::misread(file, misread))?;
     Ok(catalog.unwrap_or_default().0)
 }
