@@ -2,6 +2,7 @@
 
 mod banner;
 mod probing;
+mod schedule;
 mod sources;
 mod surroundings;
 mod watch;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::api;
 use crate::app::{App, Faults, Sources};
-use crate::config::{Environment, Settings};
+use crate::config::{Catalog, Environment, Settings};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
@@ -48,6 +48,11 @@ enum Command {
     /// Look at the figures of leaderboards, or fetch fresh ones.
     #[command(subcommand)]
     Leaderboard(leaderboard::Command),
+    /// Print the configuration file of an older system as a models file of this one.
+    Import {
+        /// models-config.json, or meta-providers.yaml with model-adjustments.yaml beside it.
+        file: PathBuf,
+    },
     /// Print the OpenAPI document.
     Openapi,
     /// Become an engine that ends with the gateway. For the gateway itself.
@@ -162,6 +167,9 @@ impl Cli {
     pub async fn run(self) -> Result<(), CommandError> {
         let folder = std::env::current_dir()?;
         let environment = Environment::load(&folder).map_err(Faults::from)?;
+        if let Some(Command::Import { file }) = &self.command {
+            return import(file, &environment);
+        }
         let settings = Settings::from_environment(&environment).map_err(Faults::from)?;
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(settings, folder, environment).await,
@@ -176,8 +184,8 @@ impl Cli {
             Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
             Command::Openapi => print(&api::document(&settings.prefix)),
-            Command::EngineGuard { .. } | Command::EngineWatch { .. } => {
-                Err(CommandError::Refused("this is done before any thread, or not at all".to_owned()))
+            Command::EngineGuard { .. } | Command::EngineWatch { .. } | Command::Import { .. } => {
+                Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))
             }
         }
     }
@@ -278,6 +286,14 @@ async fn models(settings: Settings, folder: PathBuf, environment: &Environment) 
         writeln!(std::io::stderr(), "warning: {warning}")?;
     }
     print(&lines.join("\n"))
+}
+
+fn import(file: &Path, environment: &Environment) -> Result<(), CommandError> {
+    let imported = Catalog::import(file, environment).map_err(Faults::from)?;
+    for warning in imported.warnings {
+        writeln!(std::io::stderr(), "warning: {warning}")?;
+    }
+    print(&format!("{:#}", imported.file))
 }
 
 /// A model and who serves it, in the order in which they are asked.

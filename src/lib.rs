@@ -46,6 +46,7 @@
 //! - An endpoint: a method in one of the rooms of `api`, a file in `tests/it`.
 //! - A status code or the words of an error: `api::error`, nowhere else.
 //! - A setting: [`config::Settings`], and the table in the README.
+//! - A shape of files of other systems: a room in `config::import`, which translates it into our own.
 
 // In reading order.
 pub mod lint;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use secrecy::SecretString;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::schedule::Schedule;
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ModelSource, ProviderConfig,
+    self, Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig,
     Settings,
 };
 use crate::engine::Engines;
@@ -25,8 +26,10 @@ use crate::reload::{Diff, Report, Set};
 use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
 
-/// How long a provider may take at the start to say what models it has.
+/// How long a provider may take at the start to say what models it has: everybody waits for that.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How long it may take later, when nobody waits.
+const LATER_ANSWER: Duration = Duration::from_secs(15);
 
 /// Where everything is read from.
 #[derive(Debug)]
@@ -222,13 +225,11 @@ impl Sources {
     }
 
     /// What changes when somebody changes a file.
-    pub fn fingerprint(&self) -> [Fingerprint; 3] {
-        let leaderboard = Fingerprint::of(&self.board.load().path);
-        [
-            Fingerprint::of(&self.settings.models_config),
-            Fingerprint::of(&self.settings.prompts_dir),
-            leaderboard,
-        ]
+    pub fn fingerprint(&self) -> [Fingerprint; 4] {
+        let models = &self.settings.models_config;
+        let board = &self.board.load().path;
+        [models, &self.settings.prompts_dir, board, &config::adjustments_beside(models)]
+            .map(|path| Fingerprint::of(path))
     }
 
     /// What the leaderboard's file was when it was read. A models file may name another one each time.
@@ -340,6 +341,11 @@ type Silent = BTreeMap<String, String>;
 
 /// Asks all providers at once whose models are to be discovered, but for those that have just been asked.
 async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> (Vec<Served>, Silent) {
+    let names: Vec<&str> =
+        served.iter().filter(|served| served.discovers()).map(|served| served.config.name.as_str()).collect();
+    if !names.is_empty() {
+        tracing::info!(providers = names.join(", "), "Asking what models there are");
+    }
     let asked = served.iter().map(|served| async {
         match surroundings.models_of(&served.config.name) {
             Some(answer) => answer,
@@ -358,21 +364,25 @@ async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -
 }
 
 /// What a provider says it has, or why it does not say; `None` when its models are listed.
-async fn discover(served: &Served) -> Option<Result<Vec<ModelCard>, String>> {
-    if !matches!(served.config.models, ModelSource::Discovered) {
-        return None;
-    }
-    Some(match timeout(FIRST_ANSWER, served.provider.models()).await {
+async fn discover(served: &Served) -> Option<Told> {
+    if served.discovers() { Some(told(served.provider.as_ref(), FIRST_ANSWER).await) } else { None }
+}
+
+/// What a provider says it has, or why it does not say.
+pub(super) type Told = Result<Vec<ModelCard>, String>;
+
+async fn told(provider: &dyn Provider, patience: Duration) -> Told {
+    match timeout(patience, provider.models()).await {
         Ok(Ok(models)) => Ok(models),
         Ok(Err(error)) => {
-            tracing::debug!(provider = served.config.name, %error, "The provider does not say what models it has");
+            tracing::debug!(provider = provider.name(), %error, "The provider does not say what models it has");
             Err(match error.kind {
                 ErrorKind::Unreachable => error.kind.to_string(),
                 kind => format!("does not say what models it has: it {kind}"),
             })
         }
-        Err(_) => Err(format!("cannot be reached within {} s", FIRST_ANSWER.as_secs())),
-    })
+        Err(_) => Err(format!("cannot be reached within {} s", patience.as_secs())),
+    }
 }
 
 impl Loaded {
@@ -396,13 +406,7 @@ impl Loaded {
     }
 
     fn set(&self) -> Set<'_> {
-        Set {
-            served: &self.served,
-            routes: &self.routes,
-            routing: &self.catalog.routing,
-            prompts: &self.prompts,
-            listen: self.catalog.listen.as_deref(),
-        }
+        Set { served: &self.served, routes: &self.routes, catalog: &self.catalog, prompts: &self.prompts }
     }
 
     /// Things to tell the operator that are no errors.
@@ -423,9 +427,7 @@ impl Loaded {
                 file.display()
             ));
         }
-        for served in
-            self.served.iter().filter(|served| matches!(served.config.models, ModelSource::Discovered))
-        {
+        for served in self.served.iter().filter(|served| served.discovers()) {
             if served.discovered.is_empty() {
                 let name = &served.config.name;
                 let why = self.silent.get(name).map_or("says that it has no models", String::as_str);
@@ -468,23 +470,29 @@ impl Loaded {
         &self.surroundings
     }
 
-    /// Asks again what models there are. `None` if nothing has changed.
-    pub(super) async fn rediscovered(&self, metrics: &Metrics, health: &HealthBook) -> Option<Self> {
-        let answers = join_all(self.served.iter().map(discover)).await;
-        let (mut served, mut silent) = (self.served.clone(), Silent::new());
-        let mut changed = false;
-        for (served, answer) in served.iter_mut().zip(answers) {
-            match answer {
-                Some(Ok(models)) if models != served.discovered => {
-                    served.discovered = models;
-                    changed = true;
-                }
-                // Who does not answer now had models a minute ago and will have them again.
-                Some(Err(why)) => drop(silent.insert(served.config.name.clone(), why)),
-                _ => {}
-            }
+    /// Asks a provider again what models it has; `None` if there is none of that name.
+    pub(super) fn ask(&self, name: &str) -> Option<impl Future<Output = (String, Told)> + Send + use<>> {
+        let served = self.served.iter().find(|served| served.config.name == name)?;
+        let (name, provider) = (name.to_owned(), served.provider.clone());
+        Some(async move { (name, told(provider.as_ref(), LATER_ANSWER).await) })
+    }
+
+    /// The same with other models of a provider. `None` if nothing changes.
+    pub(super) fn with_models(
+        &self,
+        provider: &str,
+        models: Vec<ModelCard>,
+        (metrics, health): (&Metrics, &HealthBook),
+    ) -> Option<Self> {
+        let mut served = self.served.clone();
+        let changed = served.iter_mut().find(|served| served.config.name == provider)?;
+        if changed.discovered == models {
+            return None;
         }
-        changed.then(|| Self {
+        changed.discovered = models;
+        let mut silent = self.silent.clone();
+        silent.remove(provider);
+        Some(Self {
             routes: Arc::new(RoutingTable::new(&served, &self.catalog, &self.leaderboard, metrics, health)),
             leaderboard: self.leaderboard.clone(),
             catalog: self.catalog.clone(),
@@ -495,8 +503,13 @@ impl Loaded {
         })
     }
 
-    /// Whether there is anybody to be asked again.
-    pub(super) fn discovers(&self) -> bool {
-        self.served.iter().any(|served| matches!(served.config.models, ModelSource::Discovered))
+    /// The providers that are to be asked again, each of which has just been asked.
+    pub(super) fn schedule(&self, now: Instant) -> Schedule {
+        let mut schedule = Schedule::default();
+        for served in self.served.iter().filter(|served| served.discovers()) {
+            let config = &served.config;
+            schedule.add(&config.name, config.discover_every, !served.discovered.is_empty(), now);
+        }
+        schedule
     }
 }

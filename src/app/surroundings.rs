@@ -128,6 +128,8 @@ fn provider(
         name: name.to_owned(),
         kind: kind.to_owned(),
         base_url: Some(base_url),
+        models_url: None,
+        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key,
         api_keys: Vec::new(),
         headers: Vec::new(),

@@ -6,13 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::probing::Probing;
-use super::sources::{Faults, Loaded, Sources};
+use super::schedule::Schedule;
+use super::sources::{Faults, Loaded, Sources, Told};
 use crate::gateway::Gateway;
 use crate::prompts::Fingerprint;
 use crate::reload::{Outcome, Report, Request, Wish};
@@ -21,8 +25,6 @@ use crate::telemetry::{Health, Metrics};
 /// How often files are looked at. A change counts once it has held from one look to the next, so that a file
 /// is not read while it is being written.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often providers are asked again what models they have.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Owns what was loaded; nobody else changes the gateway's state.
 #[derive(Debug)]
@@ -35,10 +37,14 @@ pub(super) struct Watcher {
     /// Those who ask for a reload.
     requests: mpsc::Receiver<Request>,
     probing: Probing,
+    /// When which provider is asked again what models it has.
+    schedule: Schedule,
+    /// Those who are being asked, each at most once.
+    asked: FuturesUnordered<BoxFuture<'static, (String, Told)>>,
     /// The files that were loaded.
-    taken: [Fingerprint; 3],
+    taken: [Fingerprint; 4],
     /// The files at the last look.
-    seen: [Fingerprint; 3],
+    seen: [Fingerprint; 4],
 }
 
 impl Watcher {
@@ -52,7 +58,8 @@ impl Watcher {
         let taken = sources.fingerprint();
         let (sources, seen) = (Arc::new(sources), taken.clone());
         let probing = Probing::default();
-        Self { sources, loaded, gateway, health, metrics, requests, probing, taken, seen }
+        let (schedule, asked) = (loaded.schedule(Instant::now()), FuturesUnordered::new());
+        Self { sources, loaded, gateway, health, metrics, requests, probing, schedule, asked, taken, seen }
     }
 
     /// Watches until the end.
@@ -60,13 +67,14 @@ impl Watcher {
         self.probing.follow(self.loaded.routes(), &self.metrics);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ask_again = interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
         let mut hang_up = signal(SignalKind::hangup()).ok();
         loop {
             tokio::select! {
                 () = end.cancelled() => break,
                 _ = look.tick() => self.look().await,
-                _ = ask_again.tick(), if self.loaded.discovers() => self.ask_again().await,
+                () = until(self.schedule.next()) => self.ask_again(),
+                // Slow answers hold nothing up, and none are waited for when there are none.
+                Some((provider, told)) = self.asked.next() => self.take_over(&provider, told),
                 () = received(&mut hang_up) => drop(self.reload().await),
                 Some(request) = self.requests.recv() => self.serve(request).await,
             }
@@ -83,7 +91,8 @@ impl Watcher {
         }
     }
 
-    async fn fingerprint(&self) -> Option<[Fingerprint; 3]> {
+    // Borrowed for itself alone: those who are being asked cannot be looked at by two threads.
+    async fn fingerprint(&mut self) -> Option<[Fingerprint; 4]> {
         let sources = self.sources.clone();
         // Files may lie on a slow disk.
         tokio::task::spawn_blocking(move || sources.fingerprint()).await.ok()
@@ -100,7 +109,7 @@ impl Watcher {
     }
 
     /// What a reload would change. Nothing is touched: everything is made apart from what serves.
-    async fn rehearsed(&self) -> Result<Report, Faults> {
+    async fn rehearsed(&mut self) -> Result<Report, Faults> {
         let sources = self.sources.apart();
         let loaded = sources.load(&sources.environment()?).await?;
         Ok(loaded.changes_since(&self.loaded))
@@ -117,7 +126,7 @@ impl Watcher {
             Err(faults) => Err(faults),
         };
         // A models file may have named another file, which is no change of it.
-        let ([_, _, taken], [_, _, seen]) = (&mut self.taken, &mut self.seen);
+        let ([_, _, taken, _], [_, _, seen, _]) = (&mut self.taken, &mut self.seen);
         *taken = self.sources.leaderboard_as_read();
         seen.clone_from(taken);
         match loaded {
@@ -128,6 +137,9 @@ impl Watcher {
                 for warning in &report.warnings {
                     tracing::warn!("{warning}");
                 }
+                // Everybody has been asked just now.
+                self.asked.clear();
+                self.schedule = loaded.schedule(Instant::now());
                 self.loaded = loaded;
                 self.probing.follow(self.loaded.routes(), &self.metrics);
                 self.health.reload_accepted();
@@ -152,13 +164,32 @@ impl Watcher {
         }
     }
 
-    async fn ask_again(&mut self) {
-        if let Some(loaded) = self.loaded.rediscovered(&self.metrics, &self.sources.health).await {
-            tracing::info!(models = loaded.routes().routes().len(), "The providers' models have changed");
+    fn ask_again(&mut self) {
+        let due = self.schedule.take_due(Instant::now());
+        self.asked.extend(due.iter().filter_map(|name| self.loaded.ask(name)).map(FutureExt::boxed));
+    }
+
+    fn take_over(&mut self, provider: &str, told: Told) {
+        let has_models = told.as_ref().is_ok_and(|models| !models.is_empty());
+        self.schedule.told(provider, has_models, Instant::now());
+        // Who does not answer now had models a minute ago and will have them again.
+        let Ok(models) = told else { return };
+        let changed = self.loaded.with_models(provider, models, (&self.metrics, &self.sources.health));
+        if let Some(loaded) = changed {
+            let models = loaded.routes().routes().len();
+            tracing::info!(provider, models, "The provider's models have changed");
             self.gateway.replace(loaded.state());
             self.loaded = loaded;
             self.probing.follow(self.loaded.routes(), &self.metrics);
         }
+    }
+}
+
+/// Comes back at that time; never, if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod callers;
 mod checks;
+mod discovery;
 mod engines;
 mod expand;
 mod leaderboard;
 mod lua;
+mod older;
 mod policies;
 mod probes;
 mod raw;
@@ -22,10 +24,11 @@ use serde_json::{Map, Value};
 
 use self::engines::Outer;
 use self::expand::Expansion;
+pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
-    ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig, ListenAddress,
-    ProbeConfig, Routing, Strategy, Timeouts,
+    Adjustment, ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig,
+    ListenAddress, ProbeConfig, Routing, Strategy, Timeouts,
 };
 use crate::callers::{Prices, Rules};
 use crate::lint::Object;
@@ -38,6 +41,8 @@ pub struct Catalog {
     pub providers: Vec<ProviderConfig>,
     /// What is said of public models whoever serves them.
     pub policies: Vec<ModelPolicy>,
+    /// Points for models by their names, of all providers.
+    pub adjustments: Vec<Adjustment>,
     /// What holds for all routes.
     pub routing: Routing,
     /// Limits that are not those of one key.
@@ -63,6 +68,10 @@ pub struct ProviderConfig {
     pub kind: String,
     /// Where it is, if it is a server.
     pub base_url: Option<String>,
+    /// Where it is asked what models it has, if that is elsewhere.
+    pub models_url: Option<String>,
+    /// How often it is asked that, if its models are not listed.
+    pub discover_every: Duration,
     /// The key that opens it.
     pub api_key: Option<SecretString>,
     /// All keys that open it, if there are several. They are used in turns.
@@ -81,6 +90,11 @@ pub struct ProviderConfig {
     pub engines: EngineSettings,
     /// Where it stands, for messages.
     pub place: String,
+}
+
+impl ProviderConfig {
+    /// How often a provider is asked what models it has, if nobody says.
+    pub const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 }
 
 /// Where the list of a provider's models comes from.
@@ -128,8 +142,8 @@ pub struct ModelPolicy {
     pub model: String,
     /// Further names for it.
     pub aliases: Vec<String>,
-    /// In which order its deployments are asked.
-    pub strategy: Strategy,
+    /// In which order its deployments are asked, if not as those of all models.
+    pub strategy: Option<Strategy>,
     /// Models that answer when none of its deployments does, in this order.
     pub fallbacks: Vec<String>,
     /// Models that answer when a prompt is too long for it, in this order.
@@ -137,7 +151,7 @@ pub struct ModelPolicy {
 }
 
 impl Catalog {
-    /// Reads a models file. Its ending says whether it is JSON, YAML or Lua.
+    /// Reads a models file. Its ending says whether it is JSON, YAML or Lua; its content, whether it is of an older system.
     ///
     /// With `minimum`, a provider whose `${NAME}` is unset is left out with a warning.
     ///
@@ -153,16 +167,16 @@ impl Catalog {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Fault::new(&place, error.to_string(), "name a readable file in LLM_PROXY_API_MODELS_CONFIG")
         })?;
-        let raw = raw::read(path, &text)?;
-        let reader = Reader {
-            file: &place,
-            environment,
-            timeouts: defaults,
-            minimum,
-            catalog: Self::default(),
-            faults: Vec::new(),
-        };
-        reader.read(raw)
+        Self::of(&place, raw::read(path, &text)?, (environment, defaults, minimum))
+    }
+
+    fn of(
+        file: &str,
+        raw: RawCatalog,
+        (environment, timeouts, minimum): (&Environment, Timeouts, bool),
+    ) -> Result<Self, ConfigError> {
+        let (catalog, faults) = (Self::default(), Vec::new());
+        Reader { file, environment, timeouts, minimum, catalog, faults }.read(raw)
     }
 }
 
@@ -212,8 +226,9 @@ impl Reader<'_> {
         if let Some(path) = prices {
             self.prices(&path);
         }
+        self.adjustments(raw.adjustments.0);
         if let Some(Object(raw)) = routing {
-            self.routing(&raw);
+            self.routing(raw);
         }
         if let Some(Object(raw)) = leaderboard {
             self.leaderboard(raw);
@@ -222,9 +237,10 @@ impl Reader<'_> {
     }
 
     fn provider(&mut self, name: String, raw: RawProvider) {
-        let place = format!("providers.{name}");
+        let place = raw.place.clone().unwrap_or_else(|| format!("providers.{name}"));
         self.check_provider_name(&place, &name);
         let outer = self.outer_engines(&place, &raw);
+        let discover_every = self.discover_every(&place, &raw);
         let Some(kind) = raw.kind else {
             return self.fault(
                 &place,
@@ -233,13 +249,15 @@ impl Reader<'_> {
             );
         };
         let mut expansion = Expansion::new(self.environment);
-        let base_url = raw.base_url.map(|text| expansion.expand(&text));
+        let base_url = raw.base_url.map(|text| self.url(&place, ("base_url", &text), &mut expansion));
+        let models_url = raw.models_url.map(|text| self.url(&place, ("models_url", &text), &mut expansion));
+        // Of a file that was translated, the translator has told it.
+        let mut keys = raw.api_key.iter().chain(&raw.api_keys);
+        if raw.place.is_none() && keys.any(|key| checks::is_literal(key)) {
+            self.literal_secret(&format!("{place}.api_key"));
+        }
         let keys = (raw.api_key, raw.api_keys);
         let (api_key, api_keys) = self.api_keys(&place, keys, &mut expansion);
-        if let Some(ending) = base_url.as_deref().and_then(checks::endpoint_at_the_end) {
-            let problem = format!("`base_url` ends in `{ending}`, which is one endpoint of the server");
-            self.fault(&place, &problem, &format!("leave `{ending}` off"));
-        }
         for (header, _) in raw.headers.0.iter().filter(|(name, value)| checks::is_literal_secret(name, value))
         {
             self.literal_secret(&format!("{place}.headers.{header}"));
@@ -250,7 +268,7 @@ impl Reader<'_> {
         let stated = [raw.timeout, raw.connect_timeout, raw.first_token_timeout, raw.stall_timeout];
         let models = self.models(&place, raw.models, outer.as_ref(), &mut expansion);
         self.check_keys_of_engines(&place, &models, &api_keys);
-        if !self.all_found(&name, &place, expansion) {
+        if !self.all_found((&name, &place), raw.optional, expansion) {
             return;
         }
         let timeouts = self.timeouts_of(&place, stated);
@@ -259,6 +277,8 @@ impl Reader<'_> {
             name,
             kind,
             base_url,
+            models_url,
+            discover_every,
             api_key,
             api_keys,
             headers,
@@ -282,7 +302,7 @@ impl Reader<'_> {
             self.fault(place, "there are `api_key` and `api_keys`", "write all of them as `api_keys`");
         }
         let texts = one.into_iter().chain(several);
-        let keys: Vec<SecretString> = texts.map(|text| self.api_key(place, &text, expansion)).collect();
+        let keys: Vec<SecretString> = texts.map(|text| expansion.expand(&text).into()).collect();
         let first = keys.first().cloned();
         (first, if keys.len() > 1 { keys } else { Vec::new() })
     }
@@ -307,13 +327,6 @@ impl Reader<'_> {
         }
     }
 
-    fn api_key(&mut self, place: &str, text: &str, expansion: &mut Expansion<'_>) -> SecretString {
-        if !text.is_empty() && !text.contains("${") {
-            self.literal_secret(&format!("{place}.api_key"));
-        }
-        expansion.expand(text).into()
-    }
-
     fn literal_secret(&mut self, place: &str) {
         self.catalog.warnings.push(format!(
             "{}: {place} stands in the file itself; write ${{NAME}} or ${{file:/path}} instead",
@@ -322,12 +335,17 @@ impl Reader<'_> {
     }
 
     /// Whether all that the provider refers to was there. What was not is a fault, or with
-    /// `MINIMUM` a reason to leave the provider out.
-    fn all_found(&mut self, name: &str, place: &str, expansion: Expansion<'_>) -> bool {
+    /// `MINIMUM`, or at one that is optional, a reason to leave the provider out.
+    fn all_found(
+        &mut self,
+        (name, place): (&str, &str),
+        is_optional: bool,
+        expansion: Expansion<'_>,
+    ) -> bool {
         let missing = expansion.missing;
         let all_found = missing.is_empty();
         for missing in missing {
-            if self.minimum {
+            if self.minimum || is_optional {
                 let warning = format!("provider `{name}` is left out: {}", missing.problem);
                 self.catalog.warnings.push(warning);
                 break;

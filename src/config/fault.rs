@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::lint::Misread;
+
 /// One fault: where it is, what it is, and what would mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -17,6 +19,13 @@ impl Fault {
     /// A fault in three parts.
     pub fn new(place: impl Into<String>, problem: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { place: place.into(), problem: problem.into(), cure: cure.into() }
+    }
+
+    /// Why a file could not be read, with line and path.
+    pub(super) fn misread(file: &str, misread: Misread) -> Self {
+        let line = misread.line.map(|line| format!(": line {line}")).unwrap_or_default();
+        let path = if misread.path.is_empty() { String::new() } else { format!(": {}", misread.path) };
+        Self::new(format!("{file}{line}{path}"), misread.problem, misread.cure)
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the operator says: environment, models file.
 //!
 //! The only rooms that read the environment. Everything is checked here, once; nothing below sees
-//! raw text. Files of other systems will be read by `import`, into the same [`Catalog`].
+//! raw text. Files of older systems are translated by `import` and read on like our own, into the same [`Catalog`].
 
+mod adjustment;
 mod catalog;
 mod engine;
 mod environment;
 mod fault;
+mod import;
 mod leaderboard;
 mod parse;
 mod probe;
@@ -14,10 +16,12 @@ mod routing;
 mod settings;
 
 pub use crate::lint::nearest;
-pub use catalog::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
+pub use adjustment::Adjustment;
+pub use catalog::{Catalog, Imported, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
 pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
+pub use import::adjustments_beside;
 pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use probe::ProbeConfig;
 pub use routing::{Routing, ScoreScalars, Strategy};

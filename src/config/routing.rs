@@ -17,6 +17,8 @@ pub struct Routing {
     pub overflow_after: Option<Duration>,
     /// What each part of a score is worth.
     pub scalars: ScoreScalars,
+    /// In which order the deployments of a model are asked that does not say.
+    pub strategy: Strategy,
 }
 
 impl Default for Routing {
@@ -28,6 +30,7 @@ impl Default for Routing {
             hedge_budget: 0.1,
             overflow_after: None,
             scalars: ScoreScalars::default(),
+            strategy: Strategy::default(),
         }
     }
 }

@@ -205,6 +205,10 @@ pub fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provide
         let problem = "`probe` asks a server, and this provider has none that could be asked";
         return Err(Fault::new(&config.place, problem, cure));
     }
+    if config.models_url.is_some() && !matches!(config.kind.as_str(), "openai" | "vllm") {
+        let problem = format!("`models_url` is nothing that the type `{}` can use", config.kind);
+        return Err(Fault::new(&config.place, problem, "take it out, or write \"type\": \"openai\""));
+    }
     build(config, shared)
 }
 

@@ -65,6 +65,8 @@ pub(super) struct OpenAi {
     completions_target: Target,
     embeddings_target: Target,
     models_target: Target,
+    /// Where the models are asked for, if that is elsewhere.
+    models_upstream: Option<Upstream>,
 }
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {
@@ -78,11 +80,13 @@ impl OpenAi {
         dialect: &'static Dialect,
     ) -> Result<Self, Fault> {
         let upstream = Upstream::new(config, shared, "/v1")?;
+        let models_upstream = Upstream::of_models(config, shared)?;
         Ok(Self {
             chat_target: upstream.target("chat/completions")?,
             completions_target: upstream.target("completions")?,
             embeddings_target: upstream.target("embeddings")?,
-            models_target: upstream.target("models")?,
+            models_target: models_upstream.as_ref().unwrap_or(&upstream).target("models")?,
+            models_upstream,
             upstream: Arc::new(upstream),
             dialect,
         })
@@ -152,8 +156,9 @@ impl Provider for OpenAi {
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
-        let answer = self.upstream.get(&self.models_target, MODELS_TIMEOUT).await?;
-        read_models(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
+        let upstream = self.models_upstream.as_ref().unwrap_or(&self.upstream);
+        let answer = upstream.get(&self.models_target, MODELS_TIMEOUT).await?;
+        listing::read(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
     }
 
     async fn probe(&self, path: Option<&str>, limit: Duration) -> Result<(), ProviderError> {
@@ -272,32 +277,6 @@ pub(super) async fn fold(mut frames: FrameStream, kind: RequestKind) -> Result<C
 }
 
 #[derive(Deserialize)]
-struct Models {
-    #[serde(default)]
-    data: Vec<Map<String, Value>>,
-}
-
-/// OpenAI's list of models, with the context size under any of the names that servers give it.
-fn read_models(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
-    let models: Models = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
-    let card = |mut model: Map<String, Value>| {
-        let Some(Value::String(id)) = model.shift_remove("id") else { return None };
-        let number = |name: &str| model.get(name).and_then(Value::as_u64);
-        let of_engine =
-            |name: &str| model.get("meta").and_then(|meta| meta.get(name)).and_then(Value::as_u64);
-        let context_tokens = number("max_model_len")
-            .or_else(|| number("context_length"))
-            .or_else(|| number("context_window"))
-            .or_else(|| of_engine("n_ctx"))
-            .or_else(|| of_engine("n_ctx_train"));
-        let abilities = listing::abilities(&model);
-        let details = model.into_iter().filter(|(name, _)| name == "owned_by").collect();
-        Some(ModelCard { id, context_tokens, abilities, details })
-    };
-    Ok(models.data.into_iter().filter_map(card).collect())
-}
-
-#[derive(Deserialize)]
 struct EmbeddingsEnvelope<'a> {
     #[serde(borrow)]
     data: Vec<&'a RawValue>,
@@ -363,21 +342,5 @@ mod tests {
             (&value["stream"], &value["stream_options"]),
             (&json!(true), &json!({"include_usage": true}))
         );
-    }
-
-    #[test]
-    fn lists_of_models_are_read_with_their_context() {
-        let list = json!({"object": "list", "data": [
-            {"id": "vllm", "max_model_len": 512}, {"id": "llama", "meta": {"n_ctx_train": 2048, "n_ctx": 1024}},
-            {"id": "router", "context_length": 9}, {"id": "openai"}, {"object": "no id"}]});
-
-        let cards = read_models(list.to_string().as_bytes()).unwrap();
-
-        let shown: Vec<_> = cards.iter().map(|card| (card.id.as_str(), card.context_tokens)).collect();
-        assert_eq!(
-            shown,
-            [("vllm", Some(512)), ("llama", Some(1024)), ("router", Some(9)), ("openai", None)]
-        );
-        assert!(read_models(b"<html>").is_err());
     }
 }

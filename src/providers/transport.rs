@@ -180,15 +180,19 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-/// What must not be seen in words about this server.
-pub(super) fn secrets(config: &ProviderConfig, base: &Url) -> Vec<String> {
+/// What must not be seen in words about this provider: its keys, and where it is.
+pub(super) fn secrets(config: &ProviderConfig) -> Vec<String> {
     let keys = config.headers.iter().map(|(_, value)| value).chain(&config.api_key);
     let mut secrets: Vec<String> = keys.map(|secret| secret.expose_secret().to_owned()).collect();
-    let host = base.host_str().unwrap_or_default();
-    secrets.extend(base.port().map(|port| format!("{host}:{port}")));
-    // The names of this machine are no secret and too common as words.
-    if !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
-        secrets.push(host.to_owned());
+    for text in [&config.base_url, &config.models_url].into_iter().flatten() {
+        // One that is no address is a fault of its own.
+        let Ok(url) = Url::parse(text) else { continue };
+        let host = url.host_str().unwrap_or_default();
+        secrets.extend(url.port().map(|port| format!("{host}:{port}")));
+        // The names of this machine are no secret and too common as words.
+        if !matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+            secrets.push(host.to_owned());
+        }
     }
     secrets
 }

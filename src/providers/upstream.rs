@@ -48,14 +48,26 @@ impl Upstream {
     /// # Errors
     /// The address or a header cannot be used.
     pub(super) fn new(config: &ProviderConfig, shared: &Shared, default_path: &str) -> Result<Self, Fault> {
-        let base = base_url(config, default_path)?;
+        Self::at(address(config, ("base_url", config.base_url.as_deref()), default_path)?, config, shared)
+    }
+
+    /// Where a provider is asked what models it has, if that is elsewhere. Key, headers and time-outs are the same.
+    ///
+    /// # Errors
+    /// The address or a header cannot be used.
+    pub(super) fn of_models(config: &ProviderConfig, shared: &Shared) -> Result<Option<Self>, Fault> {
+        let Some(url) = config.models_url.as_deref() else { return Ok(None) };
+        Self::at(address(config, ("models_url", Some(url)), "/")?, config, shared).map(Some)
+    }
+
+    fn at(base: Url, config: &ProviderConfig, shared: &Shared) -> Result<Self, Fault> {
         let headers = headers(config)?;
         let mut json_headers = headers.clone();
         json_headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
             provider: config.name.as_str().into(),
             transport: Transport::new(config, shared, &base)?,
-            redactor: Arc::new(Redactor::new(transport::secrets(config, &base))),
+            redactor: Arc::new(Redactor::new(transport::secrets(config))),
             timeouts: config.timeouts,
             headers,
             json_headers,
@@ -283,25 +295,29 @@ impl Upstream {
     }
 }
 
-fn base_url(config: &ProviderConfig, default_path: &str) -> Result<Url, Fault> {
-    let cure = "give \"base_url\": \"http://host:port\", or https";
-    let fault = |problem: &str| Fault::new(&config.place, problem, cure);
-    let text = config.base_url.as_deref().unwrap_or_default();
+fn address(
+    config: &ProviderConfig,
+    (key, text): (&str, Option<&str>),
+    default_path: &str,
+) -> Result<Url, Fault> {
+    let cure = format!("give \"{key}\": \"http://host:port\", or https");
+    let fault = |problem: &str| Fault::new(&config.place, format!("`{key}` {problem}"), &cure);
+    let text = text.unwrap_or_default();
     if text.is_empty() {
-        return Err(fault("`base_url` is missing"));
+        return Err(fault("is missing"));
     }
     // The address itself may hold a key, so it is not repeated.
-    let mut url = Url::parse(text).map_err(|error| fault(&format!("`base_url` is no address: {error}")))?;
+    let mut url = Url::parse(text).map_err(|error| fault(&format!("is no address: {error}")))?;
     let sane = matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.query().is_none()
         && url.fragment().is_none();
     if !sane {
-        return Err(fault("`base_url` is no address of an HTTP server"));
+        return Err(fault("is no address of an HTTP server"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         let cure = "give the credentials as `api_key` or in `headers`";
-        return Err(Fault::new(&config.place, "`base_url` holds a user name", cure));
+        return Err(Fault::new(&config.place, format!("`{key}` holds a user name"), cure));
     }
     if url.path() == "/" {
         url.set_path(default_path);

@@ -12,7 +12,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ListenAddress, Routing};
+use crate::config::{Catalog, Routing};
 use crate::prompts::PromptLibrary;
 use crate::router::{RoutingTable, Served};
 use fields::Fields;
@@ -24,12 +24,10 @@ pub struct Set<'a> {
     pub served: &'a [Served],
     /// Who serves which model.
     pub routes: &'a RoutingTable,
-    /// What holds for all routes.
-    pub routing: &'a Routing,
+    /// What the models file says beyond that: its providers are not looked at.
+    pub catalog: &'a Catalog,
     /// The prompt library.
     pub prompts: &'a PromptLibrary,
-    /// Where to listen, if the models file says so.
-    pub listen: Option<&'a [ListenAddress]>,
 }
 
 /// All that is different.
@@ -73,6 +71,12 @@ pub enum What {
     Routing,
     /// Where the models file says to listen.
     Listen,
+    /// Limits of models, owners and the whole gateway.
+    Limits,
+    /// What tokens cost.
+    Prices,
+    /// Points for models by their names.
+    Adjustments,
 }
 
 /// What has become of it.
@@ -97,6 +101,9 @@ impl What {
             Self::Prompt => "prompt",
             Self::Routing => "routing",
             Self::Listen => "listen",
+            Self::Limits => "limits",
+            Self::Prices => "prices",
+            Self::Adjustments => "adjustments",
         }
     }
 }
@@ -128,11 +135,17 @@ impl Diff {
         let (of_engines, kept_engines) = engines::changes(old.served, new.served);
         changes.extend(of_engines);
         changes.extend(prompts::changes(old.prompts, new.prompts));
-        changes.extend(of_routing(old.routing, new.routing));
-        if old.listen != new.listen {
-            let details = vec!["takes effect with the next start".to_owned()];
-            changes.push(Change::new(What::Listen, "listen", How::Changed, details));
-        }
+        let (old, new) = (old.catalog, new.catalog);
+        changes.extend(of_routing(&old.routing, &new.routing));
+        let mut whole = |what: What, is_other: bool, details: Vec<String>| {
+            if is_other {
+                changes.push(Change::new(what, what.word(), How::Changed, details));
+            }
+        };
+        whole(What::Limits, old.rules != new.rules, Vec::new());
+        whole(What::Prices, old.prices != new.prices, Vec::new());
+        whole(What::Adjustments, old.adjustments != new.adjustments, Vec::new());
+        whole(What::Listen, old.listen != new.listen, vec!["takes effect with the next start".to_owned()]);
         Self { changes, kept_engines }
     }
 
@@ -151,7 +164,9 @@ impl Diff {
             }
         }
         let told = counts.into_iter().map(|(what, how, count)| match what {
-            What::Routing | What::Listen => format!("{} {}", what.word(), how.word()),
+            What::Routing | What::Listen | What::Limits | What::Prices | What::Adjustments => {
+                format!("{} {}", what.word(), how.word())
+            }
             _ => {
                 let plural = if count == 1 { "" } else { "s" };
                 format!("{count} {}{plural} {}", what.word(), how.word())
@@ -180,13 +195,15 @@ impl fmt::Display for Change {
 }
 
 fn of_routing(old: &Routing, new: &Routing) -> Option<Change> {
-    let Routing { max_wait, max_cooldown, hedge_after, hedge_budget, overflow_after, scalars } = new;
+    let Routing { max_wait, max_cooldown, hedge_after, hedge_budget, overflow_after, strategy, scalars } =
+        new;
     let mut fields = Fields::default();
     fields.seconds("max_wait", old.max_wait, *max_wait);
     fields.seconds("max_cooldown", old.max_cooldown, *max_cooldown);
     fields.named("hedge_after", &old.hedge_after, hedge_after);
     fields.named("hedge_budget", &old.hedge_budget, hedge_budget);
     fields.named("overflow_after", &old.overflow_after, overflow_after);
+    fields.named("strategy", &old.strategy, strategy);
     fields.named("score scalars", &old.scalars, scalars);
     fields.into_change(What::Routing, "routing")
 }

@@ -1,4 +1,7 @@
 //! In which order the deployments of a model are asked. Nobody who rests is left out here: whoever asks sees to that.
+//!
+//! Those of equal priority are a tier. Turns, weights and times choose within a tier; a later tier stands in when all of
+//! the earlier ones fail. Only scores go over all tiers.
 
 use std::sync::atomic::{self, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,14 +46,13 @@ impl Order {
         match self.strategy {
             Strategy::Priority | Strategy::Score => {}
             Strategy::RoundRobin => {
-                let turn = self.next.fetch_add(1, atomic::Ordering::Relaxed) % order.len();
-                order.rotate_left(turn);
+                let turn = self.next.fetch_add(1, atomic::Ordering::Relaxed);
+                tiers(&mut order).for_each(|tier| tier.rotate_left(turn % tier.len()));
             }
-            Strategy::Weighted => {
-                let first = self.by_weight(&order);
-                put_first(&mut order, first);
+            Strategy::Weighted => self.by_weight(&mut order),
+            Strategy::LeastLatency => {
+                tiers(&mut order).for_each(|tier| least_latency_first(tier, stream));
             }
-            Strategy::LeastLatency => least_latency_first(&mut order, stream),
         }
         order
     }
@@ -61,33 +63,50 @@ impl Order {
         match self.strategy {
             Strategy::Priority | Strategy::RoundRobin => {}
             Strategy::Score => {
-                order.retain(|deployment| deployment.score.overall > 0.0);
+                order.retain(|deployment| deployment.score.suffices);
                 order.sort_by(|one, other| other.score.overall.total_cmp(&one.score.overall));
             }
-            Strategy::Weighted => order.sort_by(|one, other| other.weight.total_cmp(&one.weight)),
-            Strategy::LeastLatency => {
-                order.sort_by(|one, other| time(one, true).total_cmp(&time(other, true)));
-            }
+            Strategy::Weighted => tiers(&mut order)
+                .for_each(|tier| tier.sort_by(|one, other| other.weight.total_cmp(&one.weight))),
+            Strategy::LeastLatency => tiers(&mut order)
+                .for_each(|tier| tier.sort_by(|one, other| time(one, true).total_cmp(&time(other, true)))),
         }
         order
     }
 
-    /// Each as often as its weight says, and as evenly as can be.
-    fn by_weight(&self, order: &[&Arc<Deployment>]) -> usize {
+    /// In each tier, each comes first as often as its weight says, and as evenly as can be.
+    fn by_weight(&self, order: &mut [&Arc<Deployment>]) {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.resize(order.len(), 0.0);
-        let whole: f64 = order.iter().map(|deployment| deployment.weight).sum();
-        for (turn, deployment) in turns.iter_mut().zip(order) {
-            *turn += deployment.weight;
+        let mut rest = turns.as_mut_slice();
+        for tier in tiers(order) {
+            let Some((own, others)) = rest.split_at_mut_checked(tier.len()) else { return };
+            put_first(tier, whose_turn(own, tier));
+            rest = others;
         }
-        let furthest = turns.iter().enumerate().max_by(|one, other| {
-            // Of equals the first.
-            one.1.total_cmp(other.1).then(other.0.cmp(&one.0))
-        });
-        let first = furthest.map_or(0, |(at, _)| at);
-        turns.iter_mut().skip(first).take(1).for_each(|turn| *turn -= whole);
-        first
     }
+}
+
+/// Groups of equal priority.
+fn tiers<'o, 'a>(
+    order: &'o mut [&'a Arc<Deployment>],
+) -> impl Iterator<Item = &'o mut [&'a Arc<Deployment>]> {
+    order.chunk_by_mut(|one, other| one.priority == other.priority)
+}
+
+/// The one that is furthest behind what is due to it. Its turn is over then.
+fn whose_turn(turns: &mut [f64], tier: &[&Arc<Deployment>]) -> usize {
+    let whole: f64 = tier.iter().map(|deployment| deployment.weight).sum();
+    for (turn, deployment) in turns.iter_mut().zip(tier) {
+        *turn += deployment.weight;
+    }
+    let furthest = turns.iter().enumerate().max_by(|one, other| {
+        // Of equals the first.
+        one.1.total_cmp(other.1).then(other.0.cmp(&one.0))
+    });
+    let first = furthest.map_or(0, |(at, _)| at);
+    turns.iter_mut().skip(first).take(1).for_each(|turn| *turn -= whole);
+    first
 }
 
 /// Of two that chance chooses the faster one, so that not all requests go to one and the same; then the others, the
@@ -120,3 +139,6 @@ fn chosen(among: usize) -> usize {
     let at = (random() * among as f64) as usize;
     at.min(among.saturating_sub(1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What a deployment is worth, as one number: leaderboards, size, context and the operator's own opinion.
 //!
-//! Pure. A score that is not above zero leaves a deployment out wherever scores decide.
+//! Pure. A score that is not above zero leaves a deployment out wherever scores decide, unless it is zero because nothing
+//! is known: many lists of models give names only.
 
 use crate::config::ScoreScalars;
 
@@ -17,6 +18,8 @@ pub struct Score {
     pub adjustment: f64,
     /// All of them, times the provider's priority.
     pub overall: f64,
+    /// Whether it is good enough to be asked.
+    pub suffices: bool,
 }
 
 /// What is known of a deployment.
@@ -40,10 +43,12 @@ impl Score {
             param: billions_in(merits.model).unwrap_or(0.0) * scalars.param,
             context: context_tokens * scalars.context,
             adjustment: merits.adjustment * scalars.adjustment,
-            overall: 0.0,
+            ..Self::default()
         };
-        let sum = parts.leaderboard + parts.param + parts.context + parts.adjustment;
-        Self { overall: sum * merits.base_priority, ..parts }
+        let stated = [parts.leaderboard, parts.param, parts.context, parts.adjustment];
+        let overall = stated.iter().sum::<f64>() * merits.base_priority;
+        let is_unknown = stated.iter().all(|part| part.abs() <= 0.0);
+        Self { overall, suffices: overall > 0.0 || is_unknown && merits.base_priority > 0.0, ..parts }
     }
 }
 
@@ -115,5 +120,15 @@ mod tests {
         assert!((score.overall - 155.0).abs() < 1e-9);
         let unloved = Score::of(&Merits { adjustment: -10_000.0, ..merits }, &ScoreScalars::default());
         assert!(unloved.overall < 0.0);
+    }
+
+    #[test]
+    fn what_is_not_above_zero_does_not_suffice_unless_nothing_is_known() {
+        let of = |merits: Merits<'_>| Score::of(&merits, &ScoreScalars::default()).suffices;
+        let unknown = Merits { model: "chat", base_priority: 1.0, ..Merits::default() };
+        assert!(of(unknown) && of(Merits { model: "chat-1b", ..unknown }));
+        assert!(!of(Merits { adjustment: -1.0, ..unknown }) && !of(Merits { base_priority: 0.0, ..unknown }));
+        assert!(!of(Merits { model: "chat-1b", base_priority: 0.0, ..unknown }));
+        assert!(!of(Merits { model: "chat-1b", adjustment: -1.0, ..unknown }));
     }
 }

@@ -19,7 +19,7 @@ use super::probe::Probe;
 use super::score::{Merits, Score};
 use crate::callers::PriceHistory;
 use crate::config::{
-    Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
+    Adjustment, Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
 };
 use crate::leaderboard::Leaderboard;
 use crate::llm::{Abilities, Demands};
@@ -161,6 +161,13 @@ pub struct Served {
     pub discovered: Vec<ModelCard>,
 }
 
+impl Served {
+    /// Whether it is asked what models it has.
+    pub fn discovers(&self) -> bool {
+        matches!(self.config.models, ModelSource::Discovered)
+    }
+}
+
 impl RoutingTable {
     /// Makes the routes of a catalog. `catalog.providers` is not looked at: `served` stands for it.
     pub fn new(
@@ -179,7 +186,7 @@ impl RoutingTable {
             let keys = Arc::new(keys_of(served, health));
             for (model, card) in models_of(served) {
                 let public: Arc<str> = model.public.as_str().into();
-                let worth = (&catalog.routing, leaderboard.standing(&model.upstream).map(|it| it.share));
+                let worth = (catalog, leaderboard.standing(&model.upstream).map(|it| it.share));
                 let deployment = deployment(served, (model, card), &public, worth, (metrics, health));
                 let prices =
                     catalog.prices.history(&deployment.provider_name, [&deployment.upstream_model, &public]);
@@ -206,7 +213,7 @@ impl RoutingTable {
                 fallbacks: policy.fallbacks,
                 context_fallbacks: policy.context_fallbacks,
                 metrics: Arc::new(metrics.of_model(&model)),
-                order: Order::new(policy.strategy, deployments.len()),
+                order: Order::new(policy.strategy.unwrap_or(catalog.routing.strategy), deployments.len()),
                 is_choosy: is_choosy(&deployments),
                 routing: catalog.routing.clone(),
                 hedges: hedges.clone(),
@@ -350,7 +357,7 @@ fn deployment(
     served: &Served,
     (model, card): (ModelConfig, ModelCard),
     public: &Arc<str>,
-    (routing, leaderboard): (&Routing, Option<f64>),
+    (catalog, leaderboard): (&Catalog, Option<f64>),
     (metrics, health): (&Metrics, &HealthBook),
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
@@ -361,11 +368,13 @@ fn deployment(
     };
     let attempts = |outcome| metrics.attempts(&provider_name, public, outcome);
     let id: Arc<str> = format!("{provider_name}/{}", model.upstream).into();
+    let routing = &catalog.routing;
+    let adjustment = Adjustment::sum(&catalog.adjustments, [public, &model.upstream]);
     let merits = Merits {
         model: &model.upstream,
         context_tokens: model.context_tokens,
         leaderboard,
-        adjustment: model.score_adjustment,
+        adjustment: model.score_adjustment + adjustment,
         base_priority: served.config.base_priority,
     };
     let known_as = known_as(&served.config, served.config.api_key.as_ref());

@@ -12,7 +12,7 @@ use crate::providers::{self, Shared};
 use crate::telemetry::Metrics;
 use crate::wire::openai::chat_request;
 
-fn served(name: &str, priority: i32, trouble: &Value) -> Served {
+pub(super) fn served(name: &str, priority: i32, trouble: &Value) -> Served {
     let overrides = json!({ "echo": trouble }).as_object().cloned().unwrap();
     let model = ModelConfig {
         public: "m".to_owned(),
@@ -25,6 +25,8 @@ fn served(name: &str, priority: i32, trouble: &Value) -> Served {
         name: name.to_owned(),
         kind: "echo".to_owned(),
         base_url: None,
+        models_url: None,
+        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key: None,
         api_keys: Vec::new(),
         headers: Vec::new(),

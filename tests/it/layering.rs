@@ -42,6 +42,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("envy", &["config"]),
     ("dotenvy", &["config"]),
     ("mlua", &["config"]),
+    ("regex", &["config"]),
     ("std::env", &["config"]),
     ("clap", &["cli", "main"]),
     ("jiff", &["callers"]),

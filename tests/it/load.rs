@@ -22,8 +22,8 @@ async fn after(time: Duration) -> Upstream {
 
 fn gateway(urls: &[&str], policy: Value) -> Gateway {
     let provider = |(at, url): (usize, &&str)| {
-        let models = json!({"m": {"priority": at}});
-        let provider = json!({"type": "openai", "base_url": url, "first_token_timeout": 0.5, "timeout": 2, "models": models});
+        // Of one priority: so it is the strategy that chooses, or else the order of the file.
+        let provider = json!({"type": "openai", "base_url": url, "first_token_timeout": 0.5, "timeout": 2, "models": {"m": {}}});
         (format!("p{at}"), provider)
     };
     let providers: Value = urls.iter().enumerate().map(provider).collect();

@@ -29,6 +29,7 @@ mod faults;
 mod layering;
 mod leaderboard;
 mod load;
+mod older;
 mod openai;
 mod passthrough;
 mod probes;

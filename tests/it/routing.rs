@@ -200,14 +200,38 @@ async fn strategies_choose_who_is_asked_first() {
         // Smooth: weights of 1, 2 and 3.
         ("weighted", ["p2", "p1", "p0", "p2", "p1", "p2"]),
     ] {
-        let gateway = gateway(&all, json!({}), json!({"m": {"strategy": strategy}}));
+        let gateway = equals(&all, strategy);
         for provider in first_six {
             assert_eq!(ask(&gateway, "m").await, answered(provider, 1), "{strategy}");
         }
     }
-    let gateway = gateway(&all, json!({}), json!({"m": {"strategy": "least_latency"}}));
+    let gateway = equals(&all, "least_latency");
     for _ in 0..6 {
         assert_eq!(ask(&gateway, "m").await.0, 200);
+    }
+}
+
+/// As [`gateway`], with nobody before the others but by the strategy.
+fn equals(upstreams: &[&Moody], strategy: &str) -> Gateway {
+    let provider = |(at, moody): (usize, &&Moody)| {
+        let models = json!({"m": {"weight": at + 1}});
+        (format!("p{at}"), json!({"type": "openai", "base_url": moody.upstream.v1(), "models": models}))
+    };
+    let providers: serde_json::Map<String, Value> = upstreams.iter().enumerate().map(provider).collect();
+    Setup::new().models(&json!({"providers": providers, "models": {"m": {"strategy": strategy}}})).start()
+}
+
+#[tokio::test]
+async fn a_later_priority_is_asked_only_when_the_earlier_ones_fail() {
+    for strategy in ["round_robin", "weighted", "least_latency"] {
+        let (first, spare) = (Moody::new(200, "").await, Moody::new(200, "").await);
+        let gateway = gateway(&[&first, &spare], json!({}), json!({"m": {"strategy": strategy}}));
+        for _ in 0..4 {
+            assert_eq!(ask(&gateway, "m").await, answered("p0", 1), "{strategy}");
+        }
+        first.is_now(500);
+        assert_eq!(ask(&gateway, "m").await, answered("p1", 2), "{strategy}");
+        assert_eq!(ask(&gateway, "m").await, answered("p1", 1), "{strategy}");
     }
 }
 

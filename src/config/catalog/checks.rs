@@ -38,9 +38,10 @@ fn of_ranges(key: &str, settings: &Map<String, Value>) -> impl Iterator<Item = (
 }
 
 /// The endpoint in which an address ends by mistake.
-pub(super) fn endpoint_at_the_end(base_url: &str) -> Option<&'static str> {
-    let base_url = base_url.trim_end_matches('/');
-    ENDPOINTS.iter().copied().find(|ending| base_url.ends_with(ending))
+pub(super) fn endpoint_at_the_end(key: &str, url: &str) -> Option<&'static str> {
+    let url = url.trim_end_matches('/');
+    let endpoints = if key == "models_url" { &["/models"] } else { ENDPOINTS };
+    endpoints.iter().copied().find(|ending| url.ends_with(ending))
 }
 
 /// Whether a header, by its name, holds a secret that stands in the file itself.
@@ -48,6 +49,11 @@ pub(super) fn is_literal_secret(name: &str, value: &str) -> bool {
     const NAMES: &[&str] = &["authorization", "cookie", "key", "token", "secret", "password", "apikey"];
     let name = name.to_lowercase();
     let last = name.rsplit(['-', '_']).next().unwrap_or_default();
+    NAMES.contains(&last) && is_literal(value)
+}
+
+/// Whether a text stands in the file itself, without any reference.
+pub(super) fn is_literal(text: &str) -> bool {
     // `$${` is text, not a reference.
-    NAMES.contains(&last) && !value.is_empty() && !value.replace("$${", "").contains("${")
+    !text.is_empty() && !text.replace("$${", "").contains("${")
 }

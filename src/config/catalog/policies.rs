@@ -1,39 +1,75 @@
-//! What a models file says of public models and of routing as such, whoever serves them: names, order, who takes over.
+//! What a models file says of public models and of routing as such, whoever serves them: names, order, points, who takes
+//! over.
 
 use std::time::Duration;
 
-use super::raw::{RawPolicy, RawRouting};
+use super::raw::{RawAdjustment, RawPolicy, RawRouting};
 use super::{ModelPolicy, ModelSource, Reader};
-use crate::config::{Routing, ScoreScalars, Strategy, nearest};
+use crate::config::{Adjustment, Fault, Routing, ScoreScalars, Strategy, nearest};
+use crate::lint::Object;
+
+/// More expressions than this are no opinion on models.
+const MOST_PATTERNS: usize = 1000;
 
 impl Reader<'_> {
     pub(super) fn policy(&mut self, model: String, raw: RawPolicy) {
         let place = format!("models.{model}");
-        let strategy = raw.strategy.map_or(Some(Strategy::default()), |name| {
-            let strategy = Strategy::of(&name);
-            if strategy.is_none() {
-                let names = || Strategy::NAMES.iter().map(|(known, _)| *known);
-                let cure = nearest(&name, names()).map_or_else(
-                    || format!("known strategies are {}", names().collect::<Vec<_>>().join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                );
-                self.fault(&place, &format!("the strategy `{name}` is unknown"), &cure);
-            }
-            strategy
-        });
+        let strategy = raw.strategy.and_then(|name| self.strategy(&place, &name));
         for alias in &raw.aliases {
             self.check_model_name(&place, alias);
         }
         self.catalog.policies.push(ModelPolicy {
             model,
             aliases: raw.aliases,
-            strategy: strategy.unwrap_or_default(),
+            strategy,
             fallbacks: raw.fallbacks,
             context_fallbacks: raw.context_fallbacks,
         });
     }
 
-    pub(super) fn routing(&mut self, raw: &RawRouting) {
+    fn strategy(&mut self, place: &str, name: &str) -> Option<Strategy> {
+        let strategy = Strategy::of(name);
+        if strategy.is_none() {
+            let names = || Strategy::NAMES.iter().map(|(known, _)| *known);
+            let cure = nearest(name, names()).map_or_else(
+                || format!("known strategies are {}", names().collect::<Vec<_>>().join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            self.fault(place, &format!("the strategy `{name}` is unknown"), &cure);
+        }
+        strategy
+    }
+
+    pub(super) fn adjustments(&mut self, raw: Vec<(String, Object<RawAdjustment>)>) {
+        let mut patterns = 0;
+        for (name, Object(raw)) in raw {
+            let place = format!("{}: adjustments.{name}", raw.file.as_deref().unwrap_or(self.file));
+            let mut fault = |problem: String, cure: &str| self.faults.push(Fault::new(&place, problem, cure));
+            let points = raw.priority.filter(|points| points.is_finite()).unwrap_or_else(|| {
+                fault("`priority` is missing".to_owned(), "give points, such as 30 or -1000");
+                0.0
+            });
+            if raw.regex.is_empty() {
+                fault("`regex` is missing".to_owned(), "list expressions, such as [\"strong\"]");
+            }
+            patterns += raw.regex.len();
+            if patterns > MOST_PATTERNS {
+                let problem = format!("there are more than {MOST_PATTERNS} expressions");
+                return fault(problem, "put several into one, with `|` between");
+            }
+            match Adjustment::new(points, &raw.regex) {
+                Ok(adjustment) => self.catalog.adjustments.push(adjustment),
+                Err(unread) => {
+                    for (pattern, reason) in unread {
+                        let problem = format!("the regex `{pattern}` cannot be read: {reason}");
+                        fault(problem, "write it in the syntax of Rust's regex");
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn routing(&mut self, raw: RawRouting) {
         let default = Routing::default();
         let scalars = [
             ("model_leaderboard_score_scalar", raw.model_leaderboard_score_scalar),
@@ -69,6 +105,7 @@ impl Reader<'_> {
                 context: raw.model_ctx_score_scalar.unwrap_or(default.scalars.context),
                 adjustment: raw.model_adjustment_scalar.unwrap_or(default.scalars.adjustment),
             },
+            strategy: raw.strategy.and_then(|name| self.strategy("routing", &name)).unwrap_or_default(),
         };
     }
 

@@ -9,8 +9,8 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::callers::RawLimits;
-use super::lua;
 use super::probes::RawProbe;
+use super::{lua, older};
 use crate::config::{ConfigError, Fault, ListenAddress};
 use crate::lint::{self, Object, Syntax};
 
@@ -21,6 +21,8 @@ pub(super) struct RawCatalog {
     pub(super) providers: Pairs<Object<RawProvider>>,
     #[serde(default)]
     pub(super) models: Pairs<Object<RawPolicy>>,
+    #[serde(default)]
+    pub(super) adjustments: Pairs<Object<RawAdjustment>>,
     #[serde(default)]
     pub(super) routing: Option<Object<RawRouting>>,
     #[serde(default)]
@@ -44,6 +46,9 @@ pub(super) struct RawProvider {
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
     pub(super) base_url: Option<String>,
+    pub(super) models_url: Option<String>,
+    pub(super) discover_every: Option<f64>,
+    pub(super) optional: bool,
     pub(super) api_key: Option<String>,
     pub(super) api_keys: Vec<String>,
     pub(super) headers: Pairs<String>,
@@ -70,6 +75,9 @@ pub(super) struct RawProvider {
     pub(super) default_output_reserve: Option<u64>,
     pub(super) tokenization: Option<Object<RawTokenization>>,
     pub(super) models: Option<RawModels>,
+    /// Where it stands, if not where files of this form have it.
+    #[serde(skip)]
+    pub(super) place: Option<String>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
 }
@@ -164,7 +172,20 @@ pub(super) struct RawTokenization {
 
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
+pub(super) struct RawAdjustment {
+    pub(super) priority: Option<f64>,
+    pub(super) regex: Vec<String>,
+    /// The file in which it stands, if that is another.
+    #[serde(skip)]
+    pub(super) file: Option<String>,
+    #[serde(rename = "comment")]
+    pub(super) _comment: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RawRouting {
+    pub(super) strategy: Option<String>,
     pub(super) max_wait: Option<f64>,
     pub(super) max_cooldown: Option<f64>,
     pub(super) hedge_after: Option<f64>,
@@ -292,29 +313,40 @@ fn pairs<'de, T: Deserialize<'de>, A: MapAccess<'de>>(mut map: A) -> Result<Vec<
     Ok(pairs)
 }
 
-/// Reads the text of a file, by its ending.
-pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
-    let file = path.display().to_string();
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    match ending.to_ascii_lowercase().as_str() {
-        "json" => from(Syntax::Json, &file, text),
-        "yaml" | "yml" => from(Syntax::Yaml, &file, text),
-        "lua" => lua::read(path, text),
-        _ => Err(Fault::new(
-            file,
-            format!("models files that end in `.{ending}` are not read in this version"),
-            "name a .json, .yaml, .yml or .lua file",
-        )
-        .into()),
+/// The form of a file that is no program, by its ending.
+pub(super) fn syntax(path: &Path) -> Option<Syntax> {
+    match ending(path).as_str() {
+        "json" => Some(Syntax::Json),
+        "yaml" | "yml" => Some(Syntax::Yaml),
+        _ => None,
     }
 }
 
-fn from(syntax: Syntax, file: &str, text: &str) -> Result<RawCatalog, ConfigError> {
+fn ending(path: &Path) -> String {
+    path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// Reads the text of a file, by its ending, and by its content where that is of an older system.
+pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
+    let file = path.display().to_string();
+    if let Some(syntax) = syntax(path) {
+        return older::read(syntax, path, text).unwrap_or_else(|| from(syntax, &file, text));
+    }
+    let ending = ending(path);
+    if ending == "lua" {
+        return lua::read(path, text);
+    }
+    Err(Fault::new(
+        file,
+        format!("models files that end in `.{ending}` are not read in this version"),
+        "name a .json, .yaml, .yml or .lua file",
+    )
+    .into())
+}
+
+/// Reads a text of our own form.
+pub(super) fn from(syntax: Syntax, file: &str, text: &str) -> Result<RawCatalog, ConfigError> {
     let read = lint::read::<Option<Object<RawCatalog>>>(syntax, text);
-    let catalog = read.map_err(|misread| {
-        let line = misread.line.map(|line| format!(": line {line}")).unwrap_or_default();
-        let path = if misread.path.is_empty() { String::new() } else { format!(": {}", misread.path) };
-        Fault::new(format!("{file}{line}{path}"), misread.problem, misread.cure)
-    })?;
+    let catalog = read.map_err(|misread| Fault::misread(file, misread))?;
     Ok(catalog.unwrap_or_default().0)
 }

@@ -14,6 +14,8 @@ fn config(base_url: &str) -> ProviderConfig {
         name: "p".to_owned(),
         kind: "openai".to_owned(),
         base_url: Some(base_url.to_owned()),
+        models_url: None,
+        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key: Some(SecretString::from("planted-key")),
         api_keys: Vec::new(),
         headers: Vec::new(),

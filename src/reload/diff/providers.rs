@@ -41,6 +41,8 @@ fn differences(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         probe,
         base_priority,
         models,
+        models_url,
+        discover_every,
         engines,
         // Only for messages.
         place: _,
@@ -61,6 +63,8 @@ fn differences(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
     fields.named("probe", &old.probe, probe);
     fields.shown("base_priority", &old.base_priority, base_priority);
     fields.shown("models", &source(&old.models), &source(models));
+    fields.named("models_url", &old.models_url, models_url);
+    fields.seconds("discover_every", old.discover_every, *discover_every);
     of_engines(&mut fields, &old.engines, engines);
     fields.into_change(What::Provider, name)
 }

@@ -53,13 +53,7 @@ impl Loaded {
     }
 
     fn set(&self) -> Set<'_> {
-        Set {
-            served: &self.served,
-            routes: &self.routes,
-            routing: &self.catalog.routing,
-            prompts: &self.prompts,
-            listen: self.catalog.listen.as_deref(),
-        }
+        Set { served: &self.served, routes: &self.routes, catalog: &self.catalog, prompts: &self.prompts }
     }
 }
 
@@ -144,6 +138,15 @@ fn models_come_go_and_change_their_deployments() {
 fn what_holds_for_all_routes_is_told() {
     let with = |routing: Value| json!({"providers": {"a": openai(&json!({}))}, "routing": routing});
     assert_eq!(told(&with(json!({})), &with(json!({"max_wait": 3}))), ["~ routing: max_wait 10 s → 3 s"]);
+    let limited = |limits: Value| json!({"providers": {"a": openai(&json!({}))}, "limits": limits});
+    let some = limited(json!({"gateway": {"requests_per_minute": 3}}));
+    assert_eq!(told(&limited(json!({})), &some), ["~ limits"]);
+    let adjusted = |points: i32| {
+        let group = json!({"strong": {"priority": points, "regex": ["x"]}});
+        json!({"providers": {"a": openai(&json!({}))}, "adjustments": group})
+    };
+    assert_eq!(told(&adjusted(1), &adjusted(2)), ["~ adjustments"]);
+    assert!(told(&adjusted(1), &adjusted(1)).is_empty());
 }
 
 #[test]
