@@ -1,6 +1,7 @@
 //! The composition root: puts the rooms together, runs what runs beside the requests, and ends in order.
 
 mod banner;
+mod faults;
 mod probing;
 mod schedule;
 mod sources;
@@ -24,7 +25,8 @@ use crate::gateway::Gateway;
 use crate::reload::Reloads;
 use crate::telemetry::{Health, Metrics};
 
-pub use sources::{Faults, Loaded, Sources};
+pub use faults::Faults;
+pub use sources::{Loaded, Sources};
 
 /// The service, ready to run.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +10,16 @@ use futures_util::future::join_all;
 use secrecy::SecretString;
 use tokio::time::{Instant, timeout};
 
+use super::faults::Faults;
 use super::schedule::Schedule;
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    self, Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig,
-    Settings,
+    self, Catalog, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig, Settings,
 };
 use crate::engine::Engines;
 use crate::gateway::State;
 use crate::leaderboard::{self, Leaderboard};
-use crate::prompts::{Fingerprint, Language, LibraryError, PromptLibrary};
+use crate::prompts::{Fingerprint, Language, PromptLibrary};
 use crate::providers::{self, ErrorKind, ModelCard, Provider, Shared};
 use crate::reload::{Diff, Report, Set};
 use crate::router::{HealthBook, RoutingTable, Served};
@@ -68,57 +67,6 @@ pub struct Loaded {
     leaderboard: Arc<Leaderboard>,
     surroundings: Surroundings,
     silent: Silent,
-}
-
-/// Everything that is wrong, one fault a line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Faults(Vec<String>);
-
-impl Faults {
-    /// The value, unless there are faults among these, too.
-    ///
-    /// # Errors
-    /// All that is wrong.
-    pub fn beside<T>(others: Vec<Self>, value: Result<T, Self>) -> Result<T, Self> {
-        let mut all: Vec<String> = others.into_iter().flat_map(|faults| faults.0).collect();
-        match value {
-            Ok(value) if all.is_empty() => return Ok(value),
-            Ok(_) => {}
-            Err(faults) => all.extend(faults.0),
-        }
-        Err(Self(all))
-    }
-}
-
-impl Faults {
-    /// All of them, one a line.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl From<Fault> for Faults {
-    fn from(fault: Fault) -> Self {
-        Self(vec![fault.to_string()])
-    }
-}
-
-impl From<ConfigError> for Faults {
-    fn from(error: ConfigError) -> Self {
-        Self(error.faults.iter().map(ToString::to_string).collect())
-    }
-}
-
-impl From<LibraryError> for Faults {
-    fn from(error: LibraryError) -> Self {
-        Self(error.faults.iter().map(ToString::to_string).collect())
-    }
 }
 
 type Built = (Arc<dyn Provider>, Vec<Arc<dyn Provider>>);

@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::faults::Faults;
 use super::probing::Probing;
 use super::schedule::Schedule;
-use super::sources::{Faults, Loaded, Sources, Told};
+use super::sources::{Loaded, Sources, Told};
 use crate::gateway::Gateway;
 use crate::prompts::Fingerprint;
 use crate::reload::{Outcome, Report, Request, Wish};
