@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Listeners};
-use crate::callers::Budgets;
-use crate::config::{Environment, Fault, Settings};
+use crate::callers::{Budgets, Ledger, UsageRecord};
+use crate::config::{Environment, Fault, ListenAddress, Settings};
 use crate::engine::{Engines, Launcher, RunFolder};
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
@@ -38,6 +38,7 @@ pub struct App {
     listeners: Listeners,
     watcher: watch::Watcher,
     reloads: Reloads,
+    callers: api::Callers,
     engines: Engines,
     banner: String,
 }
@@ -66,14 +67,20 @@ impl App {
             tracing::warn!("{warning}");
         }
         api::check_serving(&settings.serving).map_err(Faults::from)?;
-        let listeners = Listeners::bind(&loaded.listeners(&settings)?).map_err(Faults::from)?;
+        let listen = loaded.listeners(&settings)?;
+        let callers = api::Callers {
+            ring: Arc::default(),
+            ledger: Arc::new(Nowhere),
+            is_loopback: listen.iter().all(ListenAddress::is_local),
+        };
+        let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::default()));
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let (reloads, requests) = Reloads::new();
         let figures = (health.clone(), metrics.clone());
         let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), figures, requests);
-        Ok(Self { settings, gateway, metrics, health, listeners, watcher, reloads, engines, banner })
+        Ok(Self { settings, gateway, metrics, health, listeners, watcher, reloads, callers, engines, banner })
     }
 
     /// What was found, and where to begin: for the terminal.
@@ -126,8 +133,13 @@ impl App {
         });
         tasks.spawn(self.watcher.run(end.clone()));
         let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
-        let context =
-            api::Context::new(&self.settings, self.gateway, engines, (metrics, self.health), self.reloads);
+        let context = api::Context::new(
+            &self.settings,
+            self.gateway,
+            engines,
+            (metrics, self.health),
+            (self.reloads, self.callers),
+        );
         let context = Arc::new(context);
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
@@ -203,4 +215,12 @@ fn raise_file_limit() {
             tracing::debug!(%error, "The limit of open files stays as it is");
         }
     }
+}
+
+/// A ledger that keeps nothing.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Ledger for Nowhere {
+    fn record(&self, _: UsageRecord) {}
 }

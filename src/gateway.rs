@@ -14,7 +14,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use self::admission::{allowed, may_use};
+use self::admission::allowed;
+pub use self::admission::may_use;
 use crate::callers::{Budgets, Gate, Refusal, Rules, now_ms};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
@@ -392,7 +393,7 @@ impl Gateway {
                 None => &[],
             };
             let state = self.state.load();
-            let may_use = |route: &Arc<Route>| caller.as_ref().is_none_or(|caller| may_use(caller, route));
+            let may_use = |route: &Arc<Route>| may_use(caller.as_ref(), route);
             let taking_over =
                 others.iter().filter_map(|name| state.routes.route(name).cloned()).filter(may_use);
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.

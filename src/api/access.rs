@@ -20,8 +20,9 @@ use super::context::{Admitted, Context};
 use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
 use super::standing;
+use crate::callers::{Ending, Ledger, UsageRecord};
 use crate::llm::unique_id;
-use crate::telemetry::{EndpointMetrics, Metrics, Outcome, RequestRecord};
+use crate::telemetry::{EndpointMetrics, Facts, Metrics, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
 const RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -55,6 +56,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         let mut guard = Guard {
             record: record.clone(),
             metrics: self.context.metrics.clone(),
+            ledger: self.context.ledger.clone(),
             method: request.method().clone(),
             status: None,
             ended: false,
@@ -164,6 +166,7 @@ fn server_timing(own: Duration, upstream: Duration) -> Bytes {
 struct Guard {
     record: Arc<RequestRecord>,
     metrics: Metrics,
+    ledger: Arc<dyn Ledger>,
     method: Method,
     /// Known once there is a response.
     status: Option<u16>,
@@ -185,13 +188,16 @@ impl Drop for Guard {
             (true, None) => Outcome::Completed,
         };
         let status = self.status.unwrap_or(CALLER_LEFT);
-        let Some(endpoint) = facts.endpoint else { return };
+        let Some(endpoint) = facts.endpoint.clone() else { return };
         self.metrics.request_ended(&endpoint, status, duration.as_secs_f64());
         if outcome == Outcome::Cancelled {
             endpoint.cancelled.inc();
         }
         if let Some(code) = facts.error {
             self.metrics.error(code);
+        }
+        if let Some(record) = written(&self.record, &facts, &endpoint.name, outcome) {
+            self.ledger.record(record);
         }
         tracing::info!(
             request_id = %self.record.id,
@@ -214,6 +220,41 @@ impl Drop for Guard {
             "Request"
         );
     }
+}
+
+/// The line of the ledger for a request that had to do with a model.
+fn written(record: &RequestRecord, facts: &Facts, endpoint: &str, outcome: Outcome) -> Option<UsageRecord> {
+    let text = |name: &Option<Arc<str>>| name.as_deref().map(str::to_owned);
+    let is_of_model = facts.model.is_some() || facts.provider.is_some() || facts.usage.is_some();
+    let ending = match outcome {
+        _ if facts.is_cut => Ending::Cut,
+        Outcome::Completed => Ending::Completed,
+        Outcome::Cancelled => Ending::Cancelled,
+        Outcome::Failed => Ending::Failed,
+    };
+    let usage = facts.usage.unwrap_or_default();
+    is_of_model.then(|| UsageRecord {
+        id: record.id.clone(),
+        time_ms: record.started_ms,
+        key: facts.caller.as_ref().map(|caller| caller.key.id.clone()),
+        owner: facts.caller.as_ref().and_then(|caller| caller.key.owner.clone()),
+        endpoint: endpoint.to_owned(),
+        model: text(&facts.model),
+        provider: text(&facts.provider),
+        deployment: text(&facts.deployment),
+        prompt: facts.prompt.clone(),
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cached_input_tokens: usage.cached_input_tokens,
+        reasoning_tokens: usage.reasoning_tokens,
+        source: usage.source,
+        ending,
+        error: facts.error.map(str::to_owned),
+        first_token_ms: facts.first_token.map(milliseconds),
+        total_ms: milliseconds(record.elapsed()),
+        attempts: facts.attempts,
+        cost: (facts.usage.is_some() && !facts.is_unpriced).then_some(facts.cost),
+    })
 }
 
 /// As a number that every format of the log knows as one.

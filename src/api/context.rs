@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::AdminKey;
+use super::door::Doorkeeper;
+use crate::callers::{KeyRing, Ledger};
 use crate::config::{Auth, Settings};
 use crate::engine::Engines;
 use crate::gateway::Gateway;
@@ -35,6 +37,23 @@ pub struct Context {
     pub reloads: Reloads,
     /// Whether only this machine is to reach the service, and nobody is asked who they are.
     pub is_local: bool,
+    /// Whether only this machine reaches the service.
+    pub is_loopback: bool,
+    /// Knows who calls.
+    pub(super) doorkeeper: Arc<Doorkeeper>,
+    /// Where it is written down what requests used.
+    pub ledger: Arc<dyn Ledger>,
+}
+
+/// Who calls, and what is kept of that.
+#[derive(Debug)]
+pub struct Callers {
+    /// The keys.
+    pub ring: Arc<KeyRing>,
+    /// Where it is written down what requests used.
+    pub ledger: Arc<dyn Ledger>,
+    /// Whether only this machine reaches the service.
+    pub is_loopback: bool,
 }
 
 /// What a request may take.
@@ -66,8 +85,9 @@ impl Context {
         gateway: Arc<Gateway>,
         engines: Engines,
         (metrics, health): (Metrics, Arc<Health>),
-        reloads: Reloads,
+        (reloads, callers): (Reloads, Callers),
     ) -> Self {
+        let is_strict = settings.auth == Auth::Keys;
         Self {
             gateway,
             engines,
@@ -83,6 +103,9 @@ impl Context {
             admin_key: settings.admin_key.as_ref().map(|key| Arc::new(AdminKey::of(key))),
             reloads,
             is_local: settings.auth == Auth::Auto,
+            is_loopback: callers.is_loopback,
+            doorkeeper: Arc::new(Doorkeeper { ring: callers.ring, is_strict }),
+            ledger: callers.ledger,
         }
     }
 }

@@ -13,6 +13,7 @@ mod connection;
 mod context;
 mod cors;
 mod docs;
+mod door;
 mod dto;
 mod engines;
 mod error;
@@ -41,13 +42,13 @@ use poem::{Endpoint, Request, Response};
 use poem_openapi::registry::Registry;
 use poem_openapi::{OpenApi, Tags};
 
-use self::admin::Gate;
 use self::context::Admitted;
+use self::door::Door;
 use self::paths::{Methods, Paths};
 use crate::telemetry::RequestRecord;
 
 pub use client::{NoReport, rehearse};
-pub use context::{Context, Limits};
+pub use context::{Callers, Context, Limits};
 pub use docs::document;
 pub use error::ApiError;
 pub use serve::{Listeners, check_serving, serve};
@@ -123,16 +124,16 @@ pub fn endpoint(context: &Arc<Context>) -> impl Endpoint<Output = Response> + us
     let mut declared = HashMap::new();
     operations(context).add_routes(&mut declared);
     // Without a prefix, `{p}/v1/…` and `/v1/…` are the same place.
-    let table: HashMap<String, (Methods, Option<Gate>)> = declared
+    let table: HashMap<String, (Methods, Door)> = declared
         .into_iter()
-        .map(|(path, methods)| (docs::rebased(&path, &context.prefix), (methods, Gate::of(&path, context))))
+        .map(|(path, methods)| (docs::rebased(&path, &context.prefix), (methods, Door::of(&path, context))))
         .collect();
     let mut paths = Paths::default();
-    for (path, (methods, gate)) in table {
-        paths = paths.add(&path, methods, gate, context);
+    for (path, (methods, door)) in table {
+        paths = paths.add(&path, methods, door, context);
     }
     for (path, endpoint) in meta::pages(context) {
-        paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), None, context);
+        paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), Door::of(path, context), context);
     }
     cors::Cors::new(access::Access::new(paths, context.clone()), context.cors_origins.clone())
 }

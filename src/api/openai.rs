@@ -16,6 +16,7 @@ use super::schema::{
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
 use super::{Tag, engines};
+use crate::gateway::{GatewayError, may_use};
 use crate::llm::ChatRequest;
 use crate::router::Route;
 use crate::wire::openai;
@@ -107,16 +108,18 @@ impl OpenAiApi {
     ///
     /// The models that callers may name.
     #[oai(path = "/v1/models", method = "get", operation_id = "list_models")]
-    async fn models(&self) -> Result<Json<ModelList>, ApiError> {
+    async fn models(&self, request: &Request) -> Result<Json<ModelList>, ApiError> {
         let state = self.context.gateway.state();
-        let data = state.routes.routes().iter().map(|route| self.card(route)).collect();
+        let caller = record_of(request).caller();
+        let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
+        let data = shown.map(|route| self.card(route)).collect();
         Ok(Json(ModelList { object: "list".to_owned(), data }))
     }
 
     /// Models, below the prefix
     #[oai(path = "/api/v1/models", method = "get", hidden)]
-    async fn prefixed_models(&self) -> Result<Json<ModelList>, ApiError> {
-        self.models().await
+    async fn prefixed_models(&self, request: &Request) -> Result<Json<ModelList>, ApiError> {
+        self.models(request).await
     }
 
     /// One model
@@ -127,6 +130,9 @@ impl OpenAiApi {
         let id = super::rest_of_path(request);
         let state = self.context.gateway.state();
         let route = state.route(&id)?;
+        if !may_use(record_of(request).caller().as_ref(), &route) {
+            return Err(GatewayError::NotAllowed(id).into());
+        }
         Ok(Json(self.card(&route)))
     }
 

@@ -10,8 +10,8 @@ use poem::endpoint::BoxEndpoint;
 use poem::http::Method;
 use poem::{Endpoint, Request, Response, Route};
 
-use super::admin::Gate;
 use super::context::Context;
+use super::door::Door;
 use super::{docs, error, record_of};
 use crate::telemetry::EndpointMetrics;
 
@@ -27,8 +27,8 @@ pub(super) type Methods = HashMap<Method, BoxEndpoint<'static>>;
 
 impl Paths {
     /// Adds a path, which must be new.
-    pub(super) fn add(mut self, path: &str, methods: Methods, gate: Option<Gate>, context: &Context) -> Self {
-        let endpoint = Path::new(path, methods, gate, context);
+    pub(super) fn add(mut self, path: &str, methods: Methods, door: Door, context: &Context) -> Self {
+        let endpoint = Path::new(path, methods, door, context);
         if path.contains([':', '*', '<']) {
             self.patterns = self.patterns.at(path, endpoint);
         } else {
@@ -54,17 +54,16 @@ struct Path {
     /// For those who ask for another.
     allowed: String,
     metrics: Arc<EndpointMetrics>,
-    /// Who may pass, where not everybody may.
-    gate: Option<Gate>,
+    door: Door,
 }
 
 impl Path {
-    fn new(path: &str, methods: Methods, gate: Option<Gate>, context: &Context) -> Self {
+    fn new(path: &str, methods: Methods, door: Door, context: &Context) -> Self {
         let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
         allowed.sort_unstable();
         let name = docs::documented_path(path, &context.prefix);
         let metrics = Arc::new(context.metrics.of_endpoint(&name));
-        Self { allowed: allowed.join(", "), metrics, methods, gate }
+        Self { allowed: allowed.join(", "), metrics, methods, door }
     }
 }
 
@@ -73,9 +72,7 @@ impl Endpoint for Path {
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         record_of(&request).facts().endpoint = Some(self.metrics.clone());
-        if let Some(gate) = &self.gate {
-            gate.admit(&request)?;
-        }
+        self.door.admit(&request)?;
         if let Some(endpoint) = self.methods.get(request.method()) {
             return endpoint.call(request).await;
         }

@@ -15,6 +15,7 @@ use super::context::Context;
 use super::dto;
 use super::error::ApiError;
 use super::payload::Json;
+use super::record_of;
 use super::schema::{
     AnyObject, PromptDetails, PromptList, PromptNote, PromptSummaryBody, RenderBody, RenderedBody,
     TranslationBody,
@@ -108,7 +109,11 @@ pub(super) fn wanted(language: Option<&str>, strict: bool, request: &Request) ->
         })
     };
     let requested = language.filter(|tag| !tag.is_empty()).map(parse).transpose()?;
-    Ok(Wanted { requested, accepted: accepted(request.headers()), strict })
+    // What the key says goes before what the software says.
+    let of_key =
+        record_of(request).caller().and_then(|caller| Language::parse(caller.key.language.as_deref()?));
+    let accepted = of_key.into_iter().chain(accepted(request.headers())).collect();
+    Ok(Wanted { requested, accepted, strict })
 }
 
 fn accepted(headers: &HeaderMap) -> Vec<Language> {

@@ -16,7 +16,7 @@ use super::schema::{
     GenerationOptions, OwnPrompt, Pong, TagDetails, TagList,
 };
 use super::{Tag, dto, engines, openai as openai_api, prompts, record_of};
-use crate::gateway::{self, Opening, Role};
+use crate::gateway::{self, Opening, Role, may_use};
 use crate::lint::out_of_range;
 use crate::llm::{Change, ChatRequest, Completion, Options, RawObject};
 use crate::prompts::Rendered;
@@ -101,10 +101,12 @@ impl FacadeApi {
     ///
     /// The models, in a form that Ollama's clients read, with provider, context, languages and state.
     #[oai(path = "/api/tags", method = "get", operation_id = "tags")]
-    async fn tags(&self) -> Result<Json<TagList>, ApiError> {
+    async fn tags(&self, request: &Request) -> Result<Json<TagList>, ApiError> {
         let state = self.context.gateway.state();
         let library: Vec<String> = state.prompts.languages().iter().map(ToString::to_string).collect();
-        let models = state.routes.routes().iter().map(|route| tag(&self.context, route, &library)).collect();
+        let caller = record_of(request).caller();
+        let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
+        let models = shown.map(|route| tag(&self.context, route, &library)).collect();
         Ok(Json(TagList { models }))
     }
 

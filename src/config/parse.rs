@@ -124,17 +124,9 @@ impl Parsed {
         match value.map(str::to_lowercase).as_deref() {
             None | Some("auto") => Auth::Auto,
             Some("none") => Auth::None,
-            Some("keys") => {
-                let problem = "API keys are not part of this version".to_owned();
-                self.fault(
-                    name,
-                    problem,
-                    "give none or auto, and guard the listener by other means".to_owned(),
-                );
-                Auth::Auto
-            }
+            Some("keys") => Auth::Keys,
             _ => {
-                self.bad(name, value.unwrap_or_default(), "auto or none");
+                self.bad(name, value.unwrap_or_default(), "auto, keys or none");
                 Auth::Auto
             }
         }

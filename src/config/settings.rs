@@ -143,6 +143,8 @@ pub enum Auth {
     None,
     /// Whoever reaches a listener, all of which are on this machine only.
     Auto,
+    /// Whoever has a key.
+    Keys,
 }
 
 /// What other programs' variables say about providers that may be near.
@@ -274,14 +276,14 @@ impl Settings {
     /// Without keys, whoever reaches a listener may spend the operator's money.
     fn faults_of_listeners(&self, place: &str, listen: &[ListenAddress]) -> Vec<Fault> {
         let mut open = listen.iter().filter(|address| !address.is_local());
-        if self.auth == Auth::None {
+        if self.auth != Auth::Auto {
             return open.next().and_then(|address| self.fault_of_admin_key(address)).into_iter().collect();
         }
         open.map(|address| {
             Fault::new(
                 place,
                 format!("`{address}` can be reached from other machines, and callers are not checked"),
-                format!("listen on 127.0.0.1, or set {PREFIX}AUTH=none to serve everybody who reaches it"),
+                format!("set {PREFIX}AUTH=keys and make a key by `llm-proxy-api keys create`, or listen on 127.0.0.1, or set {PREFIX}AUTH=none to serve everybody who reaches it"),
             )
         })
         .collect()

@@ -1,0 +1,123 @@
+//! The door before every path: open to all, or for callers with a key, or for whoever has the admin key.
+//!
+//! Which door a path has is decided here and nowhere else, so that a path that is added later is closed unless it is
+//! named as open.
+
+use std::sync::Arc;
+
+use poem::Request;
+use poem::http::header::AUTHORIZATION;
+use poem::http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::admin::{self, Gate};
+use super::context::Context;
+use super::error::ApiError;
+use super::record_of;
+use crate::callers::{Caller, KeyRing, Secret, Unknown, now_ms};
+
+/// Paths that are open whatever the settings say.
+const OPEN: [&str; 4] = ["/", "/api/ping", "/livez", "/readyz"];
+/// Paths for operators: they are read by people and machines on this machine without a key.
+const PAGES: [&str; 3] = ["/metrics", "/docs", "/openapi.json"];
+/// Headers that may hold a key alone.
+const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+
+/// Who may pass.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// Everybody.
+    Open,
+    /// Callers with a key; others as well where none is asked for.
+    Callers(Arc<Doorkeeper>),
+    /// Whoever has the admin key.
+    Admin(Gate),
+}
+
+/// Knows the callers by what they show.
+#[derive(Debug)]
+pub(super) struct Doorkeeper {
+    pub(super) ring: Arc<KeyRing>,
+    /// Whether nobody passes without a key.
+    pub(super) is_strict: bool,
+}
+
+impl Door {
+    /// The door before a path of the document.
+    pub(super) fn of(path: &str, context: &Context) -> Self {
+        if path.starts_with(admin::ROOT) {
+            return Self::Admin(Gate::new(context));
+        }
+        if OPEN.contains(&path) || (PAGES.contains(&path) && context.is_loopback) {
+            return Self::Open;
+        }
+        if PAGES.contains(&path) {
+            return Self::Admin(Gate::new(context));
+        }
+        Self::Callers(context.doorkeeper.clone())
+    }
+
+    /// # Errors
+    /// The request may not pass.
+    pub(super) fn admit(&self, request: &Request) -> Result<(), ApiError> {
+        match self {
+            Self::Open => Ok(()),
+            Self::Admin(gate) => gate.admit(request),
+            Self::Callers(keeper) => keeper.admit(request),
+        }
+    }
+}
+
+impl Doorkeeper {
+    fn admit(&self, request: &Request) -> Result<(), ApiError> {
+        let caller = match self.caller(request.headers()) {
+            Ok(Some(caller)) => caller,
+            Ok(None) => return Ok(()),
+            // Who need not show a key may show anything: clients send what they were once given.
+            Err(_) if !self.is_strict => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let path = request.original_uri().path();
+        if !caller.key.may_ask(path) {
+            let message = format!("the key may not be used for {path}");
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "endpoint_not_allowed", message));
+        }
+        record_of(request).facts().caller = Some(caller);
+        Ok(())
+    }
+
+    /// Who calls; nobody, where nobody has to say.
+    fn caller(&self, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
+        let mut why = None;
+        for shown in shown(headers) {
+            match self.ring.find(&Secret::shown(shown), now_ms()) {
+                Ok(caller) => return Ok(Some(caller)),
+                Err(unknown) => why = Some(unknown),
+            }
+        }
+        match why {
+            None if !self.is_strict => Ok(None),
+            None => Err(ApiError::unauthorized(
+                "missing_api_key",
+                "an API key is needed; send it as `Authorization: Bearer …` or `x-api-key: …`",
+            )),
+            Some(unknown) => Err(ApiError::unauthorized(
+                "invalid_api_key",
+                match unknown {
+                    Unknown::NoKey => "the API key is wrong",
+                    Unknown::Expired => "the API key has expired",
+                    Unknown::Disabled => "the API key is disabled",
+                },
+            )),
+        }
+    }
+}
+
+/// All that a request shows as a key.
+fn shown(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    let alone = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name));
+    bearer.chain(alone.filter_map(|value: &HeaderValue| value.to_str().ok())).filter(|key| !key.is_empty())
+}
