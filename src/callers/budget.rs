@@ -79,10 +79,13 @@ impl Budgets {
         (account, until_ms)
     }
 
-    /// What was spent in the period that runs now, as the ledger has it: at the start, and when another node tells.
-    pub fn set(&self, whose: &Whose, budget: &Budget, spent: Spent, now_ms: i64) {
+    /// At least this was spent in the period that runs now, as the ledger has it: at the start, or when another node
+    /// tells. What is known of here and not there yet stays.
+    pub fn at_least(&self, whose: &Whose, budget: &Budget, spent: Spent, now_ms: i64) {
         let mut accounts = self.accounts();
-        self.account(&mut accounts, whose, budget, now_ms).0.spent = spent;
+        let known = &mut self.account(&mut accounts, whose, budget, now_ms).0.spent;
+        known.tokens = known.tokens.max(spent.tokens);
+        known.money = known.money.max(spent.money);
     }
 
     /// What was spent in the period that runs now, and when that ends.
@@ -178,10 +181,12 @@ mod tests {
         let one = budgets.take(whose(), budget, money(0.1), 0).unwrap();
         budgets.settle(&one, money(1.6), 0);
         assert!(budgets.take(whose(), budget, money(0.1), 0).is_err());
-        budgets.set(&whose(), &budget, money(0.2), 0);
-        let two = budgets.take(whose(), budget, money(0.1), 0).unwrap();
-        assert_eq!(budgets.spent(&whose(), &budget, 0), (money(0.2), DAY));
-        assert_eq!(budgets.left_for(&two, 0), None);
+        budgets.at_least(&whose(), &budget, money(1.2), DAY);
+        let two = budgets.take(whose(), budget, money(0.1), DAY).unwrap();
+        assert_eq!(budgets.spent(&whose(), &budget, DAY), (money(1.2), 2 * DAY));
+        budgets.at_least(&whose(), &budget, money(0.2), DAY);
+        assert_eq!(budgets.spent(&whose(), &budget, DAY), (money(1.2), 2 * DAY), "less says nothing");
+        assert_eq!(budgets.left_for(&two, DAY), None);
     }
 
     #[test]

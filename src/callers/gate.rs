@@ -128,6 +128,12 @@ impl Gate {
         &self.budgets
     }
 
+    /// The budgets of owners.
+    pub fn owner_budgets(&self) -> Vec<(Whose, Budget)> {
+        let rules = self.rules();
+        rules.owner_budgets.iter().map(|(owner, budget)| (Whose::Owner(owner.clone()), *budget)).collect()
+    }
+
     fn rules(&self) -> Arc<Rules> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -20,7 +20,7 @@ pub use budget::{Budgets, Spent, Whose};
 pub use gate::{Gate, Part, Permit, Refusal, Rules, Standing, now_ms};
 pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
 pub use pattern::matches;
-pub use period::{Period, Zone, moment, moment_as_text};
+pub use period::{Period, Zone, date_of_day, moment, moment_as_text};
 pub use price::{Price, PriceHistory, Prices};
 pub use ring::{Caller, KeyRing, Unknown};
 pub use scope::{Dimension, Figures};

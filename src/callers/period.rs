@@ -61,11 +61,30 @@ impl Zone {
         (self.begin_of(first), self.begin_of(next))
     }
 
+    /// How far clocks are ahead of UTC, in milliseconds, and from when on: at the beginning of a time, and at each change
+    /// until its end.
+    pub fn offsets(&self, from_ms: i64, to_ms: i64) -> Vec<(i64, i64)> {
+        let from = Timestamp::from_millisecond(from_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let ahead = |offset: jiff::tz::Offset| i64::from(offset.seconds()) * 1000;
+        let changes = self
+            .0
+            .following(from)
+            .map(|change| (change.timestamp().as_millisecond(), ahead(change.offset())));
+        let first = (from_ms, ahead(self.0.to_offset(from)));
+        std::iter::once(first).chain(changes.take_while(|(at_ms, _)| *at_ms < to_ms)).collect()
+    }
+
     /// The first moment of a day. Where a change of the clock takes midnight away, the first that there is.
     fn begin_of(&self, day: Date) -> i64 {
         let begin = day.to_zoned(self.0.clone()).map(|begin| begin.timestamp());
         begin.unwrap_or(Timestamp::UNIX_EPOCH).as_millisecond()
     }
+}
+
+/// The date of a day, by its number since 1970, such as `2026-11-21`.
+pub fn date_of_day(day: i64) -> String {
+    let days = i32::try_from(day).unwrap_or_default().days();
+    jiff::civil::date(1970, 1, 1).saturating_add(days).to_string()
 }
 
 #[cfg(test)]
@@ -108,5 +127,26 @@ mod tests {
         let (begin, _) = beirut.around(Period::Day, ms("2026-03-29T09:00:00Z"));
         assert_eq!(begin, ms("2026-03-28T22:00:00Z"));
         assert!(Zone::named("Mars/Olympus").is_none());
+    }
+
+    #[test]
+    fn a_zone_tells_its_offsets_and_their_changes() {
+        let (from, to) = (ms("2026-01-01T00:00:00Z"), ms("2027-01-01T00:00:00Z"));
+        let minutes = |name: &str| {
+            let offsets = Zone::named(name).unwrap().offsets(from, to);
+            offsets.into_iter().map(|(at, ahead)| (at, ahead / 60_000)).collect::<Vec<_>>()
+        };
+        assert_eq!(minutes("UTC"), [(from, 0)]);
+        assert_eq!(minutes("Asia/Kolkata"), [(from, 330)]);
+        let changes = [(ms("2026-03-29T01:00:00Z"), 120), (ms("2026-10-25T01:00:00Z"), 60)];
+        assert_eq!(minutes("Europe/Warsaw"), [(from, 60), changes[0], changes[1]]);
+        assert_eq!(Zone::named("Europe/Warsaw").unwrap().offsets(changes[0].0, changes[1].0).len(), 1);
+    }
+
+    #[test]
+    fn days_have_dates() {
+        for (day, date) in [(0, "1970-01-01"), (20_541, "2026-03-29"), (11_016, "2000-02-29")] {
+            assert_eq!(date_of_day(day), date);
+        }
     }
 }

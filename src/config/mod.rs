@@ -26,5 +26,5 @@ pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use probe::ProbeConfig;
 pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
-    Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Timeouts, TlsFiles,
+    Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Storage, Timeouts, TlsFiles,
 };

@@ -78,6 +78,28 @@ impl Parsed {
         })
     }
 
+    pub(super) fn days(&mut self, name: &str, value: Option<&str>, default: u32) -> u32 {
+        let Some(value) = value else { return default };
+        // A century.
+        value.trim().parse().ok().filter(|days| (1..=36_500).contains(days)).unwrap_or_else(|| {
+            self.bad(name, value, "a number of days, 1 to 36500");
+            default
+        })
+    }
+
+    /// A value that is bad is not shown: it may hold a password.
+    pub(super) fn database(&mut self, name: &str, value: Option<&str>) -> SecretString {
+        let url = value.unwrap_or("sqlite://data/llm-proxy-api.db").trim();
+        let path = url.strip_prefix("sqlite://");
+        let is_file =
+            path.is_some_and(|path| !path.is_empty() && !path.starts_with(':') && !path.contains('?'));
+        if !is_file && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            let cure = "give sqlite:// and the path of a file, or postgres://user:password@host/database";
+            self.fault(name, "names no database that can be used".to_owned(), cure.to_owned());
+        }
+        url.into()
+    }
+
     pub(super) fn listen(&mut self, name: &str, value: &str) -> Vec<ListenAddress> {
         let parts: Vec<&str> = value.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
         let addresses: Vec<_> = parts.iter().filter_map(|part| listen_address(part)).collect();

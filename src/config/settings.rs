@@ -49,10 +49,21 @@ pub struct Settings {
     pub admin_key: Option<SecretString>,
     /// `CORS_ORIGINS`
     pub cors_origins: Vec<String>,
+    /// What is kept of keys and usage.
+    pub storage: Storage,
     /// What other programs' variables say about providers near by.
     pub found: Found,
     /// Things to tell the operator that are no errors.
     pub warnings: Vec<String>,
+}
+
+/// What is kept of keys and usage.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// `DATABASE_URL`: `sqlite://path` or `postgres://…`; it may hold a password.
+    pub database_url: SecretString,
+    /// `USAGE_KEEP_DAYS`: how long the record of a single request is kept.
+    pub usage_keep: Duration,
 }
 
 /// Time-outs of upstream requests.
@@ -196,6 +207,7 @@ struct Raw {
     cors_origins: Option<String>,
     gguf_dir: Option<PathBuf>,
     database_url: Option<String>,
+    usage_keep_days: Option<String>,
     redis_url: Option<String>,
     admin_key: Option<String>,
 }
@@ -228,6 +240,7 @@ const KNOWN: &[&str] = &[
     "CORS_ORIGINS",
     "GGUF_DIR",
     "DATABASE_URL",
+    "USAGE_KEEP_DAYS",
     "REDIS_URL",
     "ADMIN_KEY",
 ];
@@ -330,6 +343,7 @@ impl Raw {
             auth: check.auth("AUTH", self.auth.as_deref()),
             admin_key: check.key("ADMIN_KEY", self.admin_key.as_deref()),
             cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),
+            storage: self.storage(check),
             found: Found::default(),
             warnings: Vec::new(),
         }
@@ -366,6 +380,14 @@ impl Raw {
         }
     }
 
+    fn storage(&self, check: &mut Parsed) -> Storage {
+        const DAY: Duration = Duration::from_secs(86_400);
+        Storage {
+            database_url: check.database("DATABASE_URL", self.database_url.as_deref()),
+            usage_keep: DAY * check.days("USAGE_KEEP_DAYS", self.usage_keep_days.as_deref(), 400),
+        }
+    }
+
     fn log(&self, check: &mut Parsed, in_debug: bool) -> LogSettings {
         let level = if in_debug { "DEBUG" } else { "INFO" };
         LogSettings {
@@ -386,7 +408,7 @@ impl Raw {
                 .map_or_else(String::new, |known| format!("; did you mean {PREFIX}{known}?"));
             format!("{PREFIX}{name} is not a known variable{hint}")
         });
-        let later = [("DATABASE_URL", &self.database_url), ("REDIS_URL", &self.redis_url)];
+        let later = [("REDIS_URL", &self.redis_url)];
         let without_effect = later
             .into_iter()
             .filter(|(_, value)| value.is_some())
@@ -602,6 +624,35 @@ mod tests {
             assert!(error.contains("ADMIN_KEY") && !error.contains("planted"), "{error}");
         }
         assert!(settings([("LLM_PROXY_API_ADMIN_KEY", "")]).unwrap().admin_key.is_none());
+    }
+
+    #[test]
+    fn usage_is_kept_in_a_file_unless_a_database_is_named() {
+        use secrecy::ExposeSecret as _;
+        let storage = |name, value| settings([(name, value)]).unwrap().storage;
+        let default = storage("LLM_PROXY_API_DATABASE_URL", "");
+        assert_eq!(default.database_url.expose_secret(), "sqlite://data/llm-proxy-api.db");
+        assert_eq!(default.usage_keep, Duration::from_secs(400 * 86_400));
+        for url in ["sqlite:///var/lib/x.db", "postgres://u:p@h/d", "postgresql:///d?host=/run/postgresql"] {
+            assert_eq!(storage("LLM_PROXY_API_DATABASE_URL", url).database_url.expose_secret(), url);
+        }
+        assert_eq!(
+            storage("LLM_PROXY_API_USAGE_KEEP_DAYS", "31").usage_keep,
+            Duration::from_secs(31 * 86_400)
+        );
+        let error = fault("LLM_PROXY_API_USAGE_KEEP_DAYS", "40000");
+        assert!(error.contains("`40000`") && error.contains("36500"), "{error}");
+    }
+
+    #[test]
+    fn passwords_of_databases_show_nowhere() {
+        for url in ["mysql://u:planted@h/d", "sqlite://", "sqlite://x.db?planted=1", "planted"] {
+            let error = fault("LLM_PROXY_API_DATABASE_URL", url);
+            assert!(error.contains("LLM_PROXY_API_DATABASE_URL") && error.contains("postgres://"), "{error}");
+            assert!(!error.contains("planted"), "{error}");
+        }
+        let settings = settings([("LLM_PROXY_API_DATABASE_URL", "postgres://u:planted@h/d")]).unwrap();
+        assert!(!format!("{settings:?}").contains("planted"));
     }
 
     #[test]

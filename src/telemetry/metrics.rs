@@ -33,6 +33,12 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     engines: engines::Families,
     probes: probes::Families,
+    /// Records of usage that were written.
+    pub usage_written: Counter,
+    /// Records of usage that were lost.
+    pub usage_dropped: Counter,
+    /// Records of usage that wait to be written.
+    pub usage_waiting: Gauge,
     /// Answers that are being streamed now.
     pub streams_open: Gauge,
     /// Connections of callers that are open now.
@@ -135,6 +141,9 @@ impl Default for Metrics {
             reloads: Family::default(),
             engines: engines::Families::default(),
             probes: probes::Families::default(),
+            usage_written: Counter::default(),
+            usage_dropped: Counter::default(),
+            usage_waiting: Gauge::default(),
             streams_open: Gauge::default(),
             connections_open: Gauge::default(),
         };
@@ -166,6 +175,9 @@ impl Metrics {
         registry.register("reloads", "Changed configurations, accepted or not", self.reloads.clone());
         self.engines.register(&mut registry);
         self.probes.register(&mut registry);
+        registry.register("usage_written", "Records of usage written", self.usage_written.clone());
+        registry.register("usage_dropped", "Records of usage lost", self.usage_dropped.clone());
+        registry.register("usage_waiting", "Records of usage not yet written", self.usage_waiting.clone());
         registry.register("streams_open", "Answers being streamed now", self.streams_open.clone());
         registry.register(
             "connections_open",

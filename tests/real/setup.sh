@@ -9,6 +9,8 @@
 #   export OPENAI_PYTHON=…   a Python that has the `openai` package and OpenAPI's tools
 #   export OPENAI_NODE=…     a folder in which Node finds the `openai` package
 #   export CHROMIUM=…        a Chromium or Chrome
+#   export POSTGRES_BIN=…    the folder of PostgreSQL's programs
+#   export REDIS_SERVER=…    Redis' server
 #
 # on stdout, progress on stderr. What cannot be had (no network, another system, not root) is left out with a line
 # that says why; its tests are then counted as ignored. A program that is named in the environment already, or is on
@@ -33,6 +35,8 @@ CACHE="$(cd "$CACHE" && pwd -P)"
 . "$HERE/setup/node.sh"
 # shellcheck source=tests/real/setup/chromium.sh
 . "$HERE/setup/chromium.sh"
+# shellcheck source=tests/real/setup/servers.sh
+. "$HERE/setup/servers.sh"
 
 exec 9>"$CACHE/.lock"
 if has flock; then flock 9; fi
@@ -46,3 +50,5 @@ part LLAMA_SERVER llama_server
 part OPENAI_PYTHON openai_python
 part OPENAI_NODE openai_node
 part CHROMIUM chromium_program
+part POSTGRES_BIN postgres_folder
+part REDIS_SERVER redis_server

@@ -3,6 +3,8 @@
 pub(crate) mod client;
 pub(crate) mod engine;
 pub(crate) mod gateway;
+pub(crate) mod postgres;
+pub(crate) mod stores;
 pub(crate) mod upstream;
 
 use std::time::Duration;

@@ -1,0 +1,73 @@
+//! Who changed what, in the database.
+
+use serde_json::Value as Json;
+
+use super::database::{Database, Row, Statement};
+use super::error::Cause;
+use super::sums::clean;
+
+/// No answer has more entries.
+const MOST_ENTRIES: usize = 1000;
+
+/// A change, as it is noted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditEntry {
+    /// When, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// Who.
+    pub actor: String,
+    /// What was done, such as `key.create`.
+    pub action: String,
+    /// To what, such as a key's id; may be empty.
+    pub subject: String,
+    /// What else is worth knowing. Never a secret.
+    pub detail: Json,
+}
+
+/// A change that was noted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audit {
+    /// Later ones have higher numbers.
+    pub number: i64,
+    /// The change.
+    pub entry: AuditEntry,
+}
+
+pub(super) async fn insert(database: &Database, entry: &AuditEntry) -> Result<(), Cause> {
+    let mut session = database.write().await?;
+    let sql = "insert into audit (time_ms, actor, action, subject, detail) values ($1, $2, $3, $4, $5)";
+    let insert = Statement::of(sql)
+        .with(entry.time_ms)
+        .with(clean(&entry.actor))
+        .with(clean(&entry.action))
+        .with(clean(&entry.subject))
+        .with(entry.detail.to_string());
+    session.run(insert).await?;
+    session.commit().await
+}
+
+pub(super) async fn before(
+    database: &Database,
+    before: Option<i64>,
+    limit: usize,
+) -> Result<Vec<Audit>, Cause> {
+    let limit = i64::try_from(limit.min(MOST_ENTRIES)).unwrap_or_default();
+    let sql = "select number, time_ms, actor, action, subject, detail from audit where number < $1 \
+               order by number desc limit $2";
+    let select = Statement::of(sql).with(before.unwrap_or(i64::MAX)).with(limit);
+    database.look().await?.rows(select).await?.iter().map(audit_of).collect()
+}
+
+fn audit_of(row: &Row) -> Result<Audit, Cause> {
+    let detail = row.text(5)?;
+    Ok(Audit {
+        number: row.number(0)?,
+        entry: AuditEntry {
+            time_ms: row.number(1)?,
+            actor: row.text(2)?,
+            action: row.text(3)?,
+            subject: row.text(4)?,
+            detail: serde_json::from_str(&detail).unwrap_or(Json::String(detail)),
+        },
+    })
+}

@@ -1,0 +1,290 @@
+//! The one place that speaks to sqlx: two kinds of databases, and statements that both understand.
+//!
+//! Statements are written for both: numbers are 64 bits wide, texts are texts, and placeholders are `$1`, `$2` ….
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
+
+use super::error::Cause;
+
+/// A database that is open.
+#[derive(Debug)]
+pub(super) enum Database {
+    /// A file. SQLite has one writer at a time, and any number of readers beside it.
+    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    /// A server.
+    Postgres(PgPool),
+}
+
+/// A connection in use. Dropped in the middle of something it is closed, which undoes what was not committed: nobody
+/// waits for the answer of a server that gives none.
+#[derive(Debug)]
+pub(super) enum Session {
+    Sqlite(Held<Sqlite>),
+    Postgres(Held<Postgres>),
+}
+
+#[derive(Debug)]
+pub(super) struct Held<DB: sqlx::Database> {
+    connection: Option<PoolConnection<DB>>,
+    is_in_transaction: bool,
+    /// Whether an answer is still to come.
+    is_asking: bool,
+}
+
+/// A statement and the values for its placeholders.
+#[derive(Debug)]
+pub(super) struct Statement {
+    sql: Cow<'static, str>,
+    values: Vec<Value>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Number(i64),
+    MaybeNumber(Option<i64>),
+    Text(String),
+}
+
+#[derive(Debug)]
+pub(super) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+/// Where the values of a list stand, in `insert … LIST …`.
+const LIST: &str = "LIST";
+
+impl Database {
+    /// For one statement that only reads.
+    pub(super) async fn look(&self) -> Result<Session, Cause> {
+        Ok(match self {
+            Self::Sqlite { readers, .. } => Session::Sqlite(Held::new(readers.acquire().await?)),
+            Self::Postgres(pool) => Session::Postgres(Held::new(pool.acquire().await?)),
+        })
+    }
+
+    /// For several statements that read the same state.
+    pub(super) async fn read(&self) -> Result<Session, Cause> {
+        let mut session = self.look().await?;
+        session.begin("begin", "begin isolation level repeatable read read only").await?;
+        Ok(session)
+    }
+
+    /// For statements that hold all together, once committed, or not at all.
+    pub(super) async fn write(&self) -> Result<Session, Cause> {
+        let mut session = match self {
+            Self::Sqlite { writer, .. } => Session::Sqlite(Held::new(writer.acquire().await?)),
+            Self::Postgres(pool) => Session::Postgres(Held::new(pool.acquire().await?)),
+        };
+        // SQLite takes the lock at once: one that reads first and writes then can be refused in between.
+        session.begin("begin immediate", "begin").await?;
+        Ok(session)
+    }
+}
+
+/// The query with its values bound, for either database.
+macro_rules! bound {
+    ($statement:expr) => {{
+        let Statement { sql, values } = $statement;
+        // Only what is the same every time is worth remembering.
+        let is_kept = matches!(sql, Cow::Borrowed(_));
+        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(is_kept);
+        for value in values {
+            query = match value {
+                Value::Number(number) => query.bind(number),
+                Value::MaybeNumber(number) => query.bind(number),
+                Value::Text(text) => query.bind(text),
+            };
+        }
+        query
+    }};
+}
+
+impl Session {
+    async fn begin(&mut self, of_sqlite: &'static str, of_postgres: &'static str) -> Result<(), Cause> {
+        match self {
+            Self::Sqlite(held) => held.is_in_transaction = true,
+            Self::Postgres(held) => held.is_in_transaction = true,
+        }
+        let begin = if matches!(self, Self::Sqlite(_)) { of_sqlite } else { of_postgres };
+        self.run(Statement::of(begin)).await.map(drop)
+    }
+
+    /// Makes what was written hold, and ends the session.
+    pub(super) async fn commit(self) -> Result<(), Cause> {
+        self.end("commit").await
+    }
+
+    /// Ends the session, and leaves everything as it was.
+    pub(super) async fn undo(self) -> Result<(), Cause> {
+        self.end("rollback").await
+    }
+
+    async fn end(mut self, end: &'static str) -> Result<(), Cause> {
+        self.run(Statement::of(end)).await?;
+        match &mut self {
+            Self::Sqlite(held) => held.is_in_transaction = false,
+            Self::Postgres(held) => held.is_in_transaction = false,
+        }
+        Ok(())
+    }
+
+    /// Runs a statement, and tells how many rows it has changed.
+    pub(super) async fn run(&mut self, statement: Statement) -> Result<u64, Cause> {
+        match self {
+            Self::Sqlite(held) => {
+                let done = bound!(statement).execute(held.asking()?).await;
+                held.is_asking = false;
+                Ok(done?.rows_affected())
+            }
+            Self::Postgres(held) => {
+                let done = bound!(statement).execute(held.asking()?).await;
+                held.is_asking = false;
+                Ok(done?.rows_affected())
+            }
+        }
+    }
+
+    /// Runs a statement, and gives its rows.
+    pub(super) async fn rows(&mut self, statement: Statement) -> Result<Vec<Row>, Cause> {
+        match self {
+            Self::Sqlite(held) => {
+                let rows = bound!(statement).fetch_all(held.asking()?).await;
+                held.is_asking = false;
+                Ok(rows?.into_iter().map(Row::Sqlite).collect())
+            }
+            Self::Postgres(held) => {
+                let rows = bound!(statement).fetch_all(held.asking()?).await;
+                held.is_asking = false;
+                Ok(rows?.into_iter().map(Row::Postgres).collect())
+            }
+        }
+    }
+
+    /// Runs a statement that has rows of values where it says `LIST`.
+    pub(super) async fn rows_of_list(
+        &mut self,
+        sql: &str,
+        list: impl IntoIterator<Item = Vec<Value>>,
+    ) -> Result<Vec<Row>, Cause> {
+        // SQLite looks named placeholders up one after the other, which takes long with thousands of them.
+        let is_numbered = matches!(self, Self::Postgres(_));
+        let (placeholders, values) = placeholders(list, is_numbered);
+        self.rows(Statement { sql: Cow::Owned(sql.replacen(LIST, &placeholders, 1)), values }).await
+    }
+}
+
+/// `($1, $2), ($3, $4)` or `(?, ?), (?, ?)`, and their values.
+fn placeholders(list: impl IntoIterator<Item = Vec<Value>>, is_numbered: bool) -> (String, Vec<Value>) {
+    let (mut text, mut values) = (String::new(), Vec::new());
+    for row in list {
+        text.push_str(if text.is_empty() { "(" } else { ", (" });
+        for (index, value) in row.into_iter().enumerate() {
+            text.push_str(if index == 0 { "" } else { ", " });
+            values.push(value);
+            // Writing to a string cannot fail.
+            let _ = if is_numbered { write!(text, "${}", values.len()) } else { write!(text, "?") };
+        }
+        text.push(')');
+    }
+    (text, values)
+}
+
+impl<DB: sqlx::Database> Held<DB> {
+    fn new(connection: PoolConnection<DB>) -> Self {
+        Self { connection: Some(connection), is_in_transaction: false, is_asking: false }
+    }
+
+    /// The connection, for a question whose answer may never be waited for.
+    fn asking(&mut self) -> Result<&mut DB::Connection, Cause> {
+        self.is_asking = true;
+        self.connection.as_deref_mut().ok_or_else(|| Cause::broken("it is closed already"))
+    }
+}
+
+impl<DB: sqlx::Database> Drop for Held<DB> {
+    fn drop(&mut self) {
+        let is_busy = self.is_in_transaction || self.is_asking;
+        if let Some(connection) = self.connection.take().filter(|_| is_busy) {
+            drop(connection.detach());
+        }
+    }
+}
+
+impl Statement {
+    pub(super) fn of(sql: impl Into<Cow<'static, str>>) -> Self {
+        Self { sql: sql.into(), values: Vec::new() }
+    }
+
+    /// With a value for the next placeholder.
+    pub(super) fn with(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+}
+
+impl Row {
+    pub(super) fn number(&self, column: usize) -> Result<i64, Cause> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(super) fn maybe_number(&self, column: usize) -> Result<Option<i64>, Cause> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(super) fn text(&self, column: usize) -> Result<String, Cause> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<Option<i64>> for Value {
+    fn from(number: Option<i64>) -> Self {
+        Self::MaybeNumber(number)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_have_a_placeholder_for_each_value() {
+        let list = || (0..2).map(|row: i64| vec![Value::from(row), Value::from("x")]);
+        assert_eq!(placeholders(list(), true).0, "($1, $2), ($3, $4)");
+        let (text, values) = placeholders(list(), false);
+        assert_eq!((text.as_str(), values.len()), ("(?, ?), (?, ?)", 4));
+    }
+}

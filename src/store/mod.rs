@@ -1,0 +1,192 @@
+//! What outlives the process: keys, what requests used, and who changed what. In a file of SQLite, or in PostgreSQL for
+//! many nodes.
+//!
+//! Nothing here is on a request's way: keys are read into memory, and usage is handed to a [`Recorder`].
+//!
+//! One set of statements serves both databases (`database` is where they differ). Usage is written as one line for each
+//! request and as sums by the hour (`sums`), in one transaction; questions are answered from the sums, and from lines only
+//! where a time does not begin or end with an hour (`hours`).
+
+mod audit;
+mod database;
+mod error;
+mod hours;
+mod keys;
+mod ledger;
+mod migrations;
+mod open;
+mod recorder;
+mod sums;
+mod usage;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::timeout;
+
+use crate::callers::{Key, Spent, UsageRecord, Whose};
+use database::Database;
+use error::Cause;
+
+pub use audit::{Audit, AuditEntry};
+pub use error::{StoreError, StoreErrorKind};
+pub use recorder::{MOST_WAITING, Recorder, RecorderState, Touched};
+pub use usage::{By, MOST_ROWS, UsageQuery, UsageRow};
+
+/// A change of a key. It may be asked more than once, and must then do the same.
+pub type KeyChange<'a> = &'a (dyn Fn(Key) -> Key + Send + Sync);
+
+/// What one key or owner has spent.
+pub type Spending = (Whose, Spent);
+
+/// Keeps what outlives the process. Every call ends within seconds, questions about usage within a minute.
+///
+/// Dropping a call undoes what it has not finished.
+#[async_trait]
+pub trait Store: Debug + Send + Sync {
+    /// All keys, by the time at which they were made.
+    async fn keys(&self) -> Result<Vec<Key>, StoreError>;
+
+    /// A number that is another one after every change of any key. Cheap: made to be asked twice a second.
+    async fn keys_version(&self) -> Result<i64, StoreError>;
+
+    /// Keeps a new key, and tells whether it did: it does not if there is one of that id.
+    async fn insert_key(&self, key: &Key) -> Result<bool, StoreError>;
+
+    /// Keeps a key, whether or not there is one of that id.
+    async fn put_key(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// Changes a key as it stands, so that nobody else's change is lost, and gives it as it is then; `None` if it is gone.
+    /// Neither its id nor when it was last used is changed by this.
+    async fn update_key(&self, id: &str, change: KeyChange<'_>) -> Result<Option<Key>, StoreError>;
+
+    /// Forgets a key, and tells whether there was one.
+    async fn delete_key(&self, id: &str) -> Result<bool, StoreError>;
+
+    /// Notes when keys were last used, in milliseconds since 1970. It never goes back, and the version stays.
+    async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError>;
+
+    /// Writes what requests used, all or nothing. A record that was written before counts no second time, so that a
+    /// caller who does not know whether it was written may write it again.
+    async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError>;
+
+    /// What was used, in the order of what the question asks for.
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError>;
+
+    /// What a key or an owner has spent since then.
+    async fn spent(&self, whose: &Whose, since_ms: i64) -> Result<Spent, StoreError>;
+
+    /// What each key and each owner has spent since then. Who has spent nothing is not named.
+    async fn all_spent(&self, since_ms: i64) -> Result<Vec<Spending>, StoreError>;
+
+    /// Notes who changed what.
+    async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
+
+    /// Who changed what, the last first: those with a lower number than `before`, so many at most.
+    async fn audits(&self, before: Option<i64>, limit: usize) -> Result<Vec<Audit>, StoreError>;
+
+    /// Forgets the single records that are older than `keep_ms`, and tells how many these were. The sums of their hours
+    /// stay.
+    async fn tidy(&self, now_ms: i64, keep_ms: i64) -> Result<u64, StoreError>;
+}
+
+/// Opens the store of that URL, `sqlite://path` or `postgres://…`, and makes its tables if they are not there.
+///
+/// # Errors
+/// It cannot be reached, or cannot be used.
+pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let database = open::database(url).await.map_err(|cause| StoreError::new("be opened", cause))?;
+    Ok(Arc::new(SqlStore { database }))
+}
+
+/// Whatever is looked up or changed ends within this.
+const PATIENCE: Duration = Duration::from_millis(2500);
+/// Hundreds of records at once.
+const PATIENCE_FOR_RECORDS: Duration = Duration::from_secs(10);
+/// Questions about years.
+const PATIENCE_FOR_USAGE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct SqlStore {
+    database: Database,
+}
+
+async fn within<T>(
+    patience: Duration,
+    doing: &'static str,
+    work: impl Future<Output = Result<T, Cause>> + Send,
+) -> Result<T, StoreError> {
+    let done = timeout(patience, work).await.unwrap_or_else(|_| Err(Cause::too_slow(patience)));
+    done.map_err(|cause| StoreError::new(doing, cause))
+}
+
+#[async_trait]
+impl Store for SqlStore {
+    async fn keys(&self) -> Result<Vec<Key>, StoreError> {
+        within(PATIENCE, "read the keys", keys::all(&self.database)).await
+    }
+
+    async fn keys_version(&self) -> Result<i64, StoreError> {
+        within(PATIENCE, "tell whether keys have changed", keys::version(&self.database)).await
+    }
+
+    async fn insert_key(&self, key: &Key) -> Result<bool, StoreError> {
+        within(PATIENCE, "keep a key", keys::insert(&self.database, key)).await
+    }
+
+    async fn put_key(&self, key: &Key) -> Result<(), StoreError> {
+        within(PATIENCE, "keep a key", keys::put(&self.database, key)).await
+    }
+
+    async fn update_key(&self, id: &str, change: KeyChange<'_>) -> Result<Option<Key>, StoreError> {
+        within(PATIENCE, "change a key", keys::update(&self.database, id, change)).await
+    }
+
+    async fn delete_key(&self, id: &str) -> Result<bool, StoreError> {
+        within(PATIENCE, "forget a key", keys::delete(&self.database, id)).await
+    }
+
+    async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
+        within(PATIENCE_FOR_RECORDS, "note when keys were used", keys::touch(&self.database, used)).await
+    }
+
+    async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError> {
+        within(PATIENCE_FOR_RECORDS, "write usage", ledger::record(&self.database, records)).await
+    }
+
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        within(PATIENCE_FOR_USAGE, "read usage", ledger::usage(&self.database, query)).await
+    }
+
+    async fn spent(&self, whose: &Whose, since_ms: i64) -> Result<Spent, StoreError> {
+        within(PATIENCE_FOR_USAGE, "read what was spent", ledger::spent(&self.database, whose, since_ms))
+            .await
+    }
+
+    async fn all_spent(&self, since_ms: i64) -> Result<Vec<Spending>, StoreError> {
+        within(PATIENCE_FOR_USAGE, "read what was spent", ledger::all_spent(&self.database, since_ms)).await
+    }
+
+    async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        within(PATIENCE, "note a change", audit::insert(&self.database, entry)).await
+    }
+
+    async fn audits(&self, before: Option<i64>, limit: usize) -> Result<Vec<Audit>, StoreError> {
+        within(PATIENCE, "read who changed what", audit::before(&self.database, before, limit)).await
+    }
+
+    async fn tidy(&self, now_ms: i64, keep_ms: i64) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        let doing = "forget old usage";
+        let until_ms = within(PATIENCE, doing, ledger::keep_from(&self.database, now_ms, keep_ms)).await?;
+        // In small steps, so that whoever has to write waits for none of them.
+        loop {
+            match within(PATIENCE_FOR_RECORDS, doing, ledger::forget_some(&self.database, until_ms)).await? {
+                0 => return Ok(forgotten),
+                some => forgotten += some,
+            }
+        }
+    }
+}

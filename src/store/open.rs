@@ -1,0 +1,118 @@
+//! Opening a database: what it is told of time-outs and files, and its tables.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Executor as _};
+use tokio::time::{sleep, timeout};
+
+use super::database::Database;
+use super::error::Cause;
+use super::migrations::{POSTGRES, SQLITE, migrator};
+
+/// Until a connection is there and has given a sign of life, or another program has let go of the file.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Making tables may take as long as it takes, but not for ever.
+const MIGRATION: Duration = Duration::from_secs(600);
+/// Readers of a file, and connections to a server.
+const MOST_READERS: u32 = 4;
+const MOST_CONNECTIONS: u32 = 8;
+/// The file beside SQLite's does not stay larger than this.
+const MOST_JOURNAL_BYTES: &str = "67108864";
+
+/// What a server is told of each connection. A pooler in between may forget it; then our own time-outs remain.
+const POSTGRES_LIMITS: &str = "set statement_timeout = '60s'; set lock_timeout = '5s'; \
+     set idle_in_transaction_session_timeout = '60s'; set client_min_messages = warning";
+
+/// `sqlite://path` or `postgres://…`.
+pub(super) async fn database(url: &str) -> Result<Database, Cause> {
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return sqlite(path).await;
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return postgres(url).await;
+    }
+    Err(Cause::broken("its URL must begin with sqlite:// or postgres://"))
+}
+
+async fn sqlite(path: &str) -> Result<Database, Cause> {
+    if path.is_empty() || path.starts_with(':') || path.contains('?') {
+        return Err(Cause::broken("its URL must be sqlite:// and the path of a file, and nothing else"));
+    }
+    create(Path::new(path)).map_err(|error| of_file(&error))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        // With the journal beside it, a file stays whole whatever happens; power that fails can take the last moment.
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(PATIENCE)
+        .pragma("journal_size_limit", MOST_JOURNAL_BYTES)
+        .disable_statement_logging();
+    let writer = SqlitePoolOptions::new().max_connections(1);
+    let writer = patient(writer).connect_with(options.clone()).await?;
+    migrate_file(&writer).await?;
+    let readers = SqlitePoolOptions::new().max_connections(MOST_READERS);
+    let readers = patient(readers).connect_lazy_with(options.pragma("query_only", "1"));
+    Ok(Database::Sqlite { writer, readers })
+}
+
+fn patient<DB: sqlx::Database>(options: PoolOptions<DB>) -> PoolOptions<DB> {
+    // What is slow is told by whoever waits for it.
+    options.acquire_timeout(PATIENCE).acquire_slow_threshold(PATIENCE * 2)
+}
+
+/// Makes the file and its folder for this user alone. SQLite gives the files beside it the same permissions.
+fn create(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn of_file(error: &io::Error) -> Cause {
+    Cause::broken(format!("its file cannot be made ({})", error.kind()))
+}
+
+async fn migrate_file(writer: &sqlx::SqlitePool) -> Result<(), Cause> {
+    let mut tries = 0;
+    loop {
+        let mut connection = writer.acquire().await?;
+        let done = migrator(SQLITE).run_direct(None, &mut *connection, false).await.map_err(Cause::from);
+        tries += 1;
+        if done.is_ok() || tries == 5 {
+            return done;
+        }
+        // Another process may have been at it at the same time; what it has made is seen the next time.
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn postgres(url: &str) -> Result<Database, Cause> {
+    let options = PgConnectOptions::from_str(url)?.disable_statement_logging();
+    let options = if options.get_application_name().is_none() {
+        options.application_name(env!("CARGO_PKG_NAME"))
+    } else {
+        options
+    };
+    let pool = PgPoolOptions::new().max_connections(MOST_CONNECTIONS).after_connect(|connection, _| {
+        Box::pin(async move { connection.execute(POSTGRES_LIMITS).await.map(drop) })
+    });
+    let pool = patient(pool).connect_with(options).await?;
+    // A connection of its own, which is closed whatever happens, and takes the lock of migrations with it.
+    let mut connection = pool.acquire().await?.detach();
+    connection.execute("set statement_timeout = 0; set lock_timeout = 0").await?;
+    let migrator = migrator(POSTGRES);
+    let done = timeout(MIGRATION, migrator.run_direct(None, &mut connection, false)).await;
+    done.map_err(|_| Cause::too_slow(MIGRATION))??;
+    Ok(Database::Postgres(pool))
+}
