@@ -11,7 +11,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 
 use super::context::Context;
 use super::payload::{Json, TextAnswer, json_response, text_response};
-use super::schema::{Alive, Ready, Reload};
+use super::schema::{Alive, Ready, Reload, StoreHealth};
 use super::{Tag, docs};
 
 /// The document and its page, made when they are first asked for: few ever are.
@@ -58,7 +58,7 @@ impl OperatorsApi {
         let Context { health, gateway, .. } = &*self.context;
         let draining = health.is_draining();
         let state = gateway.state();
-        let refused = health.refused_reload();
+        let (refused, trouble) = (health.refused_reload(), health.troubled_store());
         let mut reasons = Vec::new();
         if draining {
             reasons.push("the service is shutting down".to_owned());
@@ -69,6 +69,7 @@ impl OperatorsApi {
             models: state.routes.routes().len(),
             prompts: state.prompts.list().len(),
             reload: Reload { ok: refused.is_none(), error: refused },
+            store: StoreHealth { ok: trouble.is_none(), error: trouble },
         };
         if draining { Readiness::Draining(Json(ready), 1) } else { Readiness::Ready(Json(ready)) }
     }

@@ -21,7 +21,7 @@ pub(super) use engines::{EngineBody, EngineList, EngineModelBody, EngineStep, En
 pub(super) use facade::{
     Alive, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions, OwnPrompt,
     PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, Reload,
-    RenderBody, RenderedBody, Tag, TagDetails, TagList, TranslationBody,
+    RenderBody, RenderedBody, StoreHealth, Tag, TagDetails, TagList, TranslationBody,
 };
 pub(super) use object::AnyObject;
 pub(super) use passages::Passages;

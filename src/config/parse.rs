@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{Auth, ConfigError, Fault, ListenAddress, LogFormat};
+use crate::callers::Zone;
 use crate::lint::is_language_tag;
 
 /// Values read so far, and the faults among them. A bad value is replaced by a good one, so that all
@@ -84,6 +85,13 @@ impl Parsed {
         value.trim().parse().ok().filter(|days| (1..=36_500).contains(days)).unwrap_or_else(|| {
             self.bad(name, value, "a number of days, 1 to 36500");
             default
+        })
+    }
+
+    pub(super) fn zone(&mut self, name: &str, value: &str) -> Zone {
+        Zone::named(value).unwrap_or_else(|| {
+            self.bad(name, value, "the name of a time zone, such as Europe/Warsaw or UTC");
+            Zone::default()
         })
     }
 

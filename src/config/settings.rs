@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::parse::{self, Parsed};
 use super::{Catalog, ConfigError, Environment, Fault, nearest};
+use crate::callers::Zone;
 
 const PREFIX: &str = "LLM_PROXY_API_";
 /// A shorter admin key may be guessed.
@@ -64,6 +65,8 @@ pub struct Storage {
     pub database_url: SecretString,
     /// `USAGE_KEEP_DAYS`: how long the record of a single request is kept.
     pub usage_keep: Duration,
+    /// `TIME_ZONE`: where days, weeks and months of budgets begin.
+    pub zone: Zone,
 }
 
 /// Time-outs of upstream requests.
@@ -208,6 +211,7 @@ struct Raw {
     gguf_dir: Option<PathBuf>,
     database_url: Option<String>,
     usage_keep_days: Option<String>,
+    time_zone: Option<String>,
     redis_url: Option<String>,
     admin_key: Option<String>,
 }
@@ -385,6 +389,7 @@ impl Raw {
         Storage {
             database_url: check.database("DATABASE_URL", self.database_url.as_deref()),
             usage_keep: DAY * check.days("USAGE_KEEP_DAYS", self.usage_keep_days.as_deref(), 400),
+            zone: check.zone("TIME_ZONE", self.time_zone.as_deref().unwrap_or("UTC")),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, time
 use tokio_util::sync::CancellationToken;
 
 use super::{Store, StoreError};
-use crate::callers::UsageRecord;
+use crate::callers::{Ledger, UsageRecord};
 use crate::telemetry::Metrics;
 
 /// So many records wait at most; some hundred bytes each.
@@ -105,6 +105,12 @@ impl Quiet {
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl Ledger for Recorder {
+    fn record(&self, record: UsageRecord) {
+        Self::record(self, record);
     }
 }
 

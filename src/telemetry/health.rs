@@ -12,6 +12,7 @@ pub struct Health {
     draining: AtomicBool,
     cutting_off: AtomicBool,
     refused_reload: ArcSwapOption<String>,
+    troubled_store: ArcSwapOption<String>,
 }
 
 impl Default for Health {
@@ -21,6 +22,7 @@ impl Default for Health {
             draining: AtomicBool::new(false),
             cutting_off: AtomicBool::new(false),
             refused_reload: ArcSwapOption::empty(),
+            troubled_store: ArcSwapOption::empty(),
         }
     }
 }
@@ -69,5 +71,15 @@ impl Health {
     /// Why the last change was refused, if it was.
     pub fn refused_reload(&self) -> Option<String> {
         self.refused_reload.load().as_ref().map(|reason| String::clone(reason))
+    }
+
+    /// How it is with the store of keys and usage: what is wrong, or nothing.
+    pub fn store_is(&self, trouble: Option<String>) {
+        self.troubled_store.store(trouble.map(Into::into));
+    }
+
+    /// What is wrong with the store of keys and usage, if anything is.
+    pub fn troubled_store(&self) -> Option<String> {
+        self.troubled_store.load().as_ref().map(|reason| String::clone(reason))
     }
 }

@@ -3,6 +3,8 @@
 //! ```sh
 //! cargo test --release --test it -- --ignored --nocapture ten_million
 //! ```
+//!
+//! `LLM_PROXY_API_TESTS_RECORDS` says how many it is instead.
 
 use std::time::{Duration, Instant};
 

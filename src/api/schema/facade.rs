@@ -322,6 +322,17 @@ pub(in crate::api) struct Ready {
     pub(in crate::api) prompts: usize,
     /// How the last change of the configuration went.
     pub(in crate::api) reload: Reload,
+    /// How it is with the store of keys and usage. Requests are answered from memory whatever it is like.
+    pub(in crate::api) store: StoreHealth,
+}
+
+/// How it is with the store of keys and usage.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct StoreHealth {
+    /// Whether all is written down.
+    pub(in crate::api) ok: bool,
+    /// What is wrong. What waits is written when it is well again.
+    pub(in crate::api) error: Option<String>,
 }
 
 /// How the last change of the configuration went.
