@@ -30,6 +30,10 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
             error.retry_after(Some(*retry_after))
         }
+        Refusal::SetAside { .. } => {
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+            error.retry_after(Some(Duration::from_secs(1)))
+        }
         Refusal::Budget { until_ms, .. } => {
             let wait = u64::try_from(until_ms - now_ms()).unwrap_or(0);
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "budget_exhausted", message);

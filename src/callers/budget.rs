@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Budget, Zone};
+use super::{Budget, Period, Zone};
 
 /// Whose budget it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,8 +28,11 @@ pub struct Spent {
 pub struct Budgets {
     zone: Zone,
     // A std mutex: held for a look-up and an addition.
-    accounts: Mutex<HashMap<Whose, Account>>,
+    accounts: Mutex<Accounts>,
 }
+
+/// One for each kind of period, so that another budget for the same loses nothing.
+type Accounts = HashMap<(Whose, Period), Account>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
@@ -38,6 +41,15 @@ struct Account {
     spent: Spent,
     /// What requests under way may still spend.
     reserved: Spent,
+}
+
+/// Why nothing can be set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UsedUp {
+    /// All is spent, until the period ends.
+    Spent { until_ms: i64 },
+    /// All that is left is set aside for requests under way.
+    SetAside,
 }
 
 /// A part of a budget that is set aside.
@@ -59,21 +71,24 @@ impl Budgets {
         &self.zone
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Whose, Account>> {
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The account, in the period that runs now, and when that ends.
     fn account<'a>(
         &self,
-        accounts: &'a mut HashMap<Whose, Account>,
+        accounts: &'a mut Accounts,
         whose: &Whose,
         budget: &Budget,
         now_ms: i64,
     ) -> (&'a mut Account, i64) {
         let (since_ms, until_ms) = self.zone.around(budget.period, now_ms);
-        let account = accounts.entry(whose.clone()).or_default();
-        if account.since_ms != since_ms {
+        let account = accounts
+            .entry((whose.clone(), budget.period))
+            .or_insert(Account { since_ms, ..Account::default() });
+        // Only forward: a clock that is put back begins no period anew.
+        if account.since_ms < since_ms {
             (account.since_ms, account.spent) = (since_ms, Spent::default());
         }
         (account, until_ms)
@@ -99,23 +114,27 @@ impl Budgets {
     /// the budget, and only that one.
     ///
     /// # Errors
-    /// It is used up, until then.
+    /// Nothing is left.
     pub(super) fn take(
         &self,
         whose: Whose,
         budget: Budget,
         part: Spent,
         now_ms: i64,
-    ) -> Result<Reserve, i64> {
+    ) -> Result<Reserve, UsedUp> {
         let mut accounts = self.accounts();
         let (account, until_ms) = self.account(&mut accounts, &whose, &budget, now_ms);
-        let tokens = account.spent.tokens + account.reserved.tokens;
-        let money = account.spent.money + account.reserved.money;
-        if budget.tokens.is_some_and(|most| tokens >= most) || budget.money.is_some_and(|most| money >= most)
-        {
-            return Err(until_ms);
+        let (spent, reserved) = (account.spent, account.reserved);
+        let is_beyond = |tokens: u64, money: f64| {
+            budget.tokens.is_some_and(|most| tokens >= most) || budget.money.is_some_and(|most| money >= most)
+        };
+        if is_beyond(spent.tokens, spent.money) {
+            return Err(UsedUp::Spent { until_ms });
         }
-        account.reserved.tokens += part.tokens;
+        if is_beyond(spent.tokens.saturating_add(reserved.tokens), spent.money + reserved.money) {
+            return Err(UsedUp::SetAside);
+        }
+        account.reserved.tokens = reserved.tokens.saturating_add(part.tokens);
         account.reserved.money += part.money;
         Ok(Reserve { whose, budget, reserved: part })
     }
@@ -126,7 +145,7 @@ impl Budgets {
         let (account, _) = self.account(&mut accounts, &reserve.whose, &reserve.budget, now_ms);
         account.reserved.tokens = account.reserved.tokens.saturating_sub(reserve.reserved.tokens);
         account.reserved.money = (account.reserved.money - reserve.reserved.money).max(0.0);
-        account.spent.tokens += spent.tokens;
+        account.spent.tokens = account.spent.tokens.saturating_add(spent.tokens);
         account.spent.money += spent.money;
     }
 
@@ -141,7 +160,6 @@ impl Budgets {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Period;
     use super::*;
 
     const DAY: i64 = 86_400_000;
@@ -163,13 +181,16 @@ mod tests {
         let (budgets, budget) = (Budgets::default(), budget(Some(1000), None));
         let one = budgets.take(whose(), budget, tokens(800), 5).unwrap();
         let two = budgets.take(whose(), budget, tokens(800), 5).unwrap();
-        assert_eq!(budgets.take(whose(), budget, tokens(1), 5).unwrap_err(), DAY);
+        assert_eq!(budgets.take(whose(), budget, tokens(1), 5).unwrap_err(), UsedUp::SetAside);
         budgets.settle(&one, tokens(100), 6);
         let three = budgets.take(whose(), budget, tokens(1), 6).unwrap();
         assert_eq!(budgets.left_for(&three, 6), Some(900));
         budgets.settle(&two, tokens(950), 7);
         budgets.settle(&three, tokens(0), 7);
-        assert!(budgets.take(whose(), budget, tokens(1), DAY - 1).is_err());
+        assert_eq!(
+            budgets.take(whose(), budget, tokens(1), DAY - 1).unwrap_err(),
+            UsedUp::Spent { until_ms: DAY }
+        );
         assert!(budgets.take(whose(), budget, tokens(1), DAY).is_ok(), "a new day");
         assert!(budgets.take(Whose::Owner("k".to_owned()), budget, tokens(1), 7).is_ok());
     }
@@ -199,5 +220,19 @@ mod tests {
             budgets.take(whose(), budget, tokens(60), DAY + 2).is_ok(),
             "what was set aside is free again"
         );
+    }
+
+    #[test]
+    fn another_period_and_a_clock_put_back_lose_nothing() {
+        let (budgets, day) = (Budgets::default(), budget(Some(100), None));
+        let month = Budget { period: Period::Month, tokens: Some(1000), ..day };
+        let under_way = budgets.take(whose(), day, tokens(10), DAY).unwrap();
+        budgets.at_least(&whose(), &month, tokens(900), DAY);
+        budgets.settle(&under_way, tokens(60), DAY);
+        assert_eq!(budgets.spent(&whose(), &month, DAY).0, tokens(900));
+        assert_eq!(budgets.spent(&whose(), &day, DAY).0, tokens(60));
+        assert_eq!(budgets.spent(&whose(), &day, DAY - 1).0, tokens(60));
+        assert!(budgets.take(whose(), day, tokens(u64::MAX), DAY).is_ok());
+        assert!(budgets.take(whose(), day, tokens(u64::MAX), DAY).is_err(), "sums have an end");
     }
 }

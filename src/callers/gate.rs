@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
-use super::budget::{Budgets, Reserve, Spent, Whose};
+use super::budget::{Budgets, Reserve, Spent, UsedUp, Whose};
 use super::ring::Caller;
 use super::scope::{Dimension, Figures, Hold, Scope, Want};
 use super::{Budget, Limits};
@@ -17,8 +18,7 @@ pub struct Gate {
     whole: Arc<Scope>,
     // A std mutex: held for a look-up.
     scopes: Mutex<HashMap<(Kind, String), Arc<Scope>>>,
-    // A std mutex: held to read or to replace.
-    rules: Mutex<Arc<Rules>>,
+    rules: ArcSwap<Rules>,
     budgets: Budgets,
 }
 
@@ -83,6 +83,12 @@ pub enum Refusal {
         /// When its period ends, in milliseconds since 1970.
         until_ms: i64,
     },
+    /// What is left of a budget is set aside for requests under way.
+    #[error("what is left of the budget of the {of} is set aside for requests that are under way")]
+    SetAside {
+        /// Of what: `key` or `owner`.
+        of: &'static str,
+    },
 }
 
 /// The leave to make a request. What it has reserved is put right when it is settled, or given back when it is dropped.
@@ -107,20 +113,13 @@ impl Gate {
     /// A gate with these rules.
     pub fn new(rules: Rules, budgets: Budgets) -> Self {
         let whole = Arc::new(Scope::new(rules.gateway, Instant::now()));
-        Self { whole, scopes: Mutex::default(), rules: Mutex::new(Arc::new(rules)), budgets }
+        Self { whole, scopes: Mutex::default(), rules: ArcSwap::from_pointee(rules), budgets }
     }
 
     /// Puts other rules in place. What has been taken is not forgotten.
     pub fn replace_rules(&self, rules: Rules) {
         self.whole.limit(rules.gateway);
-        for ((kind, name), scope) in &*self.scopes.lock().unwrap_or_else(PoisonError::into_inner) {
-            let of_kind = match kind {
-                Kind::Owner => &rules.owners,
-                Kind::Model => &rules.models,
-            };
-            scope.limit(of_kind.get(name).copied().unwrap_or_default());
-        }
-        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.rules.store(Arc::new(rules));
     }
 
     /// What has been spent of budgets.
@@ -134,8 +133,8 @@ impl Gate {
         rules.owner_budgets.iter().map(|(owner, budget)| (Whose::Owner(owner.clone()), *budget)).collect()
     }
 
-    fn rules(&self) -> Arc<Rules> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn rules(&self) -> Guard<Arc<Rules>> {
+        self.rules.load()
     }
 
     /// Whether anything is limited for a caller. If not, there is nothing to reserve.
@@ -162,7 +161,10 @@ impl Gate {
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
             let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
-            permit.reserves.push(reserve.map_err(|until_ms| Refusal::Budget { of, until_ms })?);
+            permit.reserves.push(reserve.map_err(|used_up| match used_up {
+                UsedUp::Spent { until_ms } => Refusal::Budget { of, until_ms },
+                UsedUp::SetAside => Refusal::SetAside { of },
+            })?);
         }
         let now = Instant::now();
         for (of, scope) in self.scopes_of(caller, model, &rules) {
@@ -208,7 +210,10 @@ impl Gate {
     fn scope(&self, kind: Kind, name: &str, limits: Limits) -> Arc<Scope> {
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(Scope::new(limits, Instant::now()));
-        scopes.entry((kind, name.to_owned())).or_insert_with(new).clone()
+        let scope = scopes.entry((kind, name.to_owned())).or_insert_with(new);
+        // Rules may have changed.
+        scope.limit(limits);
+        scope.clone()
     }
 
     /// How a caller stands.

@@ -116,7 +116,8 @@ impl Scope {
             let wait = state.requests.seconds_until(limit.saturating_sub(1), now);
             return Err(Short { dimension: Dimension::Requests, limit, retry_after: seconds(wait) });
         }
-        let reserved = limits.tokens_per_minute.map_or(tokens, |limit| tokens.min(limit));
+        // Without a limit nothing is counted before it is known.
+        let reserved = limits.tokens_per_minute.map_or(0, |limit| tokens.min(limit));
         if let Some(limit) = limits.tokens_per_minute
             && (state.tokens.sum(now).saturating_add(reserved) > limit || limit == 0)
         {

@@ -45,22 +45,25 @@ impl Window {
     pub(super) fn add(&mut self, amount: u64, now: Instant) -> Mark {
         self.sum(now);
         if let Some(part) = self.parts.get_mut(index(self.second)) {
+            let amount = amount.min(u64::MAX - self.sum);
             *part += amount;
             self.sum += amount;
         }
         Mark(self.second)
     }
 
-    /// What was counted as `before` is in truth `after`: where it still counts, that is put right.
+    /// What was counted as `before` is in truth `after`: where it still counts, that is put right. If it counts no more,
+    /// what was too little counts now, so that what takes long is not for nothing.
     pub(super) fn correct(&mut self, mark: Mark, before: u64, after: u64, now: Instant) {
         self.sum(now);
         if self.second - mark.0 >= PARTS as u64 {
+            self.add(after.saturating_sub(before), now);
             return;
         }
         if let Some(part) = self.parts.get_mut(index(mark.0)) {
-            let corrected = part.saturating_sub(before) + after;
-            self.sum = self.sum - *part + corrected;
-            *part = corrected;
+            let others = self.sum - *part;
+            let corrected = part.saturating_sub(before).saturating_add(after).min(u64::MAX - others);
+            (*part, self.sum) = (corrected, others + corrected);
         }
     }
 
@@ -141,7 +144,13 @@ mod tests {
         assert_eq!(window.sum(at(began, 20_000)), 50);
         assert_eq!(window.sum(at(began, 61_000)), 10);
         window.correct(mark, 40, 400, at(began, 62_000));
-        assert_eq!(window.sum(at(began, 62_000)), 10, "what counts no more stays as it is");
+        assert_eq!(window.sum(at(began, 62_000)), 370, "what was too little counts now");
+        window.correct(mark, 400, 40, at(began, 62_000));
+        assert_eq!(window.sum(at(began, 62_000)), 370, "what was too much has been over for long");
+        window.add(u64::MAX, at(began, 62_000));
+        window.correct(mark, 0, u64::MAX, at(began, 62_000));
+        assert_eq!(window.sum(at(began, 62_000)), u64::MAX);
+        assert_eq!(window.sum(at(began, 200_000)), 0);
     }
 
     #[test]

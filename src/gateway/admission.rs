@@ -10,6 +10,8 @@ use crate::telemetry::RequestRecord;
 
 /// So many tokens are set aside for an answer of which nobody says how long it may get.
 const USUAL_ANSWER: u64 = 1024;
+/// No answer is longer, where nobody says what a model can do.
+const MOST_ANSWER: u64 = 131_072;
 
 /// Those of the routes that the caller may use.
 ///
@@ -45,9 +47,15 @@ impl Gateway {
         if !self.gate.limits(caller.as_ref()) {
             return Ok(());
         }
+        // Nothing answers with more, whatever is asked for.
+        let most = route
+            .deployments
+            .iter()
+            .filter_map(|deployment| deployment.abilities.output_tokens.or(deployment.context_tokens));
+        let most = most.max().unwrap_or(MOST_ANSWER);
         let expected = Usage {
             input_tokens: request.input_tokens(),
-            output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER),
+            output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER).min(most),
             ..Usage::default()
         };
         let now_ms = now_ms();

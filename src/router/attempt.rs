@@ -16,14 +16,16 @@ use crate::telemetry::AttemptOutcome;
 #[derive(Debug)]
 pub(super) struct Candidate<'r> {
     pub(super) deployment: &'r Arc<Deployment>,
-    leave: Leave<'r>,
+    pub(super) leave: Leave<'r>,
+    /// With so many keys it may be tried after this one.
+    pub(super) other_keys: usize,
     /// How long it may be waited for in a queue, while another could answer.
     pub(super) patience: Option<Duration>,
 }
 
 /// The leave to ask a deployment: its own, its provider's, and that of one of its provider's keys if it has several.
 #[derive(Debug)]
-struct Leave<'r> {
+pub(super) struct Leave<'r> {
     own: Pass<'r>,
     provider: Pass<'r>,
     key: Option<(&'r Arc<Key>, Pass<'r>)>,
@@ -34,6 +36,8 @@ struct Leave<'r> {
 pub(super) struct Outcome<'r, A> {
     pub(super) deployment: &'r Arc<Deployment>,
     pub(super) key: Option<Arc<Key>>,
+    /// With so many keys it may be tried after this one.
+    pub(super) other_keys: usize,
     pub(super) result: Result<A, ProviderError>,
 }
 
@@ -46,6 +50,17 @@ pub struct Means<'a> {
     pub(super) patience: Option<Duration>,
 }
 
+impl Leave<'_> {
+    /// It is asked by it.
+    fn is_used(&mut self) {
+        self.own.is_used();
+        self.provider.is_used();
+        if let Some((_, pass)) = &mut self.key {
+            pass.is_used();
+        }
+    }
+}
+
 impl<'r> Candidate<'r> {
     /// # Errors
     /// It rests until then, or its provider does, or all of its provider's keys.
@@ -53,12 +68,13 @@ impl<'r> Candidate<'r> {
         let provider = deployment.provider_health.admit(now)?;
         let own = deployment.health.admit(now)?;
         let key = deployment.keys.admit(now)?;
-        Ok(Self { deployment, leave: Leave { own, provider, key }, patience: None })
+        Ok(Self { deployment, leave: Leave { own, provider, key }, other_keys: 0, patience: None })
     }
 
     /// Asks.
     pub(super) async fn asked<R: Ask>(self, request: &R) -> Outcome<'r, R::Answer> {
-        let Self { deployment, leave, patience } = self;
+        let Self { deployment, mut leave, other_keys, patience } = self;
+        leave.is_used();
         let began = Instant::now();
         let key = leave.key.as_ref().map(|(key, _)| Arc::clone(key));
         let provider = key.as_ref().map_or(&deployment.provider, |key| &key.provider);
@@ -75,7 +91,7 @@ impl<'r> Candidate<'r> {
             }
             Err(error) => deployment.has_failed(error, key.as_deref()),
         }
-        Outcome { deployment, key, result }
+        Outcome { deployment, key, other_keys, result }
     }
 }
 
@@ -104,8 +120,8 @@ impl Deployment {
 
     /// Whether it might be asked now.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
-        let rests = |health: &super::Health| health.figures(now).rests_for.is_some();
-        !rests(&self.health) && !rests(&self.provider_health) && self.keys.resting(now) == 0
+        let some_key = self.keys.len() == 0 || self.keys.resting(now) < self.keys.len();
+        !self.health.rests(now) && !self.provider_health.rests(now) && some_key
     }
 
     /// Comes back when it may be worth looking again whether it rests.

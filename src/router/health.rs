@@ -94,7 +94,10 @@ struct State {
 #[derive(Debug)]
 pub struct Pass<'a> {
     health: &'a Health,
+    admitted: Instant,
     is_probe: bool,
+    /// Whether somebody was asked by it.
+    is_used: bool,
 }
 
 /// How a probe went.
@@ -139,7 +142,7 @@ impl Health {
     /// It rests until then.
     pub fn admit(&self, now: Instant) -> Result<Pass<'_>, Instant> {
         if !self.is_troubled.load(Ordering::Acquire) {
-            return Ok(Pass { health: self, is_probe: false });
+            return Ok(Pass { health: self, admitted: now, is_probe: false, is_used: false });
         }
         let mut state = self.state();
         let is_probe = match state.rests_until {
@@ -149,7 +152,12 @@ impl Health {
             Some(_) => true,
         };
         state.is_probed |= is_probe;
-        Ok(Pass { health: self, is_probe })
+        Ok(Pass { health: self, admitted: now, is_probe, is_used: false })
+    }
+
+    /// Whether it rests.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        self.is_troubled.load(Ordering::Acquire) && self.state().rests_until.is_some_and(|until| until > now)
     }
 
     /// Comes back when it may be worth looking again.
@@ -182,6 +190,7 @@ impl Health {
                 state.rests_until = state.rests_until.max(until);
                 // Signs of life that are seen here say nothing of what was seen there.
                 state.willed_until = state.willed_until.max(until);
+                state.failed_at = Some(now);
             }
             None => self.is_well(&mut state),
         }
@@ -300,13 +309,24 @@ impl State {
 }
 
 impl Pass<'_> {
-    /// It answered: its rest, if it had one, is over and forgotten.
+    /// Somebody is asked by it.
+    pub(super) fn is_used(&mut self) {
+        self.is_used = true;
+    }
+
+    /// It answered: its rest, if it had one, is over and forgotten. An answer to what was asked before the last failure
+    /// says nothing of what is now.
     pub fn succeeded(self) {
         self.health.answered.fetch_add(1, Ordering::Relaxed);
         if !self.health.is_troubled.load(Ordering::Acquire) {
             return;
         }
-        self.health.is_well(&mut self.health.state());
+        let mut state = self.health.state();
+        if !self.is_probe && state.failed_at.is_some_and(|failed| failed >= self.admitted) {
+            return;
+        }
+        self.health.is_well(&mut state);
+        drop(state);
         if let Some((name, others)) = &self.health.others {
             others.is_well(name);
         }
@@ -333,7 +353,11 @@ impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.is_probe {
             self.health.state().is_probed = false;
-            self.health.changed.notify_waiters();
+            // Those who wait look again by themselves. If nobody was asked, there is nothing new to see: waiters that
+            // woke each other for that would never sleep.
+            if self.is_used {
+                self.health.changed.notify_waiters();
+            }
         }
     }
 }
@@ -497,6 +521,21 @@ mod tests {
         other_a.admit(now + seconds(100)).unwrap().succeeded();
         assert!((0..3).all(|_| a_one.admit(now + seconds(1)).is_ok()));
         here.told("nobody", Some(seconds(1)));
+    }
+
+    #[test]
+    fn an_answer_to_what_was_asked_before_a_failure_ends_no_rest() {
+        let (health, now) = (Health::default(), Instant::now());
+        let (early, other) = (health.admit(now).unwrap(), health.admit(now).unwrap());
+        drop(other);
+        health.failed(&failure(Cause::Will), now + seconds(1));
+        early.succeeded();
+        assert!(health.admit(now + seconds(30)).is_err());
+        assert_eq!(health.answered(), 1);
+        let probe = health.admit(now + seconds(50)).unwrap();
+        assert!(health.admit(now + seconds(50)).is_err());
+        probe.succeeded();
+        assert!(health.admit(now + seconds(50)).is_ok());
     }
 
     #[test]

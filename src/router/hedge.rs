@@ -11,7 +11,7 @@ use super::Ask;
 use super::attempt::{Candidate, Outcome};
 use super::round::Round;
 use super::table::{Deployment, Route};
-use crate::providers::Failover;
+use crate::providers::{ErrorKind, Failover, ProviderError};
 use crate::telemetry::AttemptOutcome;
 
 /// In thousandths of a call.
@@ -44,6 +44,11 @@ impl Hedges {
         self.change(|saved| saved.checked_sub(CALL))
     }
 
+    /// There was nobody to be called.
+    fn refund(&self) {
+        self.change(|saved| Some(saved.saturating_add(CALL).min(MOST_SAVED)));
+    }
+
     fn change(&self, change: impl FnMut(u32) -> Option<u32>) -> bool {
         self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok()
     }
@@ -64,7 +69,14 @@ impl Route {
         if let Ok(outcome) = timeout(after, &mut first).await {
             return outcome;
         }
-        let Some(second) = round.spare(slow).filter(|_| self.hedges.spend()) else { return first.await };
+        // Who is looked at is passed over from then on, so the budget is asked first.
+        if !self.hedges.spend() {
+            return first.await;
+        }
+        let Some(second) = round.spare(slow) else {
+            self.hedges.refund();
+            return first.await;
+        };
         let second = round.began(second);
         let quick = second.deployment;
         tracing::debug!(deployment = %quick.id, slow = %slow.id, "Another deployment is asked beside a slow one");
@@ -93,7 +105,8 @@ impl Route {
 impl<A> Outcome<'_, A> {
     /// Whether another call may still do better.
     fn is_worth_waiting(&self) -> bool {
-        self.result.as_ref().is_err_and(|error| error.failover() != Failover::Stop)
+        let is_of_context = |error: &ProviderError| matches!(error.kind, ErrorKind::ContextTooLong { .. });
+        self.result.as_ref().is_err_and(|error| is_of_context(error) || error.failover() != Failover::Stop)
     }
 }
 

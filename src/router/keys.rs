@@ -34,7 +34,7 @@ impl Keys {
 
     /// How many of them rest.
     pub(super) fn resting(&self, now: Instant) -> usize {
-        self.keys.iter().filter(|key| key.health.figures(now).rests_for.is_some()).count()
+        self.keys.iter().filter(|key| key.health.rests(now)).count()
     }
 
     /// The key whose turn it is, of those that do not rest; `None` if there are no several.

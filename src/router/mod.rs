@@ -165,7 +165,7 @@ impl Route {
             let mut round = Round::new(self, fitting_first(order, demands.as_ref()));
             while let Some(candidate) = round.next() {
                 match self.raced(request, candidate, &mut round).await {
-                    Outcome { deployment, key, result: Ok(answer) } => {
+                    Outcome { deployment, key, result: Ok(answer), .. } => {
                         let deployment = deployment.clone();
                         return Ok(Routed { answer, deployment, key, attempts: round.attempts });
                     }

@@ -15,8 +15,8 @@ use crate::providers::{Cooldown, ErrorKind, Failover, OVERFLOWED};
 pub(super) struct Round<'r, I> {
     route: &'r Route,
     order: I,
-    /// One that is asked again with another key, so many times at most.
-    again: Option<(&'r Arc<Deployment>, usize)>,
+    /// Those that are asked again with another key, so many times at most.
+    again: Vec<(&'r Arc<Deployment>, usize)>,
     /// One with a long queue, to which the request comes back if nobody else can answer.
     overflowed: Option<&'r Arc<Deployment>>,
     /// Only those with more context are of use now.
@@ -34,7 +34,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
         Self {
             route,
             order,
-            again: None,
+            again: Vec::new(),
             overflowed: None,
             larger_than: None,
             is_over: false,
@@ -68,10 +68,9 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
     }
 
     fn by_another_key(&mut self) -> Option<Candidate<'r>> {
-        let (deployment, times) = self.again.take()?;
+        let (deployment, other_keys) = self.again.pop()?;
         let next = Candidate::admitted(deployment, Instant::now()).ok()?;
-        self.again = times.checked_sub(1).map(|times| (deployment, times));
-        Some(next)
+        Some(Candidate { other_keys: other_keys - 1, ..next })
     }
 
     fn following(&mut self) -> Option<Candidate<'r>> {
@@ -85,7 +84,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
             match Candidate::admitted(deployment, now) {
                 Ok(mut candidate) => {
                     candidate.patience = self.patience(deployment, now);
-                    self.again = deployment.keys.len().checked_sub(1).map(|times| (deployment, times));
+                    candidate.other_keys = deployment.keys.len().saturating_sub(1);
                     return Some(candidate);
                 }
                 Err(until) => {
@@ -109,10 +108,11 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
 
     /// It has failed, or refused.
     pub(super) fn failed<A>(&mut self, outcome: Outcome<'r, A>) {
-        let Outcome { deployment, result: Err(error), .. } = outcome else { return };
+        let Outcome { deployment, other_keys, result: Err(error), .. } = outcome else { return };
         let is_of_key = matches!(error.failover(), Failover::Next(Cooldown::Provider(_)));
-        let is_same = |again: &(&Arc<Deployment>, usize)| Arc::ptr_eq(again.0, deployment);
-        self.again = self.again.take().filter(|again| is_of_key && is_same(again));
+        if is_of_key && other_keys > 0 {
+            self.again.push((deployment, other_keys));
+        }
         match &error.kind {
             ErrorKind::Overloaded { code: OVERFLOWED, .. } => self.overflowed = Some(deployment),
             ErrorKind::ContextTooLong { context_tokens, .. } => {

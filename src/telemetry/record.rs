@@ -63,6 +63,8 @@ pub struct Facts {
     pub is_unpriced: bool,
     /// Whether the gateway ended the answer, for a budget was used up.
     pub is_cut: bool,
+    /// What its parts have settled already.
+    settled: Spent,
 }
 
 /// How a request ended.
@@ -152,17 +154,26 @@ impl RequestRecord {
 }
 
 impl Facts {
-    /// What was reserved is put right by what was used.
-    pub fn settle(&mut self) {
+    /// What was reserved is put right by what was used, and was not settled with a part. What was settled by now.
+    pub fn settle(&mut self) -> Spent {
+        let used = self.usage.map_or(0, |usage| usage.input_tokens.saturating_add(usage.output_tokens));
+        let all = Spent { tokens: used, money: self.cost };
         if let Some(permit) = self.permit.take() {
-            let tokens = self.usage.map_or(0, |usage| usage.input_tokens + usage.output_tokens);
-            permit.settle(Spent { tokens, money: self.cost }, now_ms());
+            let rest = Spent {
+                tokens: all.tokens.saturating_sub(self.settled.tokens),
+                money: (all.money - self.settled.money).max(0.0),
+            };
+            permit.settle(rest, now_ms());
+            self.settled = all;
         }
+        self.settled
     }
 
     /// Adds what is known of a part. Who answered is told of the last part; times are the whole's own.
     fn add(&mut self, mut part: Self) {
-        part.settle();
+        let settled = part.settle();
+        self.settled.tokens += settled.tokens;
+        self.settled.money += settled.money;
         self.cost += part.cost;
         self.is_unpriced |= part.is_unpriced;
         self.model = part.model.or(self.model.take());
