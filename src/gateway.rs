@@ -4,6 +4,7 @@
 //! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
 
 mod admission;
+mod chain;
 mod meter;
 mod opening;
 mod several;
@@ -16,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use self::admission::allowed;
 pub use self::admission::may_use;
+use self::chain::{Chain, Tried};
 use crate::callers::{Budgets, Gate, Refusal, Rules, now_ms};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
@@ -148,23 +150,6 @@ pub enum GatewayError {
 
 fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
-}
-
-/// Models that are asked one after the other. Nearly always there is one, for which nothing is allocated.
-enum Chain {
-    One(Option<Arc<Route>>),
-    Several(std::vec::IntoIter<Arc<Route>>),
-}
-
-impl Iterator for Chain {
-    type Item = Arc<Route>;
-
-    fn next(&mut self) -> Option<Arc<Route>> {
-        match self {
-            Self::One(route) => route.take(),
-            Self::Several(routes) => routes.next(),
-        }
-    }
 }
 
 impl State {
@@ -365,17 +350,21 @@ impl Gateway {
     ) -> Result<Routed<R::Answer>, GatewayError> {
         let caller = record.caller();
         let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
-        let mut seen: Vec<Arc<str>> = Vec::new();
+        let mut tried = Tried::default();
         let mut attempts = 0;
         let asked = record.elapsed();
         loop {
             // There is one, and after it those that take over.
             let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
             note_route(record, &route);
-            if seen.is_empty() {
-                self.admit(request, &route, record)?;
+            if let Err(refusal) = self.admit_to(request, &route, &tried, record) {
+                if wanted.is_over() {
+                    return Err(refusal);
+                }
+                continue;
             }
-            let mut error = match route.answer(request).await {
+            let deadline = tried.deadline(&route, &wanted);
+            let mut error = match route.answer(request, deadline).await {
                 Ok(mut routed) => {
                     routed.attempts += attempts;
                     note_answer(record, &routed.deployment, routed.attempts, asked);
@@ -385,7 +374,7 @@ impl Gateway {
             };
             attempts += error.attempts;
             error.attempts = attempts;
-            seen.push(route.model.clone());
+            tried.failed(&route, &error);
             let fallback = error.fallback();
             let others: &[String] = match fallback {
                 Some(Fallback::Any) => &route.fallbacks,
@@ -398,8 +387,9 @@ impl Gateway {
                 others.iter().filter_map(|name| state.routes.route(name).cloned()).filter(may_use);
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
             let listed = wanted.filter(|_| fallback == Some(Fallback::Any));
-            let next: Vec<Arc<Route>> =
-                listed.chain(taking_over).filter(|route| !seen.contains(&route.model)).collect();
+            let next = listed.chain(taking_over).filter(|route| !tried.seen.contains(&route.model));
+            let next: Vec<Arc<Route>> = next.collect();
+            let next = if next.is_empty() { tried.worth_waiting().into_iter().collect() } else { next };
             if next.is_empty() {
                 note_failure(record, &error, asked);
                 return Err(error.into());
@@ -410,7 +400,8 @@ impl Gateway {
     }
 
     fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
-        let first = self.state.load().wanted(model)?.next();
+        let caller = record.caller();
+        let first = allowed(self.state.load().wanted(model)?, caller.as_ref())?.next();
         let route = first.ok_or_else(|| self.state.load().unknown(model))?;
         note_route(record, &route);
         Ok(route)

@@ -7,15 +7,17 @@ mod steps;
 
 use std::sync::Arc;
 
+use poem::Request;
 use poem_openapi::OpenApi;
 use poem_openapi::param::Path;
 
-use super::Tag;
 use super::context::Context;
 use super::error::ApiError;
 use super::payload::{Json, StepsAnswer, TextAnswer, text_response};
 use super::schema::{EngineBody, EngineList, EngineModelBody, EngineStep, EngineVariantBody};
+use super::{Tag, record_of};
 use crate::engine::{EngineError, EngineState, Pool};
+use crate::gateway::{GatewayError, may_use};
 use crate::providers::{ErrorKind, ProviderError};
 use crate::router::{Deployment, Route};
 
@@ -36,10 +38,11 @@ impl EnginesApi {
     ///
     /// The models that the gateway runs itself, and what their engines are doing.
     #[oai(path = "/engines", method = "get", operation_id = "list_engines")]
-    async fn list(&self) -> Result<Json<EngineList>, ApiError> {
+    async fn list(&self, request: &Request) -> Result<Json<EngineList>, ApiError> {
         let state = self.context.gateway.state();
         let mut engines = Vec::new();
-        for route in state.routes.routes() {
+        let caller = record_of(request).caller();
+        for route in state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route)) {
             for managed in all_managed(&self.context, route) {
                 engines.push(managed.pictured(&route.model).await);
             }
@@ -62,10 +65,11 @@ impl EnginesApi {
     #[oai(path = "/engines/:model/log", method = "get", operation_id = "engine_log")]
     async fn log(
         &self,
+        request: &Request,
         /// The model's name. A slash in it is written `%2F`.
         model: Path<String>,
     ) -> Result<TextAnswer, ApiError> {
-        let (_, managed) = self.managed(&model.0)?;
+        let (_, managed) = self.managed(&model.0, request)?;
         let lines = managed.pool.log(&managed.deployment.upstream_model).await.unwrap_or_default();
         let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
         Ok(text_response("text/plain; charset=utf-8", text).into())
@@ -77,10 +81,11 @@ impl EnginesApi {
     #[oai(path = "/engines/:model/load", method = "post", operation_id = "load_engine")]
     async fn load(
         &self,
+        request: &Request,
         /// The model's name. A slash in it is written `%2F`.
         model: Path<String>,
     ) -> Result<Json<EngineModelBody>, ApiError> {
-        let (route, managed) = self.managed(&model.0)?;
+        let (route, managed) = self.managed(&model.0, request)?;
         let Deployment { provider_name, upstream_model, .. } = &*managed.deployment;
         let loaded = managed.pool.load(upstream_model).await;
         loaded.map_err(|error| ProviderError::no_engine(provider_name, error))?;
@@ -93,10 +98,11 @@ impl EnginesApi {
     #[oai(path = "/engines/:model/unload", method = "post", operation_id = "unload_engine")]
     async fn unload(
         &self,
+        request: &Request,
         /// The model's name. A slash in it is written `%2F`.
         model: Path<String>,
     ) -> Result<Json<EngineModelBody>, ApiError> {
-        let (route, managed) = self.managed(&model.0)?;
+        let (route, managed) = self.managed(&model.0, request)?;
         managed.pool.unload(&managed.deployment.upstream_model).await;
         Ok(Json(managed.pictured(&route.model).await))
     }
@@ -104,8 +110,11 @@ impl EnginesApi {
 
 impl EnginesApi {
     /// What is meant by a public name.
-    fn managed(&self, model: &str) -> Result<(Arc<Route>, Managed), ApiError> {
+    fn managed(&self, model: &str, request: &Request) -> Result<(Arc<Route>, Managed), ApiError> {
         let route = self.context.gateway.state().route(model)?;
+        if !may_use(record_of(request).caller().as_ref(), &route) {
+            return Err(GatewayError::NotAllowed(model.to_owned()).into());
+        }
         let managed = all_managed(&self.context, &route).next();
         if let Some(managed) = managed {
             return Ok((route, managed));

@@ -128,8 +128,10 @@ impl Watcher {
         };
         // A models file may have named another file, which is no change of it.
         let ([_, _, taken, _], [_, _, seen, _]) = (&mut self.taken, &mut self.seen);
-        *taken = self.sources.leaderboard_as_read();
-        seen.clone_from(taken);
+        if loaded.is_ok() {
+            *taken = self.sources.leaderboard_as_read();
+            seen.clone_from(taken);
+        }
         match loaded {
             Ok(loaded) => {
                 let report = loaded.changes_since(&self.loaded);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budgets, Reserve, Spent, UsedUp, Whose};
 use super::ring::Caller;
-use super::scope::{Dimension, Figures, Hold, Scope, Want};
+use super::scope::{Dimension, Figures, Hold, Scope, Short, Want};
 use super::{Budget, Limits};
 
 /// All limits but those of keys, and what has been taken of them.
@@ -95,6 +95,7 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Permit {
     gate: Arc<Gate>,
+    part: Part,
     holds: Vec<(Arc<Scope>, Hold)>,
     reserves: Vec<Reserve>,
     is_settled: bool,
@@ -157,7 +158,7 @@ impl Gate {
     ) -> Result<Permit, Refusal> {
         // From here on it gives back what it has if something else is short.
         let mut permit =
-            Permit { gate: self.clone(), holds: Vec::new(), reserves: Vec::new(), is_settled: false };
+            Permit { gate: self.clone(), part, holds: Vec::new(), reserves: Vec::new(), is_settled: false };
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
             let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
@@ -168,17 +169,9 @@ impl Gate {
         }
         let now = Instant::now();
         for (of, scope) in self.scopes_of(caller, model, &rules) {
-            match scope.take(Want { tokens: part.spent.tokens, is_request: part.is_request }, now) {
-                Ok(hold) => permit.holds.push((scope, hold)),
-                Err(short) => {
-                    permit.put_back(now);
-                    return Err(Refusal::Limit {
-                        of,
-                        dimension: short.dimension,
-                        limit: short.limit,
-                        retry_after: short.retry_after,
-                    });
-                }
+            if let Err(refusal) = permit.take(of, scope, now) {
+                permit.put_back(now);
+                return Err(refusal);
             }
         }
         Ok(permit)
@@ -240,6 +233,28 @@ fn budgets_of(caller: Option<&Caller>, rules: &Rules) -> impl Iterator<Item = (&
 }
 
 impl Permit {
+    fn take(&mut self, of: &'static str, scope: Arc<Scope>, now: Instant) -> Result<(), Refusal> {
+        let want = Want { tokens: self.part.spent.tokens, is_request: self.part.is_request };
+        let Short { dimension, limit, retry_after } = match scope.take(want, now) {
+            Ok(hold) => {
+                self.holds.push((scope, hold));
+                return Ok(());
+            }
+            Err(short) => short,
+        };
+        Err(Refusal::Limit { of, dimension, limit, retry_after })
+    }
+
+    /// Another model takes over, which may have limits of its own.
+    ///
+    /// # Errors
+    /// There is not enough left of them.
+    pub fn extend(&mut self, model: &str) -> Result<(), Refusal> {
+        let gate = self.gate.clone();
+        let Some(limits) = gate.rules().models.get(model).copied() else { return Ok(()) };
+        self.take("model", gate.scope(Kind::Model, model, limits), Instant::now())
+    }
+
     /// The request has ended, and has used this.
     pub fn settle(mut self, spent: Spent, now_ms: i64) {
         self.close(spent, now_ms);

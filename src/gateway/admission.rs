@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Chain, Gateway, GatewayError};
+use super::chain::{Chain, Tried};
+use super::{Gateway, GatewayError};
 use crate::callers::{Caller, Part, Spent, now_ms};
 use crate::llm::Usage;
 use crate::router::{Ask, Route};
@@ -65,6 +66,28 @@ impl Gateway {
             money: price.map_or(0.0, |price| price.cost(&expected)),
         };
         self.enter(&route.model, Part { spent, is_request: !record.is_part() }, record)
+    }
+
+    /// As [`Gateway::admit`] for the first model that is asked. Of those that take over only their own limits matter.
+    ///
+    /// # Errors
+    /// There is not enough of something.
+    pub(super) fn admit_to<R: Ask>(
+        &self,
+        request: &R,
+        route: &Route,
+        tried: &Tried,
+        record: &RequestRecord,
+    ) -> Result<(), GatewayError> {
+        if tried.seen.is_empty() {
+            return self.admit(request, route, record);
+        }
+        if !tried.seen.contains(&route.model)
+            && let Some(permit) = &mut record.facts().permit
+        {
+            permit.extend(&route.model)?;
+        }
+        Ok(())
     }
 
     /// Sets aside a request of which only the parts use anything.

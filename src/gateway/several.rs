@@ -1,5 +1,6 @@
 //! One instruction for many texts: each is asked about by itself, a few at once, and answered in its place.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -75,11 +76,12 @@ impl Gateway {
         record: &Arc<RequestRecord>,
     ) -> Result<Vec<Reply<Completion>>, Unanswered> {
         let mut answers = Vec::with_capacity(texts.len());
-        let mut waiting = texts.iter().enumerate();
+        let mut waiting: VecDeque<(usize, &String)> = texts.iter().enumerate().collect();
         let mut asked = FuturesUnordered::new();
+        let mut at_once = AT_ONCE;
         loop {
-            while asked.len() < AT_ONCE
-                && let Some((index, text)) = waiting.next()
+            while asked.len() < at_once
+                && let Some((index, text)) = waiting.pop_front()
             {
                 let about = Conversation { statement: text.clone(), ..conversation.clone() };
                 let part = Arc::new(record.part());
@@ -87,6 +89,12 @@ impl Gateway {
             }
             match asked.next().await {
                 Some((index, Ok(answer))) => answers.push((index, answer)),
+                // The others hold what it needs: it waits until one of them has ended.
+                Some((index, Err(GatewayError::Refused(refusal)))) if !asked.is_empty() => {
+                    tracing::debug!(%refusal, "A text waits for others of its request");
+                    waiting.extend(texts.get(index).map(|text| (index, text)));
+                    at_once = asked.len();
+                }
                 Some((index, Err(error))) => return Err(Unanswered { error, text: Some(index) }),
                 None => break,
             }

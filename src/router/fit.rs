@@ -10,7 +10,12 @@ impl Deployment {
     /// What is asked for and is known to be beyond it.
     pub fn lacks(&self, demands: &Demands) -> Option<&'static str> {
         let is_too_long = self.context_tokens.is_some_and(|context| demands.input_tokens > context);
-        self.abilities.lacks(demands).or(is_too_long.then_some("so long a prompt"))
+        let answer = demands.output_tokens.unwrap_or(0);
+        let is_long_answer = self.context_tokens.is_some_and(|context| answer > context);
+        self.abilities
+            .lacks(demands)
+            .or(is_too_long.then_some("so long a prompt"))
+            .or(is_long_answer.then_some("so long an answer"))
     }
 }
 

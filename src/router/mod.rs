@@ -15,8 +15,9 @@ mod score;
 mod table;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject, Usage};
 use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError, RESTING};
@@ -149,21 +150,33 @@ impl Ask for EmbedRequest {
 }
 
 impl Route {
+    /// How long a request may wait while all deployments rest.
+    pub fn max_wait(&self) -> Duration {
+        self.routing.max_wait
+    }
+
     /// Asks the deployments, one after the other, until one answers. Those that rest are left out; if all do, the
-    /// first to come back is waited for, as long as is allowed.
+    /// first to come back is waited for until `deadline`, those who came first before those who came later. Without a
+    /// deadline nothing is waited for.
     ///
     /// # Errors
     /// The request was refused, every deployment failed, or all of them rest.
-    pub async fn answer<R: Ask>(&self, request: &R) -> Result<Routed<R::Answer>, RouteError> {
-        let deadline = Instant::now() + self.routing.max_wait;
+    pub async fn answer<R: Ask>(
+        &self,
+        request: &R,
+        deadline: Option<Instant>,
+    ) -> Result<Routed<R::Answer>, RouteError> {
         let demands = self.is_choosy.then(|| request.demands()).flatten();
         if self.routing.hedge_after.is_some() {
             self.hedges.earn();
         }
+        let mut turn = None;
         loop {
             let order = self.order.of(&self.deployments, request.is_stream());
             let mut round = Round::new(self, fitting_first(order, demands.as_ref()));
             while let Some(candidate) = round.next() {
+                // Whoever waits next may look.
+                turn = None;
                 match self.raced(request, candidate, &mut round).await {
                     Outcome { deployment, key, result: Ok(answer), .. } => {
                         let deployment = deployment.clone();
@@ -184,20 +197,36 @@ impl Route {
                     source: nobody.into(),
                 });
             };
-            if until > deadline {
-                let retry_after = until.duration_since(Instant::now());
-                let kind = ErrorKind::Overloaded { code: RESTING, retry_after };
-                return Err(deployment.route_error(0, deployment.failed(kind)));
+            let Some(deadline) = deadline.filter(|deadline| until <= *deadline) else {
+                return Err(deployment.rests_until(until));
+            };
+            if turn.is_none() {
+                match timeout_at(deadline, self.line.lock()).await {
+                    Ok(own) => turn = Some(own),
+                    Err(_) => return Err(deployment.rests_until(until)),
+                }
+                continue;
             }
             tokio::select! {
-                () = sleep_until(until) => {}
+                () = sleep_until(until.min(Instant::now() + GLANCE)) => {}
                 () = deployment.changed() => {}
             }
         }
     }
 }
 
+/// Whoever is next in the line looks again so often: any of the deployments may be back sooner than was thought.
+const GLANCE: Duration = Duration::from_millis(250);
+
 impl RouteError {
+    /// How long until somebody is back, if it is only that all rest.
+    pub fn is_resting(&self) -> Option<Duration> {
+        match self.source.kind {
+            ErrorKind::Overloaded { code: RESTING, retry_after } => Some(retry_after),
+            _ => None,
+        }
+    }
+
     /// Whether another model may be asked instead, and whether it has to have a larger context.
     pub fn fallback(&self) -> Option<Fallback> {
         match (&self.source.kind, self.source.failover()) {
@@ -218,6 +247,12 @@ pub enum Fallback {
 }
 
 impl Deployment {
+    /// It rests, and that takes too long.
+    fn rests_until(&self, until: Instant) -> RouteError {
+        let retry_after = until.saturating_duration_since(Instant::now());
+        self.route_error(0, self.failed(ErrorKind::Overloaded { code: RESTING, retry_after }))
+    }
+
     fn route_error(&self, attempts: u32, source: ProviderError) -> RouteError {
         RouteError { deployment: self.id.clone(), attempts, source: source.into() }
     }

@@ -6,6 +6,8 @@
 use std::sync::atomic::{self, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::time::Instant;
+
 use super::health::random;
 use super::table::Deployment;
 use crate::config::Strategy;
@@ -46,8 +48,8 @@ impl Order {
         match self.strategy {
             Strategy::Priority | Strategy::Score => {}
             Strategy::RoundRobin => {
-                let turn = self.next.fetch_add(1, atomic::Ordering::Relaxed);
-                tiers(&mut order).for_each(|tier| tier.rotate_left(turn % tier.len()));
+                let (turn, now) = (self.next.fetch_add(1, atomic::Ordering::Relaxed), Instant::now());
+                tiers(&mut order).for_each(|tier| in_turns(tier, turn, now));
             }
             Strategy::Weighted => self.by_weight(&mut order),
             Strategy::LeastLatency => {
@@ -94,16 +96,35 @@ fn tiers<'o, 'a>(
     order.chunk_by_mut(|one, other| one.priority == other.priority)
 }
 
+/// Those that rest come last, so that their share is the others', and not their neighbour's alone.
+fn in_turns(tier: &mut [&Arc<Deployment>], turn: usize, now: Instant) {
+    tier.sort_by_key(|deployment| !deployment.is_ready(now));
+    let ready = tier.iter().filter(|deployment| deployment.is_ready(now)).count();
+    let among = if ready == 0 { tier.len() } else { ready };
+    if let Some(ready) = tier.get_mut(..among) {
+        ready.rotate_left(turn % among);
+    }
+}
+
 /// The one that is furthest behind what is due to it. Its turn is over then.
 fn whose_turn(turns: &mut [f64], tier: &[&Arc<Deployment>]) -> usize {
-    let whole: f64 = tier.iter().map(|deployment| deployment.weight).sum();
-    for (turn, deployment) in turns.iter_mut().zip(tier) {
+    let now = Instant::now();
+    let nobody_is = !tier.iter().any(|deployment| deployment.is_ready(now));
+    // Who rests has no turn, and is owed none.
+    let takes_part = |deployment: &Deployment| nobody_is || deployment.is_ready(now);
+    let mut whole = 0.0;
+    let mut furthest: Option<(usize, f64)> = None;
+    for (at, (turn, deployment)) in turns.iter_mut().zip(tier).enumerate() {
+        if !takes_part(deployment) {
+            continue;
+        }
         *turn += deployment.weight;
-    }
-    let furthest = turns.iter().enumerate().max_by(|one, other| {
+        whole += deployment.weight;
         // Of equals the first.
-        one.1.total_cmp(other.1).then(other.0.cmp(&one.0))
-    });
+        if furthest.is_none_or(|(_, most)| *turn > most) {
+            furthest = Some((at, *turn));
+        }
+    }
     let first = furthest.map_or(0, |(at, _)| at);
     turns.iter_mut().skip(first).take(1).for_each(|turn| *turn -= whole);
     first

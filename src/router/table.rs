@@ -58,6 +58,8 @@ pub struct Route {
     pub(super) routing: Routing,
     /// All routes have one budget.
     pub(super) hedges: Arc<Hedges>,
+    /// Those who wait while all rest stand in it. It lets them go in the order in which they came.
+    pub(super) line: tokio::sync::Mutex<()>,
 }
 
 /// One model at one provider.
@@ -217,6 +219,7 @@ impl RoutingTable {
                 is_choosy: is_choosy(&deployments),
                 routing: catalog.routing.clone(),
                 hedges: hedges.clone(),
+                line: tokio::sync::Mutex::default(),
                 model,
                 deployments,
             }));
@@ -300,6 +303,7 @@ fn auto(
         is_choosy: is_choosy(&all),
         routing: catalog.routing.clone(),
         hedges: hedges.clone(),
+        line: tokio::sync::Mutex::default(),
         model,
         deployments: all,
     })

@@ -68,7 +68,8 @@ async fn asked_with(table: &RoutingTable, stream: bool, more: &Value) -> Result<
         json!({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "one two three"}]});
     body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
     let request = chat_request(body.to_string().into(), false).unwrap();
-    table.route("m").unwrap().answer(&request).await
+    let route = table.route("m").unwrap();
+    route.answer(&request, Some(Instant::now() + route.max_wait())).await
 }
 
 #[tokio::test]
@@ -211,14 +212,14 @@ async fn a_deployment_that_does_not_take_the_request_is_asked_last() {
         models[0].context_tokens = context_tokens;
         served
     };
-    let (table, _) = table(&[with("a", 1, no_tools, Some(50)), with("b", 2, Abilities::default(), None)]);
+    let (table, _) = table(&[with("a", 1, no_tools, Some(120)), with("b", 2, Abilities::default(), None)]);
     let tools = json!({"tools": [{"type": "function", "function": {"name": "f"}}]});
     for (more, expected) in [
         (json!({}), "a"),
         (tools.clone(), "b"),
         (json!({"max_tokens": 100}), "a"),
         (json!({"max_tokens": 101}), "b"),
-        (json!({"user": "x".repeat(400)}), "b"),
+        (json!({"user": "x".repeat(600)}), "b"),
     ] {
         let routed = asked_with(&table, false, &more).await.unwrap();
         assert_eq!(&*routed.deployment.provider_name, expected, "{more}");
@@ -300,6 +301,16 @@ async fn a_server_that_fails_is_not_asked_with_every_key() {
     let failing = json!({"status": 503});
     let (table, _) =
         table(&[with_keys("a", &[failing.clone(), failing.clone(), failing]), served("b", 2, &json!({}))]);
+    let routed = asked(&table, true).await.unwrap();
+    assert_eq!((&*routed.deployment.provider_name, routed.attempts), ("b", 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_budget_for_a_race_the_next_one_is_asked_after_a_failure_all_the_same() {
+    let mut silent = served("a", 1, &json!({"hang": true}));
+    silent.config.timeouts.first_token = Duration::from_secs(5);
+    let routing = Routing { hedge_budget: 0.0, ..hedging(1) };
+    let (table, _) = table_with(&[silent, served("b", 2, &json!({}))], routing);
     let routed = asked(&table, true).await.unwrap();
     assert_eq!((&*routed.deployment.provider_name, routed.attempts), ("b", 2));
 }

@@ -290,3 +290,41 @@ async fn the_way_of_a_request_is_told_without_asking_anybody() {
     assert_eq!(gateway.ask("/api/explain", &says("nobody")).await.0, 404);
     assert_eq!(upstream.asked(), 0);
 }
+
+#[tokio::test]
+async fn those_who_wait_are_answered_in_the_order_in_which_they_came() {
+    let limited = Moody::new(429, "retry-after: 2\r\n").await;
+    let gateway = gateway(&[&limited], json!({"max_wait": 8}), json!({}));
+    assert_eq!(ask(&gateway, "m").await.0, 429);
+    limited.is_now(200);
+    let waiting = (0..8_u64).map(|number| {
+        let gateway = &gateway;
+        async move {
+            tokio::time::sleep(Duration::from_millis(100 * number)).await;
+            let body = json!({"model": "m", "messages": [{"role": "user", "content": number.to_string()}]});
+            assert_eq!(gateway.post(CHAT, &body).send().await.unwrap().status(), 200);
+        }
+    });
+    futures_util::future::join_all(waiting).await;
+    let seen = limited.upstream.seen();
+    let order = seen.iter().skip(1).map(|seen| seen.json()["messages"][0]["content"].clone());
+    let expected: Vec<Value> = (0..8).map(|number| json!(number.to_string())).collect();
+    assert_eq!(order.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_model_that_takes_over_is_not_kept_waiting_for_one_that_rests() {
+    let (limited, other) = (Moody::new(429, "retry-after: 3\r\n").await, Moody::new(200, "").await);
+    let policies = json!({"own0": {"fallbacks": ["own1"]}});
+    let gateway = gateway(&[&limited, &other], json!({"max_wait": 5}), policies);
+    let began = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway, "own0").await.1, "p1");
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // When both rest, the one that is back first is waited for.
+    other.is_now(500);
+    assert_eq!(ask(&gateway, "own0").await.0, 502);
+    (limited.is_now(200), other.is_now(200));
+    assert_eq!(ask(&gateway, "own0").await.0, 200);
+}

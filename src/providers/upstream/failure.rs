@@ -125,11 +125,11 @@ impl Told {
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let milliseconds =
-        text("retry-after-ms").and_then(|text| text.parse::<u64>().ok()).map(Duration::from_millis);
+        text("retry-after-ms").and_then(|text| text.parse::<f64>().ok()).and_then(|ms| seconds(ms / 1000.0));
     let wait = milliseconds.or_else(|| {
         let text = text(RETRY_AFTER.as_str())?;
         if let Ok(seconds) = text.parse::<f64>() {
-            return (0.0..=1e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
+            return self::seconds(seconds);
         }
         let date = httpdate::parse_http_date(text).ok()?;
         Some(date.duration_since(now).unwrap_or_default())
@@ -143,6 +143,11 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         of("requests").max(of("tokens"))
     };
     wait.or_else(reset).map(|wait| wait.min(MAX_RETRY_AFTER))
+}
+
+/// However many there are said to be, it is a wait; less than none is a slip.
+fn seconds(seconds: f64) -> Option<Duration> {
+    (seconds >= 0.0).then(|| Duration::try_from_secs_f64(seconds).unwrap_or(MAX_RETRY_AFTER))
 }
 
 /// Seconds, a time such as `6m0s` or `20ms`, or a moment in seconds or milliseconds since 1970.
@@ -279,7 +284,11 @@ mod tests {
         for bad in ["soon", "s", "5x"] {
             assert_eq!(read("x-ratelimit-reset-requests", bad), None, "{bad}");
         }
-        for bad in ["soon", "-1", "1e99", ""] {
+        for absurd in ["1e99", "99999999999999999999"] {
+            assert_eq!(read("retry-after", absurd), Some(MAX_RETRY_AFTER), "{absurd}");
+            assert_eq!(read("retry-after-ms", absurd), Some(MAX_RETRY_AFTER), "{absurd}");
+        }
+        for bad in ["soon", "-1", ""] {
             assert_eq!(read("retry-after", bad), None, "{bad}");
         }
     }
