@@ -6,6 +6,7 @@
 mod admission;
 mod meter;
 mod opening;
+mod raw;
 mod several;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
 use crate::prompts::{PromptError, PromptLibrary, Rendered};
-use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
+use crate::providers::{Content, Provider, ProviderError};
 use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed, RoutingTable};
 use crate::telemetry::RequestRecord;
 
@@ -131,6 +132,11 @@ pub enum GatewayError {
     /// The caller may not use that model.
     #[error("the key may not use the model `{0}`")]
     NotAllowed(String),
+    /// The caller may use some models only, and nobody can tell which one is meant.
+    #[error(
+        "the key may use some models only, and the request does not tell which one it is for: a JSON body must name it as `model`"
+    )]
+    ModelUntold,
     /// There is not enough left for the caller.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -305,24 +311,6 @@ impl Gateway {
         })
     }
 
-    /// Sends a caller's own request on to one provider.
-    ///
-    /// # Errors
-    /// There is no such provider, or it did not answer.
-    pub async fn forward(
-        &self,
-        provider: &str,
-        request: RawRequest,
-        record: &RequestRecord,
-    ) -> Result<RawResponse, GatewayError> {
-        let provider = self.provider(provider)?;
-        record.facts().provider = Some(provider.name().into());
-        let asked = record.elapsed();
-        let response = provider.forward(request).await;
-        record.facts().upstream = record.elapsed().saturating_sub(asked);
-        Ok(response.map_err(Box::new)?)
-    }
-
     /// A provider by its name.
     ///
     /// # Errors
@@ -485,60 +473,4 @@ fn message(role: Role, text: &str) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prompts::{Language, Wanted};
-
-    fn conversation(opening: Opening) -> Conversation {
-        let mut options = Options::default();
-        options.set("temperature", 0.1);
-        Conversation {
-            model: "m".to_owned(),
-            opening,
-            history: vec![(Role::User, "a".to_owned()), (Role::Assistant, "b".to_owned())],
-            statement: "c".to_owned(),
-            stream: false,
-            options,
-        }
-    }
-
-    #[test]
-    fn prompt_history_and_statement_come_in_this_order() {
-        let request = conversation(Opening::Text("Be brief.".to_owned())).into_request(None);
-        let body: Value = serde_json::from_slice(request.body.text()).unwrap();
-        assert_eq!(
-            body["messages"],
-            json!([
-                {"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"},
-                {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
-            ])
-        );
-    }
-
-    #[test]
-    fn a_prompts_own_options_yield_to_the_callers() {
-        let language = Language::parse("en").unwrap();
-        let config = json!({"temperature": 0.9, "maxOutputTokens": 7});
-        let prompt = Rendered {
-            text: "Hello".to_owned(),
-            name: "p".to_owned(),
-            language: language.clone(),
-            requested_language: language,
-            fallback: false,
-            version: None,
-            config: config.as_object().cloned().unwrap(),
-        };
-        let opening = Opening::Prompt {
-            name: "p".to_owned(),
-            variables: Map::new(),
-            wanted: Wanted::default(),
-            offers: Vec::new(),
-        };
-
-        let request = conversation(opening).into_request(Some(&prompt));
-
-        assert_eq!(request.options.get("temperature"), Some(&json!(0.1)));
-        assert_eq!(request.options.get("max_tokens"), Some(&json!(7)));
-        assert_eq!(request.max_output_tokens, Some(7));
-    }
-}
+mod tests;

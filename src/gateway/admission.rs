@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{Chain, Gateway, GatewayError};
 use crate::callers::{Caller, Part, Spent, now_ms};
 use crate::llm::Usage;
-use crate::router::{Ask, Route};
+use crate::router::{Ask, Deployment, Route};
 use crate::telemetry::RequestRecord;
 
 /// So many tokens are set aside for an answer of which nobody says how long it may get.
-const USUAL_ANSWER: u64 = 1024;
+pub(super) const USUAL_ANSWER: u64 = 1024;
 
 /// Those of the routes that the caller may use.
 ///
@@ -41,22 +41,34 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        let caller = record.caller();
-        if !self.gate.limits(caller.as_ref()) {
-            return Ok(());
-        }
-        let expected = Usage {
+        self.admit_expected(Some((route, route.deployments.first())), record, || Usage {
             input_tokens: request.input_tokens(),
             output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER),
             ..Usage::default()
-        };
-        let now_ms = now_ms();
-        let price = route.deployments.first().and_then(|deployment| deployment.prices.at(now_ms));
+        })
+    }
+
+    /// Sets aside what is expected to be used of a model at the deployment that is asked first, if they are known.
+    ///
+    /// # Errors
+    /// As [`Gateway::admit`].
+    pub(super) fn admit_expected(
+        &self,
+        model: Option<(&Route, Option<&Arc<Deployment>>)>,
+        record: &RequestRecord,
+        expected: impl FnOnce() -> Usage,
+    ) -> Result<(), GatewayError> {
+        if !self.gate.limits(record.caller().as_ref()) {
+            return Ok(());
+        }
+        let (expected, now_ms) = (expected(), now_ms());
+        let price = model.and_then(|(_, deployment)| deployment?.prices.at(now_ms));
         let spent = Spent {
             tokens: expected.input_tokens.saturating_add(expected.output_tokens),
             money: price.map_or(0.0, |price| price.cost(&expected)),
         };
-        self.enter(&route.model, Part { spent, is_request: !record.is_part() }, record)
+        let name = model.map_or("", |(route, _)| &route.model);
+        self.enter(name, Part { spent, is_request: !record.is_part() }, record)
     }
 
     /// Sets aside a request of which only the parts use anything.

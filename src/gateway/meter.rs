@@ -53,20 +53,13 @@ impl Meter {
     pub(super) fn whole(mut self, completion: &Completion) {
         self.usage = completion.usage;
         self.answer_bytes = completion.body.len();
-        self.note_first_token();
+        note_first_token(&self.record);
     }
 
     /// Meters an answer as it passes.
     pub(super) fn stream(self, frames: FrameStream) -> MeteredStream {
         self.record.facts().stream = true;
         MeteredStream { frames, meter: self }
-    }
-
-    fn note_first_token(&self) {
-        let Some(elapsed) = self.record.content_came() else { return };
-        if let Some(metrics) = &self.record.facts().model_metrics {
-            metrics.first_token.observe(elapsed.as_secs_f64());
-        }
     }
 
     /// Counts a run, and leaves out of it what only the gateway wanted to know.
@@ -77,7 +70,7 @@ impl Meter {
         usage_only: Option<&std::ops::Range<usize>>,
     ) -> Option<Frames> {
         if self.events == 0 {
-            self.note_first_token();
+            note_first_token(&self.record);
         }
         self.usage = usage.or(self.usage);
         self.events += frames.jsons().count() as u64;
@@ -101,6 +94,14 @@ impl Drop for Meter {
             ..Usage::default()
         });
         self.record.used(usage);
+    }
+}
+
+/// Notes that the first content of an answer has come.
+pub(super) fn note_first_token(record: &RequestRecord) {
+    let Some(elapsed) = record.content_came() else { return };
+    if let Some(metrics) = &record.facts().model_metrics {
+        metrics.first_token.observe(elapsed.as_secs_f64());
     }
 }
 

@@ -14,6 +14,8 @@ mod object;
 mod options;
 mod request;
 mod settings;
+mod tally;
+mod task;
 mod usage;
 
 pub use completion::{Completion, Fold};
@@ -25,4 +27,6 @@ pub use id::unique_id;
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options};
 pub use request::{ChatRequest, Places, RequestKind};
+pub use tally::Tally;
+pub use task::{NamedModel, RawTask, TaskKind};
 pub use usage::{Usage, UsageSource};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use secrecy::ExposeSecret;
@@ -206,6 +206,8 @@ impl Upstream {
             return Err(self.failed(ErrorKind::Unsupported("a path that leads elsewhere")));
         };
         let mut headers = request.headers;
+        // What it has used is read from what passes.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in &self.headers {
             // What the caller accepts is the caller's to say; the key is not.
             if name != ACCEPT || !headers.contains_key(ACCEPT) {

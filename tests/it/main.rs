@@ -32,6 +32,7 @@ mod load;
 mod older;
 mod openai;
 mod passthrough;
+mod passthrough_usage;
 mod probes;
 mod prompts;
 mod providers;
