@@ -4,6 +4,7 @@
 //! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
 
 mod admission;
+mod cut_off;
 mod meter;
 mod opening;
 mod raw;
@@ -16,6 +17,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use self::admission::{allowed, may_use};
+use self::cut_off::most_of_whole;
 use crate::callers::{Budgets, Gate, Refusal, Rules, now_ms};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
@@ -354,6 +356,7 @@ impl Gateway {
         let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
         let mut seen: Vec<Arc<str>> = Vec::new();
         let mut attempts = 0;
+        let mut bounded: Option<R> = None;
         let asked = record.elapsed();
         loop {
             // There is one, and after it those that take over.
@@ -361,8 +364,10 @@ impl Gateway {
             note_route(record, &route);
             if seen.is_empty() {
                 self.admit(request, &route, record)?;
+                let most = most_of_whole(record, request.input_tokens());
+                bounded = most.and_then(|tokens| request.within(tokens));
             }
-            let mut error = match route.answer(request).await {
+            let mut error = match route.answer(bounded.as_ref().unwrap_or(request)).await {
                 Ok(mut routed) => {
                     routed.attempts += attempts;
                     note_answer(record, &routed.deployment, routed.attempts, asked);
@@ -457,6 +462,7 @@ impl Conversation {
             max_output_tokens: options.get("max_tokens").and_then(Value::as_u64),
             options,
             patience: None,
+            answer_at_most: None,
             places: Places::of(&body),
             body,
         }

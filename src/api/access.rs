@@ -179,11 +179,7 @@ impl Drop for Guard {
         let mut facts = std::mem::take(&mut *self.record.facts());
         facts.settle();
         let duration = self.record.elapsed();
-        let outcome = match (self.ended, facts.error) {
-            (false, _) => Outcome::Cancelled,
-            (true, Some(_)) => Outcome::Failed,
-            (true, None) => Outcome::Completed,
-        };
+        let outcome = facts.outcome(self.ended);
         let status = self.status.unwrap_or(CALLER_LEFT);
         let Some(endpoint) = facts.endpoint else { return };
         self.metrics.request_ended(&endpoint, status, duration.as_secs_f64());

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::Stream;
 
+use super::cut_off::{CutOff, Rest};
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource};
 use crate::providers::{FrameStream, ProviderError};
 use crate::router::{Deployment, Key};
@@ -29,6 +30,8 @@ pub struct Meter {
     /// Events with content: most engines send one a token.
     events: u64,
     answer_bytes: usize,
+    /// What may end it before its time, boxed, for hardly any has it.
+    cut_off: Option<Box<CutOff>>,
 }
 
 impl Meter {
@@ -37,7 +40,9 @@ impl Meter {
         record: Arc<RequestRecord>,
         (deployment, key): (Arc<Deployment>, Option<Arc<Key>>),
     ) -> Self {
+        let cut_off = if request.stream { CutOff::of(request, &record) } else { None };
         Self {
+            cut_off: cut_off.map(Box::new),
             record,
             deployment,
             key,
@@ -59,7 +64,7 @@ impl Meter {
     /// Meters an answer as it passes.
     pub(super) fn stream(self, frames: FrameStream) -> MeteredStream {
         self.record.facts().stream = true;
-        MeteredStream { frames, meter: self }
+        MeteredStream { frames: Some(frames), meter: self }
     }
 
     /// Counts a run, and leaves out of it what only the gateway wanted to know.
@@ -79,11 +84,19 @@ impl Meter {
             _ => Some(frames),
         }
     }
-}
 
-impl Drop for Meter {
-    fn drop(&mut self) {
-        let usage = self.usage.unwrap_or_else(|| Usage {
+    /// Ends the answer with this run, of which only a part passes.
+    fn cut(&mut self, rest: Rest) -> Frames {
+        let usage = rest.frames.read().usage;
+        self.pass(rest.frames.clone(), usage, None);
+        self.record.facts().is_cut = true;
+        let usage = self.used();
+        rest.into_frames(self.shows_usage.then_some(&usage))
+    }
+
+    /// What was used, for all that is known now.
+    fn used(&self) -> Usage {
+        self.usage.unwrap_or_else(|| Usage {
             input_tokens: Usage::estimated_tokens(self.request_bytes),
             output_tokens: if self.events > 0 {
                 self.events
@@ -92,8 +105,13 @@ impl Drop for Meter {
             },
             source: UsageSource::Estimated,
             ..Usage::default()
-        });
-        self.record.used(usage);
+        })
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.record.used(self.used());
     }
 }
 
@@ -118,7 +136,8 @@ pub(super) fn embeddings(record: &RequestRecord, request: &EmbedRequest, answer:
 /// A streamed answer on its way to the caller: runs of events, counted as they pass.
 #[derive(Debug)]
 pub struct MeteredStream {
-    frames: FrameStream,
+    /// None once it has been ended here, which ends the upstream's work as well.
+    frames: Option<FrameStream>,
     meter: Meter,
 }
 
@@ -134,7 +153,8 @@ impl Stream for MeteredStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let item = match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
+            let Some(frames) = &mut self.frames else { return Poll::Ready(None) };
+            let item = match ready!(Pin::new(frames).poll_next(cx)) {
                 Some(Ok(item)) => item,
                 Some(Err(error)) => {
                     // The caller is told; the next one is better sent elsewhere.
@@ -143,6 +163,11 @@ impl Stream for MeteredStream {
                 }
                 None => return Poll::Ready(None),
             };
+            let watch = self.meter.cut_off.as_mut();
+            if let Some(rest) = watch.and_then(|watch| watch.pass(&item.frames, item.reading.ends)) {
+                self.frames = None;
+                return Poll::Ready(Some(Ok(self.meter.cut(rest).bytes().clone())));
+            }
             let usage = item.usage();
             let passed = self.meter.pass(item.frames, usage, item.reading.usage_only.as_ref());
             if let Some(frames) = passed {

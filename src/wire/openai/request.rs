@@ -124,6 +124,7 @@ fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Resu
         max_output_tokens,
         options: Options::default(),
         patience: None,
+        answer_at_most: None,
         places: Places::of(&body),
         body,
     })
