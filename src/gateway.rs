@@ -4,6 +4,7 @@
 //! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
 
 mod admission;
+mod count;
 mod cut_off;
 mod meter;
 mod opening;

@@ -5,6 +5,7 @@
 //! (`wire`), so that the common path forwards bytes.
 
 mod completion;
+mod count;
 mod demands;
 mod embedding;
 mod fault;
@@ -19,6 +20,7 @@ mod task;
 mod usage;
 
 pub use completion::{Completion, Fold};
+pub use count::{Count, CountRequest, CountSource};
 pub use demands::{Abilities, Demands};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use fault::json_fault;

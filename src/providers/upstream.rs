@@ -135,6 +135,17 @@ impl Upstream {
         self.read(self.post(target, body).await?, MAX_ANSWER_BYTES).await
     }
 
+    /// As [`Upstream::ask`], at a path below the server's root.
+    ///
+    /// # Errors
+    /// No answer, or one with another status.
+    pub(super) async fn ask_below_root(&self, path: &str, body: Bytes) -> Result<Bytes, ProviderError> {
+        match self.root_target(path, None) {
+            Some(target) => self.ask(&target, body).await,
+            None => Err(self.failed(ErrorKind::Unsupported("a path that leads elsewhere"))),
+        }
+    }
+
     /// As [`Upstream::ask`], without a body, within `limit`.
     ///
     /// # Errors

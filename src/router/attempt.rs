@@ -103,7 +103,7 @@ impl Deployment {
     }
 
     /// Whether it might be asked now.
-    pub(super) fn is_ready(&self, now: Instant) -> bool {
+    pub fn is_ready(&self, now: Instant) -> bool {
         let rests = |health: &super::Health| health.figures(now).rests_for.is_some();
         !rests(&self.health) && !rests(&self.provider_health) && self.keys.resting(now) == 0
     }

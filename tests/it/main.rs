@@ -43,4 +43,5 @@ mod serving;
 mod spares;
 mod streams;
 mod telemetry;
+mod tokens;
 mod utilities;
