@@ -5,8 +5,11 @@
 
 mod admission;
 mod chain;
+mod count;
+mod cut_off;
 mod meter;
 mod opening;
+mod raw;
 mod several;
 
 use std::sync::Arc;
@@ -18,12 +21,13 @@ use serde_json::{Map, Value, json};
 use self::admission::allowed;
 pub use self::admission::may_use;
 use self::chain::{Chain, Tried};
+use self::cut_off::most_of_whole;
 use crate::callers::{Budgets, Gate, Refusal, Rules, now_ms};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
 use crate::prompts::{PromptError, PromptLibrary, Rendered};
-use crate::providers::{Content, Provider, ProviderError, RawRequest, RawResponse};
+use crate::providers::{Content, Provider, ProviderError};
 use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed, RoutingTable};
 use crate::telemetry::RequestRecord;
 
@@ -134,6 +138,11 @@ pub enum GatewayError {
     /// The caller may not use that model.
     #[error("the key may not use the model `{0}`")]
     NotAllowed(String),
+    /// The caller may use some models only, and nobody can tell which one is meant.
+    #[error(
+        "the key may use some models only, and the request does not tell which one it is for: a JSON body must name it as `model`"
+    )]
+    ModelUntold,
     /// There is not enough left for the caller.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -291,24 +300,6 @@ impl Gateway {
         })
     }
 
-    /// Sends a caller's own request on to one provider.
-    ///
-    /// # Errors
-    /// There is no such provider, or it did not answer.
-    pub async fn forward(
-        &self,
-        provider: &str,
-        request: RawRequest,
-        record: &RequestRecord,
-    ) -> Result<RawResponse, GatewayError> {
-        let provider = self.provider(provider)?;
-        record.facts().provider = Some(provider.name().into());
-        let asked = record.elapsed();
-        let response = provider.forward(request).await;
-        record.facts().upstream = record.elapsed().saturating_sub(asked);
-        Ok(response.map_err(Box::new)?)
-    }
-
     /// A provider by its name.
     ///
     /// # Errors
@@ -352,6 +343,7 @@ impl Gateway {
         let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
         let mut tried = Tried::default();
         let mut attempts = 0;
+        let mut bounded: Option<R> = None;
         let asked = record.elapsed();
         loop {
             // There is one, and after it those that take over.
@@ -363,8 +355,12 @@ impl Gateway {
                 }
                 continue;
             }
+            if tried.seen.is_empty() {
+                let most = most_of_whole(record, request.input_tokens());
+                bounded = most.and_then(|tokens| request.within(tokens));
+            }
             let deadline = tried.deadline(&route, &wanted);
-            let mut error = match route.answer(request, deadline).await {
+            let mut error = match route.answer(bounded.as_ref().unwrap_or(request), deadline).await {
                 Ok(mut routed) => {
                     routed.attempts += attempts;
                     note_answer(record, &routed.deployment, routed.attempts, asked);
@@ -461,6 +457,7 @@ impl Conversation {
             max_output_tokens: options.get("max_tokens").and_then(Value::as_u64),
             options,
             patience: None,
+            answer_at_most: None,
             places: Places::of(&body),
             body,
         }
@@ -477,60 +474,4 @@ fn message(role: Role, text: &str) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prompts::{Language, Wanted};
-
-    fn conversation(opening: Opening) -> Conversation {
-        let mut options = Options::default();
-        options.set("temperature", 0.1);
-        Conversation {
-            model: "m".to_owned(),
-            opening,
-            history: vec![(Role::User, "a".to_owned()), (Role::Assistant, "b".to_owned())],
-            statement: "c".to_owned(),
-            stream: false,
-            options,
-        }
-    }
-
-    #[test]
-    fn prompt_history_and_statement_come_in_this_order() {
-        let request = conversation(Opening::Text("Be brief.".to_owned())).into_request(None);
-        let body: Value = serde_json::from_slice(request.body.text()).unwrap();
-        assert_eq!(
-            body["messages"],
-            json!([
-                {"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"},
-                {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
-            ])
-        );
-    }
-
-    #[test]
-    fn a_prompts_own_options_yield_to_the_callers() {
-        let language = Language::parse("en").unwrap();
-        let config = json!({"temperature": 0.9, "maxOutputTokens": 7});
-        let prompt = Rendered {
-            text: "Hello".to_owned(),
-            name: "p".to_owned(),
-            language: language.clone(),
-            requested_language: language,
-            fallback: false,
-            version: None,
-            config: config.as_object().cloned().unwrap(),
-        };
-        let opening = Opening::Prompt {
-            name: "p".to_owned(),
-            variables: Map::new(),
-            wanted: Wanted::default(),
-            offers: Vec::new(),
-        };
-
-        let request = conversation(opening).into_request(Some(&prompt));
-
-        assert_eq!(request.options.get("temperature"), Some(&json!(0.1)));
-        assert_eq!(request.options.get("max_tokens"), Some(&json!(7)));
-        assert_eq!(request.max_output_tokens, Some(7));
-    }
-}
+mod tests;

@@ -182,11 +182,7 @@ impl Drop for Guard {
         let mut facts = std::mem::take(&mut *self.record.facts());
         facts.settle();
         let duration = self.record.elapsed();
-        let outcome = match (self.ended, facts.error) {
-            (false, _) => Outcome::Cancelled,
-            (true, Some(_)) => Outcome::Failed,
-            (true, None) => Outcome::Completed,
-        };
+        let outcome = facts.outcome(self.ended);
         let status = self.status.unwrap_or(CALLER_LEFT);
         let Some(endpoint) = facts.endpoint.clone() else { return };
         self.metrics.request_ended(&endpoint, status, duration.as_secs_f64());
@@ -227,7 +223,7 @@ fn written(record: &RequestRecord, facts: &Facts, endpoint: &str, outcome: Outco
     let text = |name: &Option<Arc<str>>| name.as_deref().map(str::to_owned);
     let is_of_model = facts.model.is_some() || facts.provider.is_some() || facts.usage.is_some();
     let ending = match outcome {
-        _ if facts.is_cut => Ending::Cut,
+        Outcome::Cut => Ending::Cut,
         Outcome::Completed => Ending::Completed,
         Outcome::Cancelled => Ending::Cancelled,
         Outcome::Failed => Ending::Failed,

@@ -405,7 +405,7 @@ impl From<GatewayError> for ApiError {
             GatewayError::UnknownProvider(_) => {
                 Self::new(StatusCode::NOT_FOUND, "provider_not_found", message).param("provider")
             }
-            GatewayError::NotAllowed(_) => {
+            GatewayError::NotAllowed(_) | GatewayError::ModelUntold => {
                 Self::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")
             }
             GatewayError::Refused(refusal) => standing::refused(&refusal),
@@ -423,7 +423,7 @@ const DOCUMENTED: &[(u16, &str)] = &[
         "The request is not valid, or the prompt does not fit the model's context. `param` names the place.",
     ),
     (401, "The key is missing or wrong."),
-    (403, "A page of a site that may not call has sent the request."),
+    (403, "The key may not use the model, or a page of a site that may not call has sent the request."),
     (404, "The model, the prompt, the provider or the path does not exist."),
     (408, "The body did not arrive in time."),
     (409, "The configuration is refused, and the one before it goes on. The message has one fault a line."),

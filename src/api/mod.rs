@@ -1,6 +1,6 @@
 //! The API: the only part of the house that knows HTTP towards callers.
 //!
-//! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `utilities`, `prompts` and `passthrough` are
+//! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `utilities`, `tokens`, `prompts` and `passthrough` are
 //! the documented operations, `engines` and `meta` are for operators, `admin` for whoever has the admin key, and `client`
 //! asks a service like this one. An endpoint is added as a method of one of these.
 
@@ -31,6 +31,7 @@ mod routes;
 mod schema;
 mod serve;
 mod standing;
+mod tokens;
 mod utilities;
 
 use std::collections::HashMap;
@@ -76,6 +77,7 @@ enum Tag {
 type Documented = (
     rest::FacadeApi,
     utilities::UtilitiesApi,
+    tokens::TokensApi,
     openai::OpenAiApi,
     prompts::PromptsApi,
     passthrough::PassthroughApi,
@@ -90,6 +92,7 @@ fn operations(context: &Arc<Context>) -> Documented {
     (
         rest::FacadeApi { context: context.clone() },
         utilities::UtilitiesApi { context: context.clone() },
+        tokens::TokensApi { context: context.clone() },
         openai::OpenAiApi { context: context.clone() },
         prompts::PromptsApi { context: context.clone() },
         passthrough::PassthroughApi { context: context.clone() },

@@ -7,6 +7,7 @@ mod facade;
 mod object;
 mod passages;
 mod routes;
+mod tokens;
 mod utilities;
 
 use poem_openapi::Object;
@@ -28,6 +29,7 @@ pub(super) use passages::Passages;
 pub(super) use routes::{
     CandidateBody, ExplainedPrompt, Explanation, ProbeBody, RouteBody, RouteList, ScoreBody,
 };
+pub(super) use tokens::{CountAnswer, CountBody};
 pub(super) use utilities::{
     AboutAnswers, ArticleAnswer, ArticleRequest, ArticleText, FullArticle, FullArticleRequest,
     GenerativeAnswerRequest, OneText, Question, Questions, QuestionsAnswer, QuestionsRequest, SeveralTexts,

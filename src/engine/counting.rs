@@ -20,7 +20,7 @@ use super::pool::Pool;
 use super::tokenizer;
 use super::vocabulary::Vocabulary;
 use crate::config::{EngineModel, Tokenization};
-use crate::llm::{ChatRequest, RawObject, RequestKind, Usage};
+use crate::llm::{ChatRequest, Count, CountRequest, CountSource, RawObject, RequestKind, Usage};
 use crate::telemetry::EngineMetrics;
 
 /// What takes no more than this part of a context is not worth counting.
@@ -139,6 +139,32 @@ impl Counting {
         }
         let must_grow = same && !of(guess.at_least).fits(capacity.context_tokens, false);
         if must_grow { None } else { self.by_the_running(pool, request).await }
+    }
+
+    /// Counts prompts for somebody who wants to know: by the engine that runs, or by the model's own file. Nothing is
+    /// started for it.
+    pub async fn count(&self, pool: &Pool, request: &CountRequest) -> Option<Count> {
+        if let Some(tokens) = self.all_by_engine(pool, request).await {
+            return Some(Count { tokens, source: CountSource::Engine });
+        }
+        let _turn = self.turns.acquire().await.ok()?;
+        let mut tokens = Vec::with_capacity(request.prompts.len());
+        for prompt in &request.prompts {
+            // Of pictures the file says nothing.
+            if Sketch::of(prompt).guess.pictures > 0 {
+                return None;
+            }
+            tokens.push(self.by_vocabulary(prompt).await?);
+        }
+        Some(Count { tokens, source: CountSource::Tokenizer })
+    }
+
+    async fn all_by_engine(&self, pool: &Pool, request: &CountRequest) -> Option<Vec<u64>> {
+        let mut tokens = Vec::with_capacity(request.prompts.len());
+        for prompt in &request.prompts {
+            tokens.push(self.by_engine(pool, prompt).await?);
+        }
+        Some(tokens)
     }
 
     async fn by_the_running(&self, pool: &Pool, request: &ChatRequest) -> Option<(u64, bool)> {

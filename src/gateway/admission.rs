@@ -6,11 +6,11 @@ use super::chain::{Chain, Tried};
 use super::{Gateway, GatewayError};
 use crate::callers::{Caller, Part, Spent, now_ms};
 use crate::llm::Usage;
-use crate::router::{Ask, Route};
+use crate::router::{Ask, Deployment, Route};
 use crate::telemetry::RequestRecord;
 
 /// So many tokens are set aside for an answer of which nobody says how long it may get.
-const USUAL_ANSWER: u64 = 1024;
+pub(super) const USUAL_ANSWER: u64 = 1024;
 /// No answer is longer, where nobody says what a model can do.
 const MOST_ANSWER: u64 = 131_072;
 
@@ -44,28 +44,34 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        let caller = record.caller();
-        if !self.gate.limits(caller.as_ref()) {
+        self.admit_expected(Some((route, route.deployments.first())), record, || Usage {
+            input_tokens: request.input_tokens(),
+            output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER).min(most_of(route)),
+            ..Usage::default()
+        })
+    }
+
+    /// Sets aside what is expected to be used of a model at the deployment that is asked first, if they are known.
+    ///
+    /// # Errors
+    /// As [`Gateway::admit`].
+    pub(super) fn admit_expected(
+        &self,
+        model: Option<(&Route, Option<&Arc<Deployment>>)>,
+        record: &RequestRecord,
+        expected: impl FnOnce() -> Usage,
+    ) -> Result<(), GatewayError> {
+        if !self.gate.limits(record.caller().as_ref()) {
             return Ok(());
         }
-        // Nothing answers with more, whatever is asked for.
-        let most = route
-            .deployments
-            .iter()
-            .filter_map(|deployment| deployment.abilities.output_tokens.or(deployment.context_tokens));
-        let most = most.max().unwrap_or(MOST_ANSWER);
-        let expected = Usage {
-            input_tokens: request.input_tokens(),
-            output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER).min(most),
-            ..Usage::default()
-        };
-        let now_ms = now_ms();
-        let price = route.deployments.first().and_then(|deployment| deployment.prices.at(now_ms));
+        let (expected, now_ms) = (expected(), now_ms());
+        let price = model.and_then(|(_, deployment)| deployment?.prices.at(now_ms));
         let spent = Spent {
             tokens: expected.input_tokens.saturating_add(expected.output_tokens),
             money: price.map_or(0.0, |price| price.cost(&expected)),
         };
-        self.enter(&route.model, Part { spent, is_request: !record.is_part() }, record)
+        let name = model.map_or("", |(route, _)| &route.model);
+        self.enter(name, Part { spent, is_request: !record.is_part() }, record)
     }
 
     /// As [`Gateway::admit`] for the first model that is asked. Of those that take over only their own limits matter.
@@ -104,6 +110,13 @@ impl Gateway {
         record.facts().permit = Some(permit);
         Ok(())
     }
+}
+
+/// The longest answer of a model: nothing answers with more, whatever is asked for.
+fn most_of(route: &Route) -> u64 {
+    let said =
+        |deployment: &Arc<Deployment>| deployment.abilities.output_tokens.or(deployment.context_tokens);
+    route.deployments.iter().filter_map(said).max().unwrap_or(MOST_ANSWER)
 }
 
 /// Whether a caller may use a model, by any of its names. Who need not say who they are may use all.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::Stream;
 
+use super::cut_off::{CutOff, Rest};
 use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource};
 use crate::providers::{FrameStream, ProviderError};
 use crate::router::{Deployment, Key};
@@ -29,6 +30,8 @@ pub struct Meter {
     /// Events with content: most engines send one a token.
     events: u64,
     answer_bytes: usize,
+    /// What may end it before its time, boxed, for hardly any has it.
+    cut_off: Option<Box<CutOff>>,
 }
 
 impl Meter {
@@ -37,7 +40,9 @@ impl Meter {
         record: Arc<RequestRecord>,
         (deployment, key): (Arc<Deployment>, Option<Arc<Key>>),
     ) -> Self {
+        let cut_off = if request.stream { CutOff::of(request, &record) } else { None };
         Self {
+            cut_off: cut_off.map(Box::new),
             record,
             deployment,
             key,
@@ -53,20 +58,13 @@ impl Meter {
     pub(super) fn whole(mut self, completion: &Completion) {
         self.usage = completion.usage;
         self.answer_bytes = completion.body.len();
-        self.note_first_token();
+        note_first_token(&self.record);
     }
 
     /// Meters an answer as it passes.
     pub(super) fn stream(self, frames: FrameStream) -> MeteredStream {
         self.record.facts().stream = true;
-        MeteredStream { frames, meter: self }
-    }
-
-    fn note_first_token(&self) {
-        let Some(elapsed) = self.record.content_came() else { return };
-        if let Some(metrics) = &self.record.facts().model_metrics {
-            metrics.first_token.observe(elapsed.as_secs_f64());
-        }
+        MeteredStream { frames: Some(frames), meter: self }
     }
 
     /// Counts a run, and leaves out of it what only the gateway wanted to know.
@@ -77,7 +75,7 @@ impl Meter {
         usage_only: Option<&std::ops::Range<usize>>,
     ) -> Option<Frames> {
         if self.events == 0 {
-            self.note_first_token();
+            note_first_token(&self.record);
         }
         self.usage = usage.or(self.usage);
         self.events += frames.jsons().count() as u64;
@@ -86,11 +84,19 @@ impl Meter {
             _ => Some(frames),
         }
     }
-}
 
-impl Drop for Meter {
-    fn drop(&mut self) {
-        let usage = self.usage.unwrap_or_else(|| Usage {
+    /// Ends the answer with this run, of which only a part passes.
+    fn cut(&mut self, rest: Rest) -> Frames {
+        let usage = rest.frames.read().usage;
+        self.pass(rest.frames.clone(), usage, None);
+        self.record.facts().is_cut = true;
+        let usage = self.used();
+        rest.into_frames(self.shows_usage.then_some(&usage))
+    }
+
+    /// What was used, for all that is known now.
+    fn used(&self) -> Usage {
+        self.usage.unwrap_or_else(|| Usage {
             input_tokens: Usage::estimated_tokens(self.request_bytes),
             output_tokens: if self.events > 0 {
                 self.events
@@ -99,8 +105,21 @@ impl Drop for Meter {
             },
             source: UsageSource::Estimated,
             ..Usage::default()
-        });
-        self.record.used(usage);
+        })
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.record.used(self.used());
+    }
+}
+
+/// Notes that the first content of an answer has come.
+pub(super) fn note_first_token(record: &RequestRecord) {
+    let Some(elapsed) = record.content_came() else { return };
+    if let Some(metrics) = &record.facts().model_metrics {
+        metrics.first_token.observe(elapsed.as_secs_f64());
     }
 }
 
@@ -117,7 +136,8 @@ pub(super) fn embeddings(record: &RequestRecord, request: &EmbedRequest, answer:
 /// A streamed answer on its way to the caller: runs of events, counted as they pass.
 #[derive(Debug)]
 pub struct MeteredStream {
-    frames: FrameStream,
+    /// None once it has been ended here, which ends the upstream's work as well.
+    frames: Option<FrameStream>,
     meter: Meter,
 }
 
@@ -133,7 +153,8 @@ impl Stream for MeteredStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let item = match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
+            let Some(frames) = &mut self.frames else { return Poll::Ready(None) };
+            let item = match ready!(Pin::new(frames).poll_next(cx)) {
                 Some(Ok(item)) => item,
                 Some(Err(error)) => {
                     // The caller is told; the next one is better sent elsewhere.
@@ -142,6 +163,11 @@ impl Stream for MeteredStream {
                 }
                 None => return Poll::Ready(None),
             };
+            let watch = self.meter.cut_off.as_mut();
+            if let Some(rest) = watch.and_then(|watch| watch.pass(&item.frames, item.reading.ends)) {
+                self.frames = None;
+                return Poll::Ready(Some(Ok(self.meter.cut(rest).bytes().clone())));
+            }
             let usage = item.usage();
             let passed = self.meter.pass(item.frames, usage, item.reading.usage_only.as_ref());
             if let Some(frames) = passed {

@@ -7,7 +7,7 @@ mod paths;
 mod ranges;
 mod read;
 
-pub use paths::path_fault;
+pub use paths::{path_fault, percent_decoded};
 pub use ranges::out_of_range;
 pub use read::{Misread, Object, Syntax, expected_in_words, read};
 

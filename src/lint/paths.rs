@@ -64,8 +64,8 @@ fn is_safe_segment(segment: &str) -> bool {
     false
 }
 
-/// `None` where a percent sign is not followed by two digits.
-fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+/// What a part of a path is once it is decoded; `None` where a percent sign is not followed by two digits.
+pub fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.iter();
     while let Some(byte) = rest.next() {

@@ -103,6 +103,7 @@ mod tests {
             max_output_tokens: body.get("max_tokens").and_then(|json| serde_json::from_slice(json).ok()),
             options,
             patience: None,
+            answer_at_most: None,
             places: Places::of(&body),
             body,
         };

@@ -66,6 +66,9 @@ pub enum TroubleKind {
 }
 
 impl Ends {
+    /// So many choices are told apart.
+    pub const MOST: u32 = 64;
+
     /// Those of a run without anything to read: it is the first choice's text.
     const FIRST: Self = Self { seen: 1, ended: 0 };
 
@@ -80,8 +83,22 @@ impl Ends {
         self.ended != 0 && self.seen & !self.ended == 0
     }
 
+    /// Whether anything was said of a choice.
+    pub fn is_seen(self, index: u32) -> bool {
+        self.seen & Self::bit(index) != 0
+    }
+
+    /// Whether a choice has said why it ended.
+    pub fn has_ended(self, index: u32) -> bool {
+        self.ended & Self::bit(index) != 0
+    }
+
+    fn bit(index: u32) -> u64 {
+        1 << index.min(Self::MOST - 1)
+    }
+
     fn note(&mut self, index: u32, has_ended: bool) {
-        let bit = 1 << index.min(63);
+        let bit = Self::bit(index);
         self.seen |= bit;
         if has_ended {
             self.ended |= bit;
@@ -116,6 +133,16 @@ impl Frames {
     #[must_use]
     pub fn up_to(&self, end: usize) -> Self {
         Self { bytes: self.bytes.slice(..end.min(self.bytes.len())) }
+    }
+
+    /// The first events of the run, so many or as many as there are.
+    #[must_use]
+    pub fn first(&self, events: usize) -> Self {
+        let end = match events.checked_sub(1) {
+            None => 0,
+            Some(last) => self.jsons().ranges().nth(last).map_or(self.bytes.len(), |(range, _)| range.end),
+        };
+        self.up_to(end)
     }
 
     /// The events as they stand.

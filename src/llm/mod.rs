@@ -5,6 +5,7 @@
 //! (`wire`), so that the common path forwards bytes.
 
 mod completion;
+mod count;
 mod demands;
 mod embedding;
 mod fault;
@@ -14,9 +15,12 @@ mod object;
 mod options;
 mod request;
 mod settings;
+mod tally;
+mod task;
 mod usage;
 
 pub use completion::{Completion, Fold};
+pub use count::{Count, CountRequest, CountSource};
 pub use demands::{Abilities, Demands};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use fault::json_fault;
@@ -25,4 +29,6 @@ pub use id::unique_id;
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options};
 pub use request::{ChatRequest, Places, RequestKind};
+pub use tally::Tally;
+pub use task::{NamedModel, RawTask, TaskKind};
 pub use usage::{Usage, UsageSource};

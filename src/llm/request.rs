@@ -25,6 +25,8 @@ pub struct ChatRequest {
     pub body: RawObject,
     /// How long it may wait in an engine's queue while somebody else could answer; as long as need be, if none.
     pub patience: Option<Duration>,
+    /// The most tokens of an answer that its caller can pay for, whatever else is said; without bounds, if none.
+    pub answer_at_most: Option<u64>,
     /// Where in `body` the members stand that are replaced on the way.
     pub places: Places,
 }

@@ -62,6 +62,36 @@ impl ChatRequest {
     }
 }
 
+impl ChatRequest {
+    /// The request with an answer, or answers together, of no more than its caller can pay for.
+    ///
+    /// # Errors
+    /// The body turns out to be unfit for any change.
+    pub fn within_means(&self) -> Result<Cow<'_, Self>, InvalidObject> {
+        let Some(most) = self.answer_at_most else { return Ok(Cow::Borrowed(self)) };
+        let number = |json: &[u8]| serde_json::from_slice::<u64>(json).ok();
+        let most = (most / self.body.get("n").and_then(number).unwrap_or(1).max(1)).max(1);
+        let is_limit = |name: &str| canonical(name) == "max_tokens";
+        let inner: Option<Map<String, Value>> =
+            self.body.get("options").and_then(|json| serde_json::from_slice(json).ok());
+        let in_body = self.body.members().filter(|(name, _)| is_limit(name));
+        let in_inner = inner.iter().flatten().filter(|(name, _)| is_limit(name));
+        let said = in_body
+            .filter_map(|(_, value)| number(value))
+            .chain(in_inner.filter_map(|(_, value)| value.as_u64()))
+            .chain(self.options.get("max_tokens").and_then(Value::as_u64))
+            .max();
+        if said.is_some_and(|said| said <= most) {
+            return Ok(Cow::Borrowed(self));
+        }
+        // Some models know the newer name only; whoever uses it knows that.
+        let is_newer = self.body.get("max_completion_tokens").is_some_and(|value| value != b"null");
+        let name = if is_newer { "max_completion_tokens" } else { "max_tokens" };
+        let limit = Map::from_iter([(name.to_owned(), most.into())]);
+        self.with_settings(&Map::new(), &limit)
+    }
+}
+
 impl EmbedRequest {
     /// As [`ChatRequest::with_settings`], without the settings that are for chats only.
     ///
@@ -234,6 +264,7 @@ mod tests {
             options: given,
             body: RawObject::parse(body.to_string().into()).unwrap(),
             patience: None,
+            answer_at_most: None,
             places: Places::default(),
         }
     }
@@ -254,6 +285,28 @@ mod tests {
             settled(&request, &defaults, &json!({})).0,
             json!({"temperature": 0.1, "top_p": 0.5, "extra": {"a": 1, "b": 3}, "seed": 3})
         );
+    }
+
+    #[test]
+    fn an_answer_is_no_longer_than_its_caller_can_pay_for() {
+        let within = |body: Value, options: Value| {
+            let request = ChatRequest { answer_at_most: Some(10), ..request(&body, &options) };
+            let within = request.within_means().unwrap();
+            let limit = within.options.get("max_tokens").cloned().unwrap_or_default();
+            (serde_json::from_slice::<Value>(within.body.text()).unwrap(), limit, within.max_output_tokens)
+        };
+        let (newer, older) = ("max_completion_tokens", "max_tokens");
+        assert_eq!(within(json!({}), json!({})), (json!({older: 10}), Value::Null, Some(10)));
+        assert_eq!(within(json!({newer: 90}), json!({})), (json!({newer: 10}), Value::Null, Some(10)));
+        assert_eq!(within(json!({older: 90}), json!({})), (json!({older: 10}), Value::Null, Some(10)));
+        assert_eq!(within(json!({newer: 9}), json!({})).0, json!({newer: 9}), "the caller wants less");
+        assert_eq!(within(json!({"n": 3}), json!({})).0, json!({"n": 3, older: 3}));
+        assert_eq!(within(json!({}), json!({older: 90})), (json!({older: 10}), Value::Null, Some(10)));
+        assert_eq!(within(json!({}), json!({older: 8})), (json!({}), json!(8), None));
+        let inner = json!({"options": {"num_predict": 50, "seed": 1}});
+        assert_eq!(within(inner, json!({})).0, json!({"options": {"seed": 1}, older: 10}));
+        let free = request(&json!({older: 90}), &json!({}));
+        assert!(matches!(free.within_means(), Ok(Cow::Borrowed(_))));
     }
 
     #[test]

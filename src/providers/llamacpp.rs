@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::openai::{Dialect, OpenAi};
+use super::openai::{Counts, Dialect, OpenAi};
 use super::{Provider, Shared, managed};
 use crate::config::{Fault, ProviderConfig};
 
@@ -29,6 +29,7 @@ pub(super) const LLAMA_CPP: Dialect = Dialect {
     // go on being generated for nobody.
     folds_whole_answers: true,
     health_path: Some("/health"),
+    counts: Some(Counts::LlamaCpp),
 };
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {

@@ -19,7 +19,7 @@ use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
 use crate::engine::{AnswerLength, Counting, Lease, Need, Pool, Thought};
-use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Usage};
+use crate::llm::{ChatRequest, Count, CountRequest, EmbedRequest, Embeddings, Usage};
 use crate::telemetry::EngineMetrics;
 
 /// Servers of engines that have ended are forgotten beyond so many.
@@ -332,6 +332,10 @@ impl Provider for Managed {
                 return Err(error);
             }
         }
+    }
+
+    async fn count(&self, model: &str, request: &CountRequest) -> Result<Option<Count>, ProviderError> {
+        Ok(self.known(model)?.counting.count(&self.pool, request).await)
     }
 
     async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {

@@ -33,7 +33,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Fault, ProviderConfig, nearest};
 use crate::engine::Engines;
-use crate::llm::{Abilities, ChatRequest, Completion, EmbedRequest, Embeddings};
+use crate::llm::{Abilities, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings};
 
 pub use error::{Cooldown, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection};
 pub use far::Clients;
@@ -75,6 +75,14 @@ pub trait Provider: Debug + Send + Sync {
     /// The provider did not answer, or has no embeddings.
     async fn embed(&self, _model: &str, _request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         Err(ProviderError::new(&self.name().into(), ErrorKind::Unsupported("embeddings")))
+    }
+
+    /// Counts tokens; `None` if it has no way to. Never costs anything, and starts nothing.
+    ///
+    /// # Errors
+    /// The provider did not answer.
+    async fn count(&self, _model: &str, _request: &CountRequest) -> Result<Option<Count>, ProviderError> {
+        Ok(None)
     }
 
     /// Sends a request on as it is, with the provider's own key.

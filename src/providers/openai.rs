@@ -3,6 +3,8 @@
 //! The caller's own body goes on with the model's name replaced and, for streams, with usage asked for.
 //! vLLM and llama.cpp speak the same with words of their own, which a [`Dialect`] lists.
 
+mod counting;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,8 +26,11 @@ use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode, listing};
 use crate::config::{Fault, ProviderConfig};
 use crate::llm::{
-    Change, ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Mapped, RequestKind, Usage, json_fault,
+    Change, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings, Fold, Mapped,
+    RequestKind, Usage, json_fault,
 };
+
+pub(super) use counting::Counts;
 
 /// Who asks for a list of models does not want to wait for long.
 const MODELS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +45,8 @@ pub(super) struct Dialect {
     pub(super) folds_whole_answers: bool,
     /// Where the server says how it is, below its root; its list of models is asked for otherwise.
     pub(super) health_path: Option<&'static str>,
+    /// By what it counts tokens, if it does so for nothing.
+    pub(super) counts: Option<Counts>,
 }
 
 const OPENAI: Dialect = Dialect {
@@ -54,6 +61,7 @@ const OPENAI: Dialect = Dialect {
     ],
     folds_whole_answers: false,
     health_path: None,
+    counts: None,
 };
 
 /// A server that speaks OpenAI's API.
@@ -171,6 +179,10 @@ impl Provider for OpenAi {
         let usage =
             embedding_usage(&body).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))?;
         Ok(Embeddings { body, usage })
+    }
+
+    async fn count(&self, model: &str, request: &CountRequest) -> Result<Option<Count>, ProviderError> {
+        self.counted(model, request).await
     }
 
     async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use secrecy::ExposeSecret;
@@ -135,6 +135,17 @@ impl Upstream {
         self.read(self.post(target, body).await?, MAX_ANSWER_BYTES).await
     }
 
+    /// As [`Upstream::ask`], at a path below the server's root.
+    ///
+    /// # Errors
+    /// No answer, or one with another status.
+    pub(super) async fn ask_below_root(&self, path: &str, body: Bytes) -> Result<Bytes, ProviderError> {
+        match self.root_target(path, None) {
+            Some(target) => self.ask(&target, body).await,
+            None => Err(self.failed(ErrorKind::Unsupported("a path that leads elsewhere"))),
+        }
+    }
+
     /// As [`Upstream::ask`], without a body, within `limit`.
     ///
     /// # Errors
@@ -206,6 +217,8 @@ impl Upstream {
             return Err(self.failed(ErrorKind::Unsupported("a path that leads elsewhere")));
         };
         let mut headers = request.headers;
+        // What it has used is read from what passes.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in &self.headers {
             // What the caller accepts is the caller's to say; the key is not.
             if name != ACCEPT || !headers.contains_key(ACCEPT) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::openai::{Dialect, OpenAi};
+use super::openai::{Counts, Dialect, OpenAi};
 use super::{Provider, Shared};
 use crate::config::{Fault, ProviderConfig};
 
@@ -21,6 +21,7 @@ const VLLM: Dialect = Dialect {
     ],
     folds_whole_answers: false,
     health_path: Some("/health"),
+    counts: Some(Counts::Vllm),
 };
 
 pub(super) fn build(config: &ProviderConfig, shared: &Shared) -> Result<Arc<dyn Provider>, Fault> {

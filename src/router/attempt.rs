@@ -119,7 +119,7 @@ impl Deployment {
     }
 
     /// Whether it might be asked now.
-    pub(super) fn is_ready(&self, now: Instant) -> bool {
+    pub fn is_ready(&self, now: Instant) -> bool {
         let some_key = self.keys.len() == 0 || self.keys.resting(now) < self.keys.len();
         !self.health.rests(now) && !self.provider_health.rests(now) && some_key
     }

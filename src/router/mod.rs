@@ -14,6 +14,7 @@ mod round;
 mod score;
 mod table;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,14 @@ pub trait Ask: Sync {
     /// The most tokens of an answer; `None` if nobody says.
     fn output_tokens(&self) -> Option<u64>;
 
+    /// The same with an answer of so many tokens at most, where its provider is to end it.
+    fn within(&self, _tokens: u64) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Asks once.
     fn ask(
         &self,
@@ -106,10 +115,19 @@ impl Ask for ChatRequest {
         self.most_output_tokens()
     }
 
+    /// A stream is ended by the gateway, which sees it pass.
+    fn within(&self, tokens: u64) -> Option<Self> {
+        (!self.stream).then(|| Self { answer_at_most: Some(tokens), ..self.clone() })
+    }
+
     /// A stream is held until its first content, within the time for that.
     async fn ask(&self, deployment: &Deployment, means: &Means<'_>) -> Result<Answer, ProviderError> {
         let settled = self.with_settings(&deployment.defaults, &deployment.overrides);
         let mut request = settled.map_err(|invalid| deployment.refused(invalid))?;
+        if self.answer_at_most.is_some() {
+            let within = request.within_means().map_err(|invalid| deployment.refused(invalid))?;
+            request = Cow::Owned(within.into_owned());
+        }
         if means.patience.is_some() {
             request.to_mut().patience = means.patience;
         }

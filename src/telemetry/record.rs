@@ -76,6 +76,8 @@ pub enum Outcome {
     Cancelled,
     /// The caller was told of an error.
     Failed,
+    /// The gateway ended the answer, for a budget was used up.
+    Cut,
 }
 
 impl Outcome {
@@ -85,6 +87,7 @@ impl Outcome {
             Self::Completed => "completed",
             Self::Cancelled => "cancelled",
             Self::Failed => "failed",
+            Self::Cut => "cut",
         }
     }
 }
@@ -154,6 +157,17 @@ impl RequestRecord {
 }
 
 impl Facts {
+    /// How the request ended, whose whole answer was handed over or not.
+    pub fn outcome(&self, is_whole: bool) -> Outcome {
+        match (is_whole, self.error) {
+            // Whether its caller took the last of it or not.
+            _ if self.is_cut => Outcome::Cut,
+            (false, _) => Outcome::Cancelled,
+            (true, Some(_)) => Outcome::Failed,
+            (true, None) => Outcome::Completed,
+        }
+    }
+
     /// What was reserved is put right by what was used, and was not settled with a part. What was settled by now.
     pub fn settle(&mut self) -> Spent {
         let used = self.usage.map_or(0, |usage| usage.input_tokens.saturating_add(usage.output_tokens));
@@ -221,6 +235,15 @@ mod tests {
         let facts = whole.facts();
         assert_eq!(facts.usage.map(|usage| (usage.input_tokens, usage.output_tokens)), Some((7, 2)));
         assert_eq!((facts.attempts, facts.provider.as_deref()), (4, Some("b")));
+    }
+
+    #[test]
+    fn an_answer_that_was_ended_here_is_none_that_was_given_up() {
+        let of =
+            |is_cut, error, is_whole| Facts { error, is_cut, ..Facts::default() }.outcome(is_whole).as_str();
+        assert_eq!([of(true, None, true), of(true, None, false)], ["cut", "cut"]);
+        assert_eq!([of(false, None, true), of(false, None, false)], ["completed", "cancelled"]);
+        assert_eq!([of(false, Some("x"), true), of(false, Some("x"), false)], ["failed", "cancelled"]);
     }
 
     #[tokio::test(start_paused = true)]

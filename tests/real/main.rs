@@ -19,6 +19,7 @@ mod llama_engines;
 mod llama_facade;
 mod llama_failover;
 mod llama_faults;
+mod llama_tokens;
 mod llama_tools;
 mod node;
 mod python;
@@ -31,6 +32,7 @@ fn main() {
         llama_facade::claims(),
         llama_failover::claims(),
         llama_faults::claims(),
+        llama_tokens::claims(),
         llama_tools::claims(),
         node::claims(),
         python::claims(),

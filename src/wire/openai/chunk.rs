@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::llm::{Frames, RequestKind, Usage, unique_id};
@@ -27,6 +27,15 @@ struct Chunk<'a, C: Serialize> {
     choices: &'a [C],
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Value>,
+}
+
+/// What all chunks of a stream have in common.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope {
+    id: Option<String>,
+    created: Option<u64>,
+    model: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +92,49 @@ impl ChunkWriter {
         }
     }
 
+    /// A writer that goes on with a stream of which `chunk` is one. What that does not say is made up.
+    pub fn like(kind: RequestKind, chunk: &[u8], model: &str) -> Self {
+        let said: Envelope = serde_json::from_slice(chunk).unwrap_or_default();
+        let own = Self::new(kind, model);
+        Self {
+            id: said.id.unwrap_or(own.id),
+            created: said.created.unwrap_or(own.created),
+            model: said.model.unwrap_or(own.model),
+            ..own
+        }
+    }
+
+    /// Somebody has said already who speaks.
+    pub fn has_begun(&mut self) {
+        self.role_is_due = false;
+    }
+
+    /// The chunk that says why each of these choices ended.
+    pub fn finish_each(&mut self, choices: &[u32], reason: &str) -> Frames {
+        let (logprobs, finish_reason) = (None::<Value>, Some(reason));
+        let role = self.role();
+        match self.kind {
+            RequestKind::Chat => {
+                let of = |index: &u32| ChatChoice {
+                    index: *index,
+                    delta: Spoken { role, delta: Delta::default() },
+                    logprobs: logprobs.clone(),
+                    finish_reason,
+                };
+                self.chunk(&choices.iter().map(of).collect::<Vec<_>>(), None)
+            }
+            RequestKind::Completion => {
+                let of = |index: &u32| TextChoice {
+                    index: *index,
+                    text: "",
+                    logprobs: logprobs.clone(),
+                    finish_reason,
+                };
+                self.chunk(&choices.iter().map(of).collect::<Vec<_>>(), None)
+            }
+        }
+    }
+
     /// A chunk that adds to the answer.
     pub fn delta(&mut self, delta: Delta<'_>, logprobs: Option<Value>) -> Frames {
         match self.kind {
@@ -104,19 +156,7 @@ impl ChunkWriter {
 
     /// The chunk that says why the answer ended.
     pub fn finish(&mut self, reason: &str) -> Frames {
-        match self.kind {
-            RequestKind::Chat => {
-                let delta = Spoken { role: self.role(), delta: Delta::default() };
-                self.chunk(
-                    &[ChatChoice { index: 0, delta, logprobs: None, finish_reason: Some(reason) }],
-                    None,
-                )
-            }
-            RequestKind::Completion => self.chunk(
-                &[TextChoice { index: 0, text: "", logprobs: None, finish_reason: Some(reason) }],
-                None,
-            ),
-        }
+        self.finish_each(&[0], reason)
     }
 
     /// The chunk that says what was used.

@@ -104,6 +104,7 @@ pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<Cha
         options: Options::default(),
         body: RawObject::known(body.clone()),
         patience: None,
+        answer_at_most: None,
         places: Places {
             model: Some(place(chat.model)),
             stream: chat.stream.map(place),

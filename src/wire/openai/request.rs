@@ -104,7 +104,7 @@ const EMBEDDING: &[(&str, FieldRule)] = &[
     ("user", Text),
 ];
 
-fn object(body: Bytes) -> Result<RawObject, Invalid> {
+pub(super) fn object(body: Bytes) -> Result<RawObject, Invalid> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Invalid::json("the request has no body; send a JSON object"));
     }
@@ -124,12 +124,13 @@ fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Resu
         max_output_tokens,
         options: Options::default(),
         patience: None,
+        answer_at_most: None,
         places: Places::of(&body),
         body,
     })
 }
 
-fn model(body: &RawObject) -> Result<String, Invalid> {
+pub(super) fn model(body: &RawObject) -> Result<String, Invalid> {
     let model = given(body, "model").ok_or_else(|| Invalid::missing("model"))?;
     let model: String =
         serde_json::from_slice(model).map_err(|_| Invalid::value("model", "`model` must be a text"))?;
@@ -158,7 +159,7 @@ fn include_usage(body: &RawObject) -> Result<bool, Invalid> {
 }
 
 /// A member that is there and is not null, which means the same as leaving it out.
-fn given<'a>(body: &'a RawObject, name: &str) -> Option<&'a [u8]> {
+pub(super) fn given<'a>(body: &'a RawObject, name: &str) -> Option<&'a [u8]> {
     body.get(name).filter(|value| *value != b"null")
 }
 

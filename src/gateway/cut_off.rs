@@ -1,0 +1,121 @@
+//! Ends a stream when a budget that ends answers is used up.
+//!
+//! Events are taken for tokens, as engines send one for each. What others spend meanwhile is looked at now and then, and
+//! before anything is ended: a new day may have begun.
+
+use std::sync::Arc;
+
+use crate::callers::now_ms;
+use crate::llm::{ChatRequest, Ends, Frames, RequestKind, Usage};
+use crate::telemetry::RequestRecord;
+use crate::wire::openai::ChunkWriter;
+
+/// After so many events it is looked at again how much is left.
+const LOOK_AFTER: u64 = 32;
+
+/// Watches a stream whose caller has such a budget.
+#[derive(Debug)]
+pub(super) struct CutOff {
+    record: Arc<RequestRecord>,
+    kind: RequestKind,
+    model: String,
+    /// How many answers are asked for.
+    answers: u64,
+    input_tokens: u64,
+    /// So many events may pass.
+    allowed: u64,
+    looked_at: u64,
+    passed: u64,
+    ends: Ends,
+    writer: Option<ChunkWriter>,
+}
+
+/// What is still sent of a stream that is ended.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// The first events of the run.
+    pub(super) frames: Frames,
+    /// The choices that are ended by it.
+    choices: Vec<u32>,
+    writer: ChunkWriter,
+}
+
+impl CutOff {
+    /// For the answer to a request; `None` if it may end by itself.
+    pub(super) fn of(request: &ChatRequest, record: &Arc<RequestRecord>) -> Option<Self> {
+        let left = left(record)?;
+        let input_tokens = Usage::estimated_tokens(request.body.text().len());
+        let answers = request.body.get("n").and_then(|json| serde_json::from_slice(json).ok());
+        Some(Self {
+            record: record.clone(),
+            kind: request.kind,
+            model: request.model.clone(),
+            answers: answers.unwrap_or(1),
+            input_tokens,
+            allowed: left.saturating_sub(input_tokens),
+            looked_at: 0,
+            passed: 0,
+            ends: Ends::default(),
+            writer: None,
+        })
+    }
+
+    /// Lets a run pass, or says what is left of the stream with it.
+    pub(super) fn pass(&mut self, frames: &Frames, ends: Ends) -> Option<Rest> {
+        if self.writer.is_none() {
+            let first = frames.jsons().next().unwrap_or_default();
+            self.writer = Some(ChunkWriter::like(self.kind, first, &self.model));
+        }
+        let events = frames.jsons().count() as u64;
+        let passed = self.passed.saturating_add(events);
+        if passed >= self.allowed || passed - self.looked_at >= LOOK_AFTER {
+            self.look(passed);
+        }
+        let mut all = self.ends;
+        all.add(ends);
+        // Of an answer that has come to its end there is nothing to be ended.
+        if passed < self.allowed || all.are_all() {
+            (self.passed, self.ends) = (passed, all);
+            return None;
+        }
+        let still = usize::try_from(self.allowed.saturating_sub(self.passed)).unwrap_or(usize::MAX);
+        let frames = frames.first(still);
+        let mut ends = self.ends;
+        ends.add(frames.read().ends);
+        let mut writer = self.writer.take()?;
+        if self.passed > 0 || still > 0 {
+            writer.has_begun();
+        }
+        let is_meant = |choice: &u32| ends.is_seen(*choice) || u64::from(*choice) < self.answers;
+        let choices = (0..Ends::MOST).filter(is_meant).filter(|choice| !ends.has_ended(*choice)).collect();
+        Some(Rest { frames, choices, writer })
+    }
+
+    fn look(&mut self, passed: u64) {
+        self.looked_at = passed;
+        // Without a permit any more, nobody would count what comes.
+        let left = left(&self.record).unwrap_or(0);
+        self.allowed = left.saturating_sub(self.input_tokens);
+    }
+}
+
+/// How many tokens the budget has for the whole request.
+fn left(record: &RequestRecord) -> Option<u64> {
+    record.facts().permit.as_ref()?.left(now_ms())
+}
+
+/// How long an answer in one piece may become, if a budget would end it.
+pub(super) fn most_of_whole(record: &RequestRecord, input_tokens: u64) -> Option<u64> {
+    Some(left(record)?.saturating_sub(input_tokens).max(1))
+}
+
+impl Rest {
+    /// The events in the place of all that would have come, with what was used if that is to be shown.
+    pub(super) fn into_frames(mut self, usage: Option<&Usage>) -> Frames {
+        let end = self.writer.finish_each(&self.choices, "length");
+        let usage = usage.map(|usage| self.writer.usage(usage));
+        let runs = [Some(&self.frames), Some(&end), usage.as_ref()];
+        let bytes: Vec<&[u8]> = runs.into_iter().flatten().map(|run| run.bytes().as_ref()).collect();
+        Frames::of_events(bytes.concat().into())
+    }
+}

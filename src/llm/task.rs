@@ -1,0 +1,165 @@
+//! What a raw request is about, as far as somebody can tell who does not speak its dialect.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::{RawObject, Usage};
+
+/// Ends of paths behind which text is generated, whoever's API it is.
+const GENERATING: &[&str] =
+    &["completions", "completion", "infill", "messages", "responses", "chat", "generate"];
+/// Ends of paths behind which texts are only read.
+const READING: &[&str] = &["embeddings", "embedding", "embed", "rerank", "reranking"];
+/// What the limit of an answer is called, by whatever API.
+const LIMITS: &[&str] =
+    &["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict"];
+
+/// A raw request, as far as it can be told from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawTask {
+    /// What it makes a model do.
+    pub kind: TaskKind,
+    /// The model that its body names.
+    pub model: NamedModel,
+    /// The most tokens of all its answers together, if it says.
+    pub output_tokens: Option<u64>,
+    body_bytes: usize,
+}
+
+/// What a raw request makes a model do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskKind {
+    /// It reads, and writes.
+    Generates,
+    /// It reads.
+    Reads,
+    /// Nothing, for all that is known.
+    Other,
+}
+
+/// The model that a body names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedModel {
+    /// This one.
+    Named(String),
+    /// None.
+    Unnamed,
+    /// One reader may see this in it and another that.
+    Unclear,
+}
+
+impl RawTask {
+    /// Looks at a request. `last` is the last segment of its path, decoded; `is_post` says whether it may make anybody
+    /// do anything.
+    pub fn of(is_post: bool, last: &str, body: Option<&Bytes>) -> Self {
+        let body_bytes = body.map_or(0, Bytes::len);
+        let object = body.map(|body| RawObject::parse(body.clone()));
+        let model = match &object {
+            Some(Ok(object)) => model(object),
+            // A member twice, a form, or whatever else may hold a model somewhere.
+            Some(Err(_)) => NamedModel::Unclear,
+            None => NamedModel::Unnamed,
+        };
+        let output_tokens = object.and_then(Result::ok).as_ref().and_then(answer_limit);
+        // Google's methods stand behind a colon.
+        let is_any = |ends: &[&str]| ends.contains(&last) || last.ends_with("enerateContent");
+        let kind = match is_post {
+            true if is_any(GENERATING) || output_tokens.is_some() => TaskKind::Generates,
+            true if READING.contains(&last) => TaskKind::Reads,
+            _ => TaskKind::Other,
+        };
+        Self { kind, model, output_tokens, body_bytes }
+    }
+
+    /// What it may use, where answers of which nobody says how long they get take `usual`.
+    pub fn expected(&self, usual: u64) -> Usage {
+        let (input_tokens, output_tokens) = match self.kind {
+            TaskKind::Generates => (self.input_tokens(), self.output_tokens.unwrap_or(usual)),
+            TaskKind::Reads => (self.input_tokens(), 0),
+            TaskKind::Other => (0, 0),
+        };
+        Usage { input_tokens, output_tokens, ..Usage::default() }
+    }
+
+    /// About so many tokens are read, if any are.
+    pub fn input_tokens(&self) -> u64 {
+        Usage::estimated_tokens(self.body_bytes)
+    }
+}
+
+/// Some servers do not care how the letters of a name are written, so neither may we.
+fn model(body: &RawObject) -> NamedModel {
+    let mut named = body.members().filter(|(name, _)| name.eq_ignore_ascii_case("model"));
+    match (named.next(), named.next()) {
+        (None, _) => NamedModel::Unnamed,
+        (Some(("model", name)), None) => {
+            serde_json::from_slice(name).map_or(NamedModel::Unclear, NamedModel::Named)
+        }
+        _ => NamedModel::Unclear,
+    }
+}
+
+fn answer_limit(body: &RawObject) -> Option<u64> {
+    let number = |name: &str| serde_json::from_slice::<u64>(body.get(name)?).ok();
+    let options =
+        || body.get("options").and_then(|json| serde_json::from_slice::<Map<String, Value>>(json).ok());
+    let of_all = LIMITS.iter().find_map(|name| number(name));
+    let limit = of_all.or_else(|| options()?.get("num_predict")?.as_u64())?;
+    Some(limit.saturating_mul(number("n").unwrap_or(1).max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(last: &str, body: &str) -> RawTask {
+        RawTask::of(true, last, Some(&Bytes::from(body.to_owned())))
+    }
+
+    #[test]
+    fn the_end_of_a_path_tells_what_is_done() {
+        for (last, kind) in [
+            ("completions", TaskKind::Generates),
+            ("responses", TaskKind::Generates),
+            ("chat", TaskKind::Generates),
+            ("gemini:streamGenerateContent", TaskKind::Generates),
+            ("embed", TaskKind::Reads),
+            ("files", TaskKind::Other),
+            ("count_tokens", TaskKind::Other),
+        ] {
+            assert_eq!(task(last, "{}").kind, kind, "{last}");
+        }
+        assert_eq!(task("unheard_of", r#"{"max_tokens":5}"#).kind, TaskKind::Generates);
+        assert_eq!(RawTask::of(false, "completions", None).kind, TaskKind::Other);
+    }
+
+    #[test]
+    fn what_may_be_used_is_told_by_the_body() {
+        let expected = |last: &str, body: &str| {
+            let usage = task(last, body).expected(100);
+            (usage.input_tokens, usage.output_tokens)
+        };
+        assert_eq!(expected("completions", r#"{"max_tokens":7,"n":3}"#), (6, 21));
+        assert_eq!(expected("chat", r#"{"options":{"num_predict":9}}"#), (8, 9));
+        assert_eq!(expected("completion", r#"{"n_predict":-1}"#), (4, 100));
+        assert_eq!(expected("embeddings", r#"{"input":"abcd"}"#), (4, 0));
+        assert_eq!(expected("files", "abcdefgh"), (0, 0));
+    }
+
+    #[test]
+    fn only_one_reading_of_a_model_counts() {
+        let named = |body: &str| task("chat", body).model;
+        assert_eq!(named(r#"{"model":"a\u0062"}"#), NamedModel::Named("ab".to_owned()));
+        for body in [
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","Model":"b"}"#,
+            r#"{"MODEL":"a"}"#,
+            r#"{"model":["a"]}"#,
+            "model=a",
+        ] {
+            assert_eq!(named(body), NamedModel::Unclear, "{body}");
+        }
+        assert_eq!(named(r#"{"nested":{"model":"a"}}"#), NamedModel::Unnamed);
+        assert_eq!(RawTask::of(true, "chat", None).model, NamedModel::Unnamed);
+    }
+}
