@@ -325,6 +325,7 @@ async fn a_model_that_takes_over_is_not_kept_waiting_for_one_that_rests() {
     // When both rest, the one that is back first is waited for.
     other.is_now(500);
     assert_eq!(ask(&gateway, "own0").await.0, 502);
-    (limited.is_now(200), other.is_now(200));
+    limited.is_now(200);
+    other.is_now(200);
     assert_eq!(ask(&gateway, "own0").await.0, 200);
 }
