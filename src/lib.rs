@@ -33,7 +33,7 @@
 //! | 4 | [`engine`]: engines that the gateway starts itself. [`store`]: what outlives the process: keys, usage, who changed what |
 //! | 5 | [`providers`]: one trait, one file a provider |
 //! | 6 | [`router`]: which deployment answers |
-//! | 7 | [`gateway`]: the story. [`reload`]: what a reload changes, and how one is asked for |
+//! | 7 | [`gateway`]: the story. [`reload`]: what a reload changes, and how one is asked for. [`accounts`]: keys, usage and audit for those who manage them |
 //! | 8 | [`api`]: HTTP towards callers |
 //! | 9 | [`app`]: puts it together, reloads it, ends it |
 //! | 10 | [`cli`]: the commands |
@@ -68,6 +68,7 @@ pub mod store;
 pub mod providers;
 pub mod router;
 
+pub mod accounts;
 pub mod gateway;
 pub mod reload;
 

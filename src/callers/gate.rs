@@ -134,7 +134,8 @@ impl Gate {
         rules.owner_budgets.iter().map(|(owner, budget)| (Whose::Owner(owner.clone()), *budget)).collect()
     }
 
-    fn rules(&self) -> Guard<Arc<Rules>> {
+    /// The limits and budgets that are not those of a key.
+    pub fn rules(&self) -> Guard<Arc<Rules>> {
         self.rules.load()
     }
 

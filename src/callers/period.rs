@@ -20,8 +20,13 @@ pub enum Period {
 /// A moment in milliseconds since 1970, from `2026-11-21T10:00:00Z` or, for its midnight in UTC, from `2026-11-21`.
 pub fn moment(text: &str) -> Option<i64> {
     let moment = text.parse::<Timestamp>().ok();
-    let midnight = || Some(text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    let midnight = || Some(date(text)?.to_zoned(TimeZone::UTC).ok()?.timestamp());
     Some(moment.or_else(midnight)?.as_millisecond())
+}
+
+/// A date alone. What has an hour but no zone would be read as one, too, and its hour be forgotten.
+fn date(text: &str) -> Option<Date> {
+    text.parse().ok().filter(|_| text.len() == 10)
 }
 
 /// A moment as text, such as `2026-11-21T10:00:00Z`.
@@ -43,6 +48,16 @@ impl Zone {
     /// By its name, such as `Europe/Warsaw` or `UTC`; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
         TimeZone::get(name).ok().map(Self)
+    }
+
+    /// A moment in milliseconds since 1970, from `2026-11-21T10:00:00Z`; or the whole day from `2026-11-21`, as the first
+    /// moment of it and the first of the next one.
+    pub fn moment_or_day(&self, text: &str) -> Option<(i64, i64)> {
+        if let Ok(moment) = text.parse::<Timestamp>() {
+            return Some((moment.as_millisecond(), moment.as_millisecond()));
+        }
+        let day = date(text)?;
+        Some((self.begin_of(day), self.begin_of(day.saturating_add(1.day()))))
     }
 
     /// When the period began that this moment is in, and when it ends. In milliseconds since 1970.
@@ -105,6 +120,19 @@ mod tests {
             (Period::Month, "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"),
         ] {
             assert_eq!(utc.around(period, now), (ms(from), ms(to)), "{period:?}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_a_whole_day_of_the_zone() {
+        let warsaw = Zone::named("Europe/Warsaw").unwrap();
+        let day = (ms("2026-03-28T23:00:00Z"), ms("2026-03-29T22:00:00Z"));
+        assert_eq!(warsaw.moment_or_day("2026-03-29"), Some(day));
+        let moment = ms("2026-03-29T10:00:00Z");
+        assert_eq!(warsaw.moment_or_day("2026-03-29T12:00:00+02:00"), Some((moment, moment)));
+        for bad in ["", "yesterday", "2026-13-01", "2026-03-29T10:00:00", "20260329"] {
+            assert_eq!(warsaw.moment_or_day(bad), None, "{bad}");
+            assert_eq!(super::moment(bad), None, "{bad}");
         }
     }
 

@@ -18,6 +18,7 @@ const RANKS: &[(&str, u8)] = &[
     ("store", 4),
     ("providers", 5),
     ("router", 6),
+    ("accounts", 7),
     ("gateway", 7),
     ("reload", 7),
     ("api", 8),

@@ -1,0 +1,63 @@
+//! Who changed what, as it is noted. Never a secret, nor what is kept of one.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use crate::callers::{Key, moment_as_text, now_ms};
+use crate::store::AuditEntry;
+
+/// Who acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Whoever has the admin key.
+    Admin,
+    /// A caller, by the key's id.
+    Key(String),
+    /// Whoever can run a command on the database.
+    Cli,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin => f.write_str("admin"),
+            Self::Key(id) => write!(f, "key:{id}"),
+            Self::Cli => f.write_str("cli"),
+        }
+    }
+}
+
+pub(super) fn entry(actor: &Actor, action: &str, subject: &str, detail: Value) -> AuditEntry {
+    AuditEntry {
+        time_ms: now_ms(),
+        actor: actor.to_string(),
+        action: action.to_owned(),
+        subject: subject.to_owned(),
+        detail,
+    }
+}
+
+/// Every field that is different, as it was and as it is.
+pub(super) fn differences(before: &Key, after: &Key) -> Value {
+    let (before, after) = (fields(before), fields(after));
+    let different = before.into_iter().zip(after).filter(|(before, after)| before != after);
+    let told: Map<String, Value> =
+        different.map(|((name, from), (_, to))| (name.to_owned(), json!({"from": from, "to": to}))).collect();
+    Value::Object(told)
+}
+
+fn fields(key: &Key) -> [(&'static str, Value); 10] {
+    [
+        ("name", json!(key.name)),
+        ("owner", json!(key.owner)),
+        ("expires_at", json!(key.expires_ms.map(moment_as_text))),
+        ("disabled", json!(key.disabled)),
+        ("allowed_models", json!(key.allowed_models)),
+        ("allowed_endpoints", json!(key.allowed_endpoints)),
+        ("language", json!(key.language)),
+        ("limits", json!(key.limits)),
+        ("budget", json!(key.budget)),
+        ("note", json!(key.note)),
+    ]
+}
