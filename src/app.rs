@@ -2,6 +2,7 @@
 
 mod banner;
 mod faults;
+mod keeping;
 mod probing;
 mod schedule;
 mod sources;
@@ -18,12 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Listeners};
-use crate::callers::{Budgets, Ledger, UsageRecord};
+use crate::callers::Budgets;
 use crate::config::{Environment, Fault, ListenAddress, Settings};
 use crate::engine::{Engines, Launcher, RunFolder};
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
 use crate::telemetry::{Health, Metrics};
+
+use keeping::Keeping;
 
 pub use faults::Faults;
 pub use sources::{Loaded, Sources};
@@ -40,6 +43,7 @@ pub struct App {
     reloads: Reloads,
     callers: api::Callers,
     engines: Engines,
+    keeping: Keeping,
     banner: String,
 }
 
@@ -68,19 +72,33 @@ impl App {
         }
         api::check_serving(&settings.serving).map_err(Faults::from)?;
         let listen = loaded.listeners(&settings)?;
+        let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
+        let keeping = Keeping::open(&settings, &metrics).await?;
         let callers = api::Callers {
-            ring: Arc::default(),
-            ledger: Arc::new(Nowhere),
+            ring: keeping.ring.clone(),
+            ledger: keeping.ledger(),
             is_loopback: listen.iter().all(ListenAddress::is_local),
         };
-        let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
-        let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::default()));
+        let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::new(settings.storage.zone.clone())));
+        keeping.fill(gateway.gate()).await?;
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let (reloads, requests) = Reloads::new();
         let figures = (health.clone(), metrics.clone());
         let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), figures, requests);
-        Ok(Self { settings, gateway, metrics, health, listeners, watcher, reloads, callers, engines, banner })
+        Ok(Self {
+            settings,
+            gateway,
+            metrics,
+            health,
+            listeners,
+            watcher,
+            reloads,
+            callers,
+            engines,
+            keeping,
+            banner,
+        })
     }
 
     /// What was found, and where to begin: for the terminal.
@@ -140,7 +158,8 @@ impl App {
             (metrics, self.health),
             (self.reloads, self.callers),
         );
-        let context = Arc::new(context);
+        let context = Arc::new(context.with_accounts(self.keeping.accounts()));
+        tasks.spawn(self.keeping.run(context.gateway.gate().clone(), context.health.clone(), end.clone()));
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
         let signals = (stop, kill.clone());
@@ -215,12 +234,4 @@ fn raise_file_limit() {
             tracing::debug!(%error, "The limit of open files stays as it is");
         }
     }
-}
-
-/// A ledger that keeps nothing.
-#[derive(Debug)]
-struct Nowhere;
-
-impl Ledger for Nowhere {
-    fn record(&self, _: UsageRecord) {}
 }

@@ -3,6 +3,9 @@
 //! The key is checked in one place, the gate before every path below `/admin`, so that an operation that is added
 //! here cannot forget it. Kept is a hash of the key, which tells nobody anything.
 
+mod keys;
+mod usage;
+
 use std::sync::Arc;
 
 use poem::Request;
@@ -10,6 +13,7 @@ use poem::http::header::AUTHORIZATION;
 use poem::http::{HeaderMap, HeaderValue, StatusCode};
 use poem_openapi::OpenApi;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Tag;
@@ -18,10 +22,16 @@ use super::error::ApiError;
 use super::payload::Json;
 use super::query::{Query, only_known};
 use super::schema::{ChangeBody, ReloadBody};
+use crate::accounts::Actor;
 use crate::reload::{Change, Report, Unanswered, Wish};
+
+pub(super) use keys::{KeysApi, grace_of, told_once};
+pub(super) use usage::UsageApi;
 
 /// Below which everything asks for the admin key.
 pub(super) const ROOT: &str = "/admin/";
+/// The one that reads the configuration anew.
+pub(super) const RELOAD: &str = "/admin/reload";
 /// Headers that may hold the key alone. The second one is that of an older system.
 const KEY_HEADERS: [&str; 2] = ["x-admin-key", "adminkey"];
 
@@ -113,6 +123,10 @@ impl AdminApi {
         let wish = if dry_run { Wish::Rehearse } else { Wish::Reload };
         let outcome = self.context.reloads.ask(wish).await.map_err(unanswered)?;
         let report = outcome.map_err(|faults| refused(&faults))?;
+        if let Some(accounts) = self.context.accounts.as_ref().filter(|_| !dry_run) {
+            let detail = json!({"changes": report.diff.changes.len()});
+            accounts.noted(Actor::Admin, "configuration.reload", "", detail);
+        }
         Ok(Json(body(report, dry_run)))
     }
 }

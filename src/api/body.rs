@@ -48,7 +48,7 @@ impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
         Some(registry::MetaRequest {
             description: None,
             content: vec![MetaMediaType { content_type: "application/json", schema: T::schema_ref() }],
-            required: true,
+            required: T::IS_REQUIRED,
         })
     }
 

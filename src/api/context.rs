@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::admin::AdminKey;
 use super::door::Doorkeeper;
+use super::error::ApiError;
+use crate::accounts::Accounts;
 use crate::callers::{KeyRing, Ledger};
 use crate::config::{Auth, Settings};
 use crate::engine::Engines;
@@ -35,6 +37,8 @@ pub struct Context {
     pub(super) admin_key: Option<Arc<AdminKey>>,
     /// Where a reload is asked for.
     pub reloads: Reloads,
+    /// Callers' keys and what they used, if they are kept anywhere.
+    pub accounts: Option<Arc<Accounts>>,
     /// Whether only this machine is to reach the service, and nobody is asked who they are.
     pub is_local: bool,
     /// Whether only this machine reaches the service.
@@ -102,10 +106,25 @@ impl Context {
             cors_origins: settings.cors_origins.clone(),
             admin_key: settings.admin_key.as_ref().map(|key| Arc::new(AdminKey::of(key))),
             reloads,
+            accounts: None,
             is_local: settings.auth == Auth::Auto,
             is_loopback: callers.is_loopback,
             doorkeeper: Arc::new(Doorkeeper { ring: callers.ring, is_strict }),
             ledger: callers.ledger,
         }
+    }
+
+    /// With keys and usage that are kept.
+    #[must_use]
+    pub fn with_accounts(mut self, accounts: Option<Arc<Accounts>>) -> Self {
+        self.accounts = accounts;
+        self
+    }
+
+    /// # Errors
+    /// Keys and usage are kept nowhere.
+    pub(super) fn accounts(&self) -> Result<&Arc<Accounts>, ApiError> {
+        let message = "keys and usage are kept nowhere: this service runs without a database";
+        self.accounts.as_ref().ok_or_else(|| ApiError::no_store(message))
     }
 }

@@ -121,6 +121,7 @@ fn narrowed(path: &str, mut item: Value) -> Value {
     let asks_a_provider = asks_a_provider.iter().any(|word| path.contains(word));
     let names_something = path.contains([':', '*', '{']);
     let is_admin = path.starts_with(admin::ROOT);
+    let is_own = path.split('/').any(|segment| segment == "me");
     for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
         let has_body = operation.get("requestBody").is_some();
         if let Some(operation) = operation.as_object_mut().filter(|_| is_admin) {
@@ -128,9 +129,10 @@ fn narrowed(path: &str, mut item: Value) -> Value {
         }
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
         responses.retain(|status, _| match status.as_str() {
-            "401" | "409" => is_admin,
+            "401" => is_admin || is_own,
+            "409" => path == admin::RELOAD,
             "403" | "408" | "413" | "415" => has_body,
-            "400" | "404" => has_body || names_something || is_admin,
+            "400" | "404" => has_body || names_something || is_admin || is_own,
             "429" | "502" | "504" => asks_a_provider,
             _ => true,
         });

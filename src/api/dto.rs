@@ -4,9 +4,12 @@ use serde::de::DeserializeOwned;
 use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
 use super::error::ApiError;
-use crate::lint::expected_in_words;
+use crate::lint::{did_you_mean, expected_in_words};
 use crate::llm::RawObject;
 use crate::wire::Invalid;
+
+/// So much of a name that nobody knows is told to who sent it.
+const MOST_OF_A_NAME: usize = 128;
 
 /// Reads a body.
 ///
@@ -52,7 +55,16 @@ fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     let quoted = |text: &str| text.split('`').nth(1).map(str::to_owned);
     if let Some(name) = text.strip_prefix("missing field").and_then(quoted) {
-        return Invalid::missing(name).into();
+        return Invalid::missing(if matches!(path, "." | "?") { name } else { format!("{path}.{name}") })
+            .into();
+    }
+    if text.starts_with("unknown field") {
+        // The first word is the caller's own; the others are those that are known.
+        let known: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+        let Some((name, known)) = known.split_first() else { return ApiError::invalid(path, "unknown") };
+        let cure = did_you_mean(name, known.iter().copied());
+        let path: String = path.chars().take(MOST_OF_A_NAME).collect();
+        return Invalid::value(path.clone(), format!("`{path}` is not known here; {cure}")).into();
     }
     if let Some(name) = text.strip_prefix("duplicate field").and_then(quoted) {
         let message = format!("`{name}` is given twice, under two names; give one of them");

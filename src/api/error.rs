@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::payload::Json;
 use super::schema::ErrorBody;
 use super::standing;
+use crate::accounts::AccountError;
 use crate::gateway::GatewayError;
 use crate::prompts::PromptError;
 use crate::providers::{ErrorKind, ProviderError, RESTING, Rejection};
@@ -27,6 +28,9 @@ use crate::wire::Invalid;
 
 /// How long a caller should wait before trying again, where nobody knows better.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A database that is away comes back in seconds, if it does.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// An error as a caller sees it.
 #[derive(Clone, Debug)]
@@ -175,6 +179,12 @@ impl ApiError {
     /// Who asks has no key, or not the right one.
     pub(super) fn unauthorized(code: &'static str, message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, message)
+    }
+
+    /// Keys and usage cannot be asked for or changed.
+    pub(super) fn no_store(message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
+        error.retry_after(Some(STORE_RETRY_AFTER))
     }
 
     /// Something of ours broke. What it was is in the log.
@@ -416,6 +426,21 @@ impl From<GatewayError> for ApiError {
     }
 }
 
+impl From<AccountError> for ApiError {
+    fn from(error: AccountError) -> Self {
+        let message = error.to_string();
+        match error {
+            AccountError::NoSuchKey => Self::new(StatusCode::NOT_FOUND, "key_not_found", message),
+            AccountError::Invalid { param, .. } => Self::invalid(&param, message),
+            AccountError::Store(_) | AccountError::Busy => Self::no_store(message),
+            AccountError::NoChance | AccountError::Unfinished => {
+                tracing::error!(%error, "A change of keys failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
 /// What the document says of errors: the same for every operation that can have them.
 const DOCUMENTED: &[(u16, &str)] = &[
     (
@@ -424,7 +449,7 @@ const DOCUMENTED: &[(u16, &str)] = &[
     ),
     (401, "The key is missing or wrong."),
     (403, "The key may not use the model, or a page of a site that may not call has sent the request."),
-    (404, "The model, the prompt, the provider or the path does not exist."),
+    (404, "The model, the prompt, the provider, the key or the path does not exist."),
     (408, "The body did not arrive in time."),
     (409, "The configuration is refused, and the one before it goes on. The message has one fault a line."),
     (413, "The body is larger than the service takes."),
@@ -534,6 +559,25 @@ mod tests {
         );
         assert_eq!(error.body(true)["error"]["detail"], "its own words");
         assert!(!error.body(false).to_string().contains("its own words"));
+    }
+
+    #[test]
+    fn faults_of_accounts_have_their_status_and_code() {
+        let invalid = AccountError::Invalid { param: "limits".to_owned(), message: "no".to_owned() };
+        for (error, status, code, param) in [
+            (AccountError::NoSuchKey, 404, "key_not_found", Value::Null),
+            (invalid, 400, "invalid_value", json!("limits")),
+            (AccountError::Busy, 503, "store_unavailable", Value::Null),
+            (AccountError::Unfinished, 500, "internal_error", Value::Null),
+        ] {
+            let told = ApiError::from(error);
+            assert_eq!(told.respond(false).headers().contains_key(RETRY_AFTER), status == 503, "{code}");
+            let body = told.body(false);
+            assert_eq!(
+                (told.0.status.as_u16(), &body["error"]["code"], &body["error"]["param"]),
+                (status, &json!(code), &param)
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The API: the only part of the house that knows HTTP towards callers.
 //!
 //! `serve` accepts connections, `access` wraps every request, `openai`, `rest`, `utilities`, `tokens`, `prompts` and `passthrough` are
-//! the documented operations, `engines` and `meta` are for operators, `admin` for whoever has the admin key, and `client`
+//! the documented operations, `engines` and `meta` are for operators, `own` for the holder of a key, `admin` for whoever has the admin key, and `client`
 //! asks a service like this one. An endpoint is added as a method of one of these.
 
 mod access;
@@ -19,6 +19,7 @@ mod engines;
 mod error;
 mod meta;
 mod openai;
+mod own;
 mod passthrough;
 mod paths;
 mod payload;
@@ -32,6 +33,7 @@ mod schema;
 mod serve;
 mod standing;
 mod tokens;
+mod usage;
 mod utilities;
 
 use std::collections::HashMap;
@@ -52,6 +54,7 @@ pub use client::{NoReport, rehearse};
 pub use context::{Callers, Context, Limits};
 pub use docs::document;
 pub use error::ApiError;
+pub use schema::key_as_json;
 pub use serve::{Listeners, check_serving, serve};
 
 /// The groups of operations in the document.
@@ -70,6 +73,8 @@ enum Tag {
     Engines,
     /// Probes and figures.
     Operators,
+    /// For the holder of a key, with that key.
+    Own,
     /// For whoever has the admin key.
     Admin,
 }
@@ -84,7 +89,10 @@ type Documented = (
     engines::EnginesApi,
     routes::RoutesApi,
     meta::OperatorsApi,
+    own::OwnApi,
     admin::AdminApi,
+    admin::KeysApi,
+    admin::UsageApi,
 );
 
 /// All documented operations.
@@ -99,7 +107,10 @@ fn operations(context: &Arc<Context>) -> Documented {
         engines::EnginesApi { context: context.clone() },
         routes::RoutesApi { context: context.clone() },
         meta::OperatorsApi { context: context.clone() },
+        own::OwnApi { context: context.clone() },
         admin::AdminApi { context: context.clone() },
+        admin::KeysApi { context: context.clone() },
+        admin::UsageApi { context: context.clone() },
     )
 }
 

@@ -53,6 +53,59 @@ impl<T: Type + Serialize + Send> ApiResponse for Json<T> {
     }
 }
 
+/// A JSON answer that nobody on the way is to keep, for it holds a secret.
+pub(super) struct ToldOnce<T>(pub(super) T);
+
+impl<T: Serialize + Send> IntoResponse for ToldOnce<T> {
+    fn into_response(self) -> Response {
+        let mut response = Json(self.0).into_response();
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+impl<T: Type + Serialize + Send> ApiResponse for ToldOnce<T> {
+    fn meta() -> registry::MetaResponses {
+        Json::<T>::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// A table: JSON that is described as `T`, or comma-separated values.
+pub(super) struct TableAnswer<T> {
+    response: Response,
+    described: PhantomData<fn() -> T>,
+}
+
+impl<T> From<Response> for TableAnswer<T> {
+    fn from(response: Response) -> Self {
+        Self { response, described: PhantomData }
+    }
+}
+
+impl<T: Send> IntoResponse for TableAnswer<T> {
+    fn into_response(self) -> Response {
+        self.response
+    }
+}
+
+impl<T: Type> ApiResponse for TableAnswer<T> {
+    fn meta() -> registry::MetaResponses {
+        let text = MetaSchemaRef::Inline(Box::new(MetaSchema::new("string")));
+        answered(vec![
+            MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: T::schema_ref() },
+            MetaMediaType { content_type: "text/csv", schema: text },
+        ])
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
 /// A response of these JSON bytes.
 pub(super) fn json_response(body: Bytes) -> Response {
     let mut response = Response::default();

@@ -1,9 +1,11 @@
 //! What requests and answers look like, for the document. Their doc comments are the manual.
 
+mod accounts;
 mod admin;
 mod chat;
 mod engines;
 mod facade;
+mod keys;
 mod object;
 mod passages;
 mod routes;
@@ -13,6 +15,10 @@ mod utilities;
 use poem_openapi::Object;
 use serde::Serialize;
 
+pub(super) use accounts::{
+    AuditBody, AuditList, BudgetList, BudgetOf, BudgetState, KeySummary, LimitState, OwnKey, OwnLimits,
+    OwnerBody, OwnerList, OwnerUsage, UsageBody, UsageRowBody,
+};
 pub(super) use admin::{ChangeBody, ReloadBody};
 pub(super) use chat::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
@@ -24,6 +30,8 @@ pub(super) use facade::{
     PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, Reload,
     RenderBody, RenderedBody, StoreHealth, Tag, TagDetails, TagList, TranslationBody,
 };
+pub use keys::key_as_json;
+pub(super) use keys::{DeletedKey, KeyBody, KeyChangeBody, KeyList, NewKeyBody, RotationBody, SecretBody};
 pub(super) use object::AnyObject;
 pub(super) use passages::Passages;
 pub(super) use routes::{

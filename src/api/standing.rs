@@ -6,7 +6,8 @@ use poem::http::header::HeaderName;
 use poem::http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::error::ApiError;
-use crate::callers::{Caller, Dimension, Figures, Refusal, now_ms};
+use super::schema::BudgetState;
+use crate::callers::{Budget, Caller, Dimension, Figures, Gate, Refusal, Whose, moment_as_text, now_ms};
 
 /// Limit, what is left of it, and the time until all of it is there again.
 type Names = [HeaderName; 3];
@@ -39,6 +40,22 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "budget_exhausted", message);
             error.retry_after(Some(Duration::from_millis(wait)))
         }
+    }
+}
+
+/// How a budget stands.
+pub(super) fn budget_state(gate: &Gate, whose: &Whose, budget: &Budget, now_ms: i64) -> BudgetState {
+    let (spent, until_ms) = gate.budgets().spent(whose, budget, now_ms);
+    BudgetState {
+        tokens: budget.tokens,
+        money: budget.money,
+        period: budget.period.into(),
+        cut_off: budget.cut_off,
+        spent_tokens: spent.tokens,
+        spent_money: spent.money,
+        remaining_tokens: budget.tokens.map(|most| most.saturating_sub(spent.tokens)),
+        remaining_money: budget.money.map(|most| (most - spent.money).max(0.0)),
+        ends_at: moment_as_text(until_ms),
     }
 }
 

@@ -25,4 +25,4 @@ pub use price::{Price, PriceHistory, Prices};
 pub use ring::{Caller, KeyRing, Unknown};
 pub use scope::{Dimension, Figures};
 pub use secret::{Digest, Secret};
-pub use usage::{Ending, Ledger, UsageRecord};
+pub use usage::{Ending, Ledger, Nowhere, UsageRecord};

@@ -57,6 +57,14 @@ pub trait Ledger: Debug + Send + Sync {
     fn record(&self, record: UsageRecord);
 }
 
+/// A ledger that keeps nothing.
+#[derive(Debug)]
+pub struct Nowhere;
+
+impl Ledger for Nowhere {
+    fn record(&self, _: UsageRecord) {}
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,191 @@
+//! What outlives the process, and how it is kept up to date in memory: keys, what was spent of budgets, the ledger.
+//!
+//! Without a store the service serves all the same where nobody needs a key; then nothing is written down.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use secrecy::ExposeSecret;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::faults::Faults;
+use crate::accounts::Accounts;
+use crate::callers::{Budget, Gate, KeyRing, Ledger, Nowhere, Period, Spent, Whose, now_ms};
+use crate::config::{Auth, Fault, Settings};
+use crate::store::{self, Recorder, Store, StoreError};
+use crate::telemetry::{Health, Metrics};
+
+/// How often it is looked whether somebody else has changed keys: revocation has a second.
+const LOOK: Duration = Duration::from_millis(400);
+/// How often records that are too old are forgotten.
+const TIDY: Duration = Duration::from_secs(3600);
+/// How long the last records may take to be written when the service ends.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
+
+/// Keys and the ledger.
+pub(super) struct Keeping {
+    /// The keys in memory.
+    pub(super) ring: Arc<KeyRing>,
+    kept: Option<Kept>,
+    writing: Option<BoxFuture<'static, ()>>,
+    /// Ends the writing, after all else has ended.
+    end: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    store: Arc<dyn Store>,
+    accounts: Arc<Accounts>,
+    recorder: Recorder,
+    keep: Duration,
+}
+
+/// A budget whose account has been filled from the ledger.
+type Filled = HashSet<(Whose, Period)>;
+
+impl std::fmt::Debug for Keeping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeping").field("kept", &self.kept).finish_non_exhaustive()
+    }
+}
+
+impl Keeping {
+    /// Opens the store, and reads the keys.
+    ///
+    /// # Errors
+    /// The store cannot be used, and callers need keys.
+    pub(super) async fn open(settings: &Settings, metrics: &Metrics) -> Result<Self, Faults> {
+        let mut keeping =
+            Self { ring: Arc::default(), kept: None, writing: None, end: CancellationToken::new() };
+        match keeping.connect(settings, metrics).await {
+            Ok(()) => {}
+            Err(error) if settings.auth == Auth::Keys => {
+                let cure = "mend it, or name another; without it no key is known";
+                return Err(Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), cure).into());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Usage is not written down: see LLM_PROXY_API_DATABASE_URL");
+            }
+        }
+        Ok(keeping)
+    }
+
+    async fn connect(&mut self, settings: &Settings, metrics: &Metrics) -> Result<(), StoreError> {
+        let store = store::open(settings.storage.database_url.expose_secret()).await?;
+        self.ring.replace(store.keys().await?);
+        if settings.auth == Auth::Keys && self.ring.is_empty() {
+            tracing::warn!(
+                "There is no key yet, so nobody can call; make one by `llm-proxy-api keys create`"
+            );
+        }
+        let ring = self.ring.clone();
+        let used = Arc::new(move || ring.used());
+        let (recorder, writing) = Recorder::start(store.clone(), metrics.clone(), used, self.end.clone());
+        let accounts = Arc::new(Accounts::new(store.clone(), self.ring.clone()));
+        self.kept = Some(Kept { store, accounts, recorder, keep: settings.storage.usage_keep });
+        self.writing = Some(writing.boxed());
+        Ok(())
+    }
+
+    /// Where requests are written down.
+    pub(super) fn ledger(&self) -> Arc<dyn Ledger> {
+        match &self.kept {
+            Some(kept) => Arc::new(kept.recorder.clone()),
+            None => Arc::new(Nowhere),
+        }
+    }
+
+    /// For those who make and change keys.
+    pub(super) fn accounts(&self) -> Option<Arc<Accounts>> {
+        self.kept.as_ref().map(|kept| kept.accounts.clone())
+    }
+
+    /// Fills all budgets with what the ledger says was spent of them.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub(super) async fn fill(&self, gate: &Gate) -> Result<(), Faults> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let filled = fill(&*kept.store, gate, &self.ring, &mut Filled::new()).await;
+        filled.map_err(|error| {
+            Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), "mend it, or name another").into()
+        })
+    }
+
+    /// Keeps all of it up to date until `end`, and writes records down until nobody makes any more.
+    pub(super) async fn run(self, gate: Arc<Gate>, health: Arc<Health>, end: CancellationToken) {
+        let Some((kept, writing)) = self.kept.zip(self.writing) else { return end.cancelled().await };
+        let looking = async {
+            look(&kept, &gate, &self.ring, &health, &end).await;
+            if let Err(left) = kept.recorder.flush(LAST_RECORDS).await {
+                tracing::error!(records = left, "Some requests could not be written down");
+            }
+            kept.accounts.settled().await;
+            self.end.cancel();
+        };
+        tokio::join!(looking, writing);
+    }
+}
+
+async fn look(kept: &Kept, gate: &Gate, ring: &KeyRing, health: &Health, end: &CancellationToken) {
+    let (mut look, mut tidy) = (interval(LOOK), interval(TIDY));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut filled: Filled =
+        budgeted(gate, ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect();
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = look.tick() => {
+                let synced = kept.accounts.sync().await;
+                // A budget that is new may be another one for a key that has spent something.
+                let is_filled = fill(&*kept.store, gate, ring, &mut filled).await;
+                let trouble = synced.err().map(|error| error.to_string());
+                let trouble = trouble.or_else(|| is_filled.err().map(|error| error.to_string()));
+                health.store_is(trouble.or_else(|| kept.recorder.state().error));
+            }
+            _ = tidy.tick() => {
+                let keep_ms = i64::try_from(kept.keep.as_millis()).unwrap_or(i64::MAX);
+                match kept.store.tidy(now_ms(), keep_ms).await {
+                    Ok(0) => {}
+                    Ok(forgotten) => tracing::info!(records = forgotten, "Records of usage that are too old are forgotten"),
+                    Err(error) => tracing::warn!(%error, "Records of usage that are too old stay"),
+                }
+            }
+        }
+    }
+}
+
+/// All budgets there are.
+fn budgeted(gate: &Gate, ring: &KeyRing) -> Vec<(Whose, Budget)> {
+    let of_keys = ring
+        .all()
+        .into_iter()
+        .filter_map(|caller| Some((Whose::Key(caller.key.id.clone()), caller.key.budget?)));
+    of_keys.chain(gate.owner_budgets()).collect()
+}
+
+/// Fills those that have not been filled yet: one question for each kind of period.
+async fn fill(store: &dyn Store, gate: &Gate, ring: &KeyRing, filled: &mut Filled) -> Result<(), StoreError> {
+    let new = |(whose, budget): &(Whose, Budget)| !filled.contains(&(whose.clone(), budget.period));
+    let new: Vec<(Whose, Budget)> = budgeted(gate, ring).into_iter().filter(new).collect();
+    let mut spent: HashMap<Period, HashMap<Whose, Spent>> = HashMap::new();
+    for (whose, budget) in new {
+        let now_ms = now_ms();
+        let of_period = match spent.get(&budget.period) {
+            Some(of_period) => of_period,
+            None => {
+                let (since_ms, _) = gate.budgets().zone().around(budget.period, now_ms);
+                let all = store.all_spent(since_ms).await?.into_iter().collect();
+                spent.entry(budget.period).or_insert(all)
+            }
+        };
+        let of_ledger = of_period.get(&whose).copied().unwrap_or_default();
+        gate.budgets().at_least(&whose, &budget, of_ledger, now_ms);
+        filled.insert((whose, budget.period));
+    }
+    Ok(())
+}
