@@ -1,5 +1,6 @@
 //! The commands: serve, and those that look without serving.
 
+mod keys;
 mod leaderboard;
 mod progress;
 
@@ -48,6 +49,9 @@ enum Command {
     /// Look at the figures of leaderboards, or fetch fresh ones.
     #[command(subcommand)]
     Leaderboard(leaderboard::Command),
+    /// Make, list, change and delete callers' keys in the database.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print the configuration file of an older system as a models file of this one.
     Import {
         /// models-config.json, or meta-providers.yaml with model-adjustments.yaml beside it.
@@ -183,6 +187,7 @@ impl Cli {
             Command::Models => models(settings, folder, &environment).await,
             Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
+            Command::Keys(command) => keys::run(command, &settings).await,
             Command::Openapi => print(&api::document(&settings.prefix)),
             Command::EngineGuard { .. } | Command::EngineWatch { .. } | Command::Import { .. } => {
                 Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))

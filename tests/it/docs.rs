@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Gateway, Setup, answer, events_of};
 
+const ADMIN_KEY: &str = "planted-admin-key-of-the-tests";
+
 async fn document(gateway: &Gateway) -> Value {
     answer(gateway.get("/openapi.json")).await.1
 }
@@ -89,12 +91,15 @@ async fn every_endpoint_is_documented_with_its_errors() {
 
 #[tokio::test]
 async fn examples_run_as_they_stand() {
-    let gateway = Setup::new().start();
+    let gateway = Setup::new().env("ADMIN_KEY", ADMIN_KEY).start();
     let document = document(&gateway).await;
+    let created = gateway.post("/admin/keys", &json!({"name": "a"})).bearer_auth(ADMIN_KEY);
+    let id = answer(created).await.1["id"].as_str().unwrap().to_owned();
     let mut tried = 0;
     for (path, method, operation) in operations(&document) {
         let content = &operation["requestBody"]["content"]["application/json"];
-        if content.is_null() {
+        // Who is asked for no key has none that could be rotated.
+        if content.is_null() || path.ends_with("/me/rotate") {
             continue;
         }
         let example =
@@ -102,11 +107,13 @@ async fn examples_run_as_they_stand() {
         let path = path
             .replace("{name}", "chat-conversation-simple")
             .replace("{provider}", "echo")
-            .replace("{path}", "v1/x");
+            .replace("{path}", "v1/x")
+            .replace("{id}", &id);
         tried += 1;
         let url = format!("{}{path}", gateway.base());
         let request = gateway.http().request(method.to_uppercase().parse().unwrap(), url);
-        let request = request.header("content-type", "application/json").body(example.to_string());
+        let request = request.header("content-type", "application/json").bearer_auth(ADMIN_KEY);
+        let request = request.body(example.to_string());
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod accounts;
 mod admin;
 mod cancellation;
 mod chat;

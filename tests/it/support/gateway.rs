@@ -19,6 +19,7 @@ pub(crate) struct Setup {
 /// The program, running. Killed when dropped.
 pub(crate) struct Gateway {
     pub(crate) folder: TempDir,
+    variables: Vec<(String, String)>,
     child: Child,
     output: Arc<Output>,
     base: String,
@@ -93,23 +94,12 @@ impl Setup {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_llm-proxy-api"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
+        command(&self.folder, &self.variables, arguments)
     }
 
     /// Runs a command to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Ended::of(self.command(arguments))
     }
 
     /// Starts the service and waits for its address.
@@ -123,7 +113,28 @@ impl Setup {
         let listening = banner.lines().find_map(|line| line.trim().strip_prefix("listening")).unwrap();
         let base = listening.trim().split(", ").next().unwrap().to_owned();
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Gateway { folder: self.folder, child, output, base, http }
+        Gateway { folder: self.folder, variables: self.variables, child, output, base, http }
+    }
+}
+
+fn command(folder: &TempDir, variables: &[(String, String)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llm-proxy-api"));
+    command
+        .args(arguments)
+        .current_dir(folder.path())
+        .env_clear()
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Ended {
+    fn of(mut command: Command) -> Self {
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
 
@@ -147,6 +158,11 @@ impl Output {
 }
 
 impl Gateway {
+    /// Runs a command to its end, in the folder and with the settings of this service.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::of(command(&self.folder, &self.variables, arguments))
+    }
+
     /// `http://host:port`.
     pub(crate) fn base(&self) -> &str {
         &self.base

@@ -10,7 +10,7 @@ pub(crate) mod upstream;
 use std::time::Duration;
 
 pub(crate) use client::{Connection, Events, events_of, json_of};
-pub(crate) use gateway::{Gateway, Setup, answer};
+pub(crate) use gateway::{Ended, Gateway, Setup, answer};
 pub(crate) use upstream::{Step, Upstream, fixture, json, sse};
 
 /// Nothing here takes so long unless it hangs.
