@@ -257,7 +257,15 @@ async fn what_others_spend_meanwhile_counts() {
     let Generated::Stream(mut stream) = reply.body else { panic!("no stream") };
     stream.next().await.unwrap().unwrap();
     other.settle(Spent { tokens: 250, money: 0.0 }, now_ms());
-    let events = stream.count().await;
+    let mut events = 0;
+    while let Some(run) = stream.next().await {
+        run.unwrap();
+        events += 1;
+    }
+    assert!(
+        format!("{stream:?}").contains("frames: None"),
+        "the upstream is given up before the caller leaves"
+    );
     assert!(record.facts().is_cut && (49..=49 + 32).contains(&events), "{events}");
 }
 
