@@ -15,6 +15,7 @@ mod support;
 
 mod accounts;
 mod admin;
+mod callers;
 mod cancellation;
 mod chat;
 mod commands;

@@ -163,6 +163,14 @@ impl Gateway {
         Ended::of(command(&self.folder, &self.variables, arguments))
     }
 
+    /// Starts the program again in the same folder, after it has ended or is killed here.
+    pub(crate) fn again(mut self) -> Self {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let folder = std::mem::replace(&mut self.folder, TempDir::new().unwrap());
+        Setup { folder, variables: self.variables.clone() }.start()
+    }
+
     /// `http://host:port`.
     pub(crate) fn base(&self) -> &str {
         &self.base
