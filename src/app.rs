@@ -3,6 +3,7 @@
 mod banner;
 mod faults;
 mod probing;
+mod replicas;
 mod schedule;
 mod sources;
 mod surroundings;
@@ -40,6 +41,7 @@ pub struct App {
     reloads: Reloads,
     callers: api::Callers,
     engines: Engines,
+    others: replicas::Others,
     banner: String,
 }
 
@@ -60,7 +62,10 @@ impl App {
         let metrics = Metrics::default();
         let health = Arc::new(Health::default());
         let engines = Engines::started_by(launcher(&settings).await).metered_by(metrics.clone());
-        let sources = Sources::new(settings.clone(), folder, metrics.clone()).with_engines(engines.clone());
+        let others = replicas::Others::find(&settings, &health, &metrics).await?;
+        let sources = Sources::new(settings.clone(), folder, metrics.clone())
+            .with_engines(engines.clone())
+            .with_rests(others.book.clone());
         let loaded = sources.load(&environment).await?;
         sources.settle(&loaded);
         for warning in loaded.warnings() {
@@ -75,12 +80,25 @@ impl App {
         };
         let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::default()));
+        others.join(gateway.gate());
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let (reloads, requests) = Reloads::new();
         let figures = (health.clone(), metrics.clone());
         let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), figures, requests);
-        Ok(Self { settings, gateway, metrics, health, listeners, watcher, reloads, callers, engines, banner })
+        Ok(Self {
+            settings,
+            gateway,
+            metrics,
+            health,
+            listeners,
+            watcher,
+            reloads,
+            callers,
+            engines,
+            others,
+            banner,
+        })
     }
 
     /// What was found, and where to begin: for the terminal.
@@ -132,6 +150,7 @@ impl App {
             }
         });
         tasks.spawn(self.watcher.run(end.clone()));
+        tasks.spawn(self.others.run(self.gateway.gate().clone(), end.clone()));
         let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
         let context = api::Context::new(
             &self.settings,

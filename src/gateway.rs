@@ -373,7 +373,7 @@ impl Gateway {
             let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
             note_route(record, &route);
             if seen.is_empty() {
-                self.admit(request, &route, record)?;
+                self.admit(request, &route, record).await?;
             }
             let mut error = match route.answer(request).await {
                 Ok(mut routed) => {

@@ -37,7 +37,7 @@ impl Gateway {
     ///
     /// # Errors
     /// There is not enough of something.
-    pub(super) fn admit<R: Ask>(
+    pub(super) async fn admit<R: Ask>(
         &self,
         request: &R,
         route: &Route,
@@ -64,20 +64,24 @@ impl Gateway {
             tokens: expected.input_tokens.saturating_add(expected.output_tokens),
             money: price.map_or(0.0, |price| price.cost(&expected)),
         };
-        self.enter(&route.model, Part { spent, is_request: !record.is_part() }, record)
+        self.enter(&route.model, Part { spent, is_request: !record.is_part() }, record).await
     }
 
     /// Sets aside a request of which only the parts use anything.
     ///
     /// # Errors
     /// As [`Gateway::admit`].
-    pub(super) fn admit_whole(&self, route: &Route, record: &RequestRecord) -> Result<(), GatewayError> {
-        self.enter(&route.model, Part { spent: Spent::default(), is_request: true }, record)
+    pub(super) async fn admit_whole(
+        &self,
+        route: &Route,
+        record: &RequestRecord,
+    ) -> Result<(), GatewayError> {
+        self.enter(&route.model, Part { spent: Spent::default(), is_request: true }, record).await
     }
 
-    fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
+    async fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
         let caller = record.caller();
-        let permit = self.gate.admit(caller.as_ref(), model, part, now_ms())?;
+        let permit = self.gate.admit_shared(caller.as_ref(), model, part, now_ms()).await?;
         record.facts().permit = Some(permit);
         Ok(())
     }
