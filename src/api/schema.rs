@@ -6,6 +6,7 @@ mod engines;
 mod facade;
 mod object;
 mod passages;
+mod replicas;
 mod routes;
 mod utilities;
 
@@ -20,11 +21,12 @@ pub(super) use chat::{
 pub(super) use engines::{EngineBody, EngineList, EngineModelBody, EngineStep, EngineVariantBody};
 pub(super) use facade::{
     Alive, Conversation, ConversationAnswer, ExtendedConversation, FacadeChat, GenerationOptions, OwnPrompt,
-    PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, RedisState,
-    Reload, RenderBody, RenderedBody, StoreHealth, Tag, TagDetails, TagList, TranslationBody,
+    PassthroughBody, Pong, PromptDetails, PromptList, PromptNote, PromptSummaryBody, Ready, Reload,
+    RenderBody, RenderedBody, StoreHealth, Tag, TagDetails, TagList, TranslationBody,
 };
 pub(super) use object::AnyObject;
 pub(super) use passages::Passages;
+pub(super) use replicas::RedisState;
 pub(super) use routes::{
     CandidateBody, ExplainedPrompt, Explanation, ProbeBody, RouteBody, RouteList, ScoreBody,
 };

@@ -12,7 +12,7 @@ mod import;
 mod leaderboard;
 mod parse;
 mod probe;
-mod redis;
+mod replicas;
 mod routing;
 mod settings;
 
@@ -25,7 +25,7 @@ pub use fault::{ConfigError, Fault};
 pub use import::adjustments_beside;
 pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use probe::ProbeConfig;
-pub use redis::{OnRedisAway, RedisSettings};
+pub use replicas::{OnRedisAway, RedisSettings};
 pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Storage, Timeouts, TlsFiles,

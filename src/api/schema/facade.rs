@@ -327,7 +327,7 @@ pub(in crate::api) struct Ready {
     /// How Redis is, through which replicas share limits. Absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
-    pub(in crate::api) redis: Option<RedisState>,
+    pub(in crate::api) redis: Option<super::replicas::RedisState>,
 }
 
 /// How it is with the store of keys and usage.
@@ -337,14 +337,6 @@ pub(in crate::api) struct StoreHealth {
     pub(in crate::api) ok: bool,
     /// What is wrong. What waits is written when it is well again.
     pub(in crate::api) error: Option<String>,
-}
-
-/// How Redis is.
-#[derive(Serialize, Object)]
-pub(in crate::api) struct RedisState {
-    /// Whether it answers. While it does not, each replica counts for itself, or refuses what is limited: as
-    /// `LLM_PROXY_API_REDIS_FAIL` says.
-    pub(in crate::api) ok: bool,
 }
 
 /// How the last change of the configuration went.
