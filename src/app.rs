@@ -4,6 +4,7 @@ mod banner;
 mod faults;
 mod keeping;
 mod probing;
+mod replicas;
 mod schedule;
 mod sources;
 mod surroundings;
@@ -44,6 +45,7 @@ pub struct App {
     callers: api::Callers,
     engines: Engines,
     keeping: Keeping,
+    others: replicas::Others,
     banner: String,
 }
 
@@ -64,7 +66,10 @@ impl App {
         let metrics = Metrics::default();
         let health = Arc::new(Health::default());
         let engines = Engines::started_by(launcher(&settings).await).metered_by(metrics.clone());
-        let sources = Sources::new(settings.clone(), folder, metrics.clone()).with_engines(engines.clone());
+        let others = replicas::Others::find(&settings, &health, &metrics).await?;
+        let sources = Sources::new(settings.clone(), folder, metrics.clone())
+            .with_engines(engines.clone())
+            .with_rests(others.book.clone());
         let loaded = sources.load(&environment).await?;
         sources.settle(&loaded);
         for warning in loaded.warnings() {
@@ -81,6 +86,7 @@ impl App {
         };
         let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::new(settings.storage.zone.clone())));
         keeping.fill(gateway.gate()).await?;
+        others.join(gateway.gate());
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let (reloads, requests) = Reloads::new();
@@ -97,6 +103,7 @@ impl App {
             callers,
             engines,
             keeping,
+            others,
             banner,
         })
     }
@@ -150,6 +157,7 @@ impl App {
             }
         });
         tasks.spawn(self.watcher.run(end.clone()));
+        tasks.spawn(self.others.run(self.gateway.gate().clone(), end.clone()));
         let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
         let context = api::Context::new(
             &self.settings,

@@ -176,7 +176,7 @@ impl Cli {
         }
         let settings = Settings::from_environment(&environment).map_err(Faults::from)?;
         match self.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve(settings, folder, environment).await,
+            Command::Serve => Box::pin(serve(settings, folder, environment)).await,
             Command::Check(Check { diff: None }) => check(settings, folder, &environment).await,
             Command::Check(Check { diff: Some(Against::Running) }) => {
                 rehearse(settings, folder, &environment).await

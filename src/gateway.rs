@@ -349,7 +349,7 @@ impl Gateway {
             // There is one, and after it those that take over.
             let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
             note_route(record, &route);
-            if let Err(refusal) = self.admit_to(request, &route, &tried, record) {
+            if let Err(refusal) = self.admit_to(request, &route, &tried, record).await {
                 if wanted.is_over() {
                     return Err(refusal);
                 }

@@ -21,7 +21,8 @@
 //! # The direction
 //!
 //! A room uses only rooms of a lower rank, never its neighbours. Third parties are kept where they belong: poem and
-//! validator in `api`, ollama-rs in `providers`, reqwest there and in `fetch`, handlebars in `prompts`, sqlx in `store`, the environment in `config`.
+//! validator in `api`, ollama-rs in `providers`, reqwest there and in `fetch`, redis in `shared`, handlebars in `prompts`, sqlx in `store`,
+//! the environment in `config`.
 //! `tests/it/layering.rs` reads the sources and fails with the line that breaks this.
 //!
 //! | rank | rooms |
@@ -30,7 +31,7 @@
 //! | 1 | [`callers`]: keys, limits, budgets, prices, in memory |
 //! | 2 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
 //! | 3 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web |
-//! | 4 | [`engine`]: engines that the gateway starts itself. [`store`]: what outlives the process: keys, usage, who changed what |
+//! | 4 | [`engine`]: engines that the gateway starts itself. [`store`]: what outlives the process: keys, usage, who changed what. [`shared`]: what replicas share through Redis |
 //! | 5 | [`providers`]: one trait, one file a provider |
 //! | 6 | [`router`]: which deployment answers |
 //! | 7 | [`gateway`]: the story. [`reload`]: what a reload changes, and how one is asked for. [`accounts`]: keys, usage and audit for those who manage them |
@@ -63,6 +64,7 @@ pub mod leaderboard;
 pub mod telemetry;
 
 pub mod engine;
+pub mod shared;
 pub mod store;
 
 pub mod providers;

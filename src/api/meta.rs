@@ -11,7 +11,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 
 use super::context::Context;
 use super::payload::{Json, TextAnswer, json_response, text_response};
-use super::schema::{Alive, Ready, Reload, StoreHealth};
+use super::schema::{Alive, Ready, RedisState, Reload, StoreHealth};
 use super::{Tag, docs};
 
 /// The document and its page, made when they are first asked for: few ever are.
@@ -70,6 +70,7 @@ impl OperatorsApi {
             prompts: state.prompts.list().len(),
             reload: Reload { ok: refused.is_none(), error: refused },
             store: StoreHealth { ok: trouble.is_none(), error: trouble },
+            redis: health.redis().map(|ok| RedisState { ok }),
         };
         if draining { Readiness::Draining(Json(ready), 1) } else { Readiness::Ready(Json(ready)) }
     }

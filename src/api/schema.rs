@@ -8,6 +8,7 @@ mod facade;
 mod keys;
 mod object;
 mod passages;
+mod replicas;
 mod routes;
 mod tokens;
 mod utilities;
@@ -34,6 +35,7 @@ pub use keys::key_as_json;
 pub(super) use keys::{DeletedKey, KeyBody, KeyChangeBody, KeyList, NewKeyBody, RotationBody, SecretBody};
 pub(super) use object::AnyObject;
 pub(super) use passages::Passages;
+pub(super) use replicas::RedisState;
 pub(super) use routes::{
     CandidateBody, ExplainedPrompt, Explanation, ProbeBody, RouteBody, RouteList, ScoreBody,
 };

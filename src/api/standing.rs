@@ -40,6 +40,10 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "budget_exhausted", message);
             error.retry_after(Some(Duration::from_millis(wait)))
         }
+        Refusal::Unavailable => {
+            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", message);
+            error.retry_after(Some(Duration::from_secs(1)))
+        }
     }
 }
 

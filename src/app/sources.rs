@@ -85,6 +85,12 @@ impl Sources {
         Self { shared: Shared { engines, ..self.shared }, ..self }
     }
 
+    /// The same, with rests that others have told of, and are told of.
+    #[must_use]
+    pub fn with_rests(self, health: HealthBook) -> Self {
+        Self { health, ..self }
+    }
+
     /// The same, with another models file.
     #[must_use]
     pub fn with_models_file(mut self, file: PathBuf) -> Self {

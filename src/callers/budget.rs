@@ -1,6 +1,6 @@
 //! What has been spent in the running periods of budgets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Budget, Period, Zone};
@@ -28,19 +28,51 @@ pub struct Spent {
 pub struct Budgets {
     zone: Zone,
     // A std mutex: held for a look-up and an addition.
-    accounts: Mutex<Accounts>,
+    books: Mutex<Books>,
 }
 
-/// One for each kind of period, so that another budget for the same loses nothing.
-type Accounts = HashMap<(Whose, Period), Account>;
+#[derive(Debug, Default)]
+struct Books {
+    /// One for each kind of period, so that another budget for the same loses nothing.
+    accounts: HashMap<(Whose, Period), Account>,
+    /// Whether other replicas spend from the same.
+    is_shared: bool,
+    /// Of whom the others have not been told all.
+    untold: HashSet<(Whose, Period)>,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// When the period began that `spent` is of.
+    /// When the period began that this is of, and when it ends.
     since_ms: i64,
-    spent: Spent,
+    until_ms: i64,
+    /// What all have spent, as far as it has been put together.
+    settled: Spent,
+    /// What was spent here and the others have not been told of.
+    untold: Spent,
+    /// What was spent here and they are just being told of.
+    telling: Spent,
     /// What requests under way may still spend.
     reserved: Spent,
+    /// Whether it is known what the others have spent.
+    is_known: bool,
+}
+
+/// What was spent of one budget in one period.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spending {
+    /// Whose budget it is.
+    pub whose: Whose,
+    /// What kind of period.
+    pub period: Period,
+    /// When it began.
+    pub since_ms: i64,
+    /// When it ends.
+    pub until_ms: i64,
+    /// What was spent by all before, as far as this process knows.
+    pub before: Spent,
+    /// What this process has spent since.
+    pub more: Spent,
 }
 
 /// Why nothing can be set aside.
@@ -60,10 +92,54 @@ pub(super) struct Reserve {
     reserved: Spent,
 }
 
+impl Spent {
+    fn plus(self, more: Self) -> Self {
+        Self { tokens: self.tokens.saturating_add(more.tokens), money: self.money + more.money }
+    }
+
+    fn less(self, other: Self) -> Self {
+        let money = (self.money - other.money).max(0.0);
+        Self { tokens: self.tokens.saturating_sub(other.tokens), money }
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self { tokens: self.tokens.max(other.tokens), money: self.money.max(other.money) }
+    }
+}
+
+impl Spending {
+    fn account(&self) -> (Whose, Period) {
+        (self.whose.clone(), self.period)
+    }
+}
+
+impl Account {
+    fn new(since_ms: i64, until_ms: i64) -> Self {
+        Self { since_ms, until_ms, ..Self::default() }
+    }
+
+    fn spent(&self) -> Spent {
+        self.settled.plus(self.telling).plus(self.untold)
+    }
+}
+
+impl Books {
+    /// The account, in the period from `since_ms` on.
+    fn account(&mut self, whose: &Whose, period: Period, (since_ms, until_ms): (i64, i64)) -> &mut Account {
+        let new = Account::new(since_ms, until_ms);
+        let account = self.accounts.entry((whose.clone(), period)).or_insert(new);
+        // Only forward: a clock that is put back begins no period anew.
+        if account.since_ms < since_ms {
+            *account = Account { reserved: account.reserved, ..new };
+        }
+        account
+    }
+}
+
 impl Budgets {
     /// No budget has been touched.
     pub fn new(zone: Zone) -> Self {
-        Self { zone, accounts: Mutex::default() }
+        Self { zone, books: Mutex::default() }
     }
 
     /// In which zone periods begin.
@@ -71,43 +147,103 @@ impl Budgets {
         &self.zone
     }
 
-    fn accounts(&self) -> MutexGuard<'_, Accounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The account, in the period that runs now, and when that ends.
-    fn account<'a>(
-        &self,
-        accounts: &'a mut Accounts,
-        whose: &Whose,
-        budget: &Budget,
-        now_ms: i64,
-    ) -> (&'a mut Account, i64) {
-        let (since_ms, until_ms) = self.zone.around(budget.period, now_ms);
-        let account = accounts
-            .entry((whose.clone(), budget.period))
-            .or_insert(Account { since_ms, ..Account::default() });
-        // Only forward: a clock that is put back begins no period anew.
-        if account.since_ms < since_ms {
-            (account.since_ms, account.spent) = (since_ms, Spent::default());
-        }
-        (account, until_ms)
+    /// Other replicas spend from the same budgets.
+    pub(super) fn share(&self) {
+        self.books().is_shared = true;
     }
 
     /// At least this was spent in the period that runs now, as the ledger has it: at the start, or when another node
     /// tells. What is known of here and not there yet stays.
     pub fn at_least(&self, whose: &Whose, budget: &Budget, spent: Spent, now_ms: i64) {
-        let mut accounts = self.accounts();
-        let known = &mut self.account(&mut accounts, whose, budget, now_ms).0.spent;
-        known.tokens = known.tokens.max(spent.tokens);
-        known.money = known.money.max(spent.money);
+        let around = self.zone.around(budget.period, now_ms);
+        let mut books = self.books();
+        let account = books.account(whose, budget.period, around);
+        // What was spent here is in the ledger already, and must not count twice.
+        let of_others = spent.less(account.telling).less(account.untold);
+        account.settled = account.settled.most(of_others);
     }
 
     /// What was spent in the period that runs now, and when that ends.
     pub fn spent(&self, whose: &Whose, budget: &Budget, now_ms: i64) -> (Spent, i64) {
-        let mut accounts = self.accounts();
-        let (account, until_ms) = self.account(&mut accounts, whose, budget, now_ms);
-        (account.spent, until_ms)
+        let around = self.zone.around(budget.period, now_ms);
+        (self.books().account(whose, budget.period, around).spent(), around.1)
+    }
+
+    /// What is known of an account of which it is not known what other replicas have spent.
+    pub(super) fn unknown(&self, whose: &Whose, budget: &Budget, now_ms: i64) -> Option<Spending> {
+        let around = self.zone.around(budget.period, now_ms);
+        let mut books = self.books();
+        let account = books.account(whose, budget.period, around);
+        (!account.is_known).then(|| Spending {
+            whose: whose.clone(),
+            period: budget.period,
+            since_ms: around.0,
+            until_ms: around.1,
+            before: account.settled,
+            more: Spent::default(),
+        })
+    }
+
+    /// What was spent here since the last time, to be told to the others. Until it is [`Budgets::accepted`] or
+    /// [`Budgets::not_told`], it must not be asked for again.
+    pub fn untold(&self) -> Vec<Spending> {
+        let mut books = self.books();
+        let untold = std::mem::take(&mut books.untold);
+        let told = untold.into_iter().filter_map(|account| {
+            let (whose, period) = account.clone();
+            let account = books.accounts.get_mut(&account)?;
+            account.telling = std::mem::take(&mut account.untold);
+            let Account { since_ms, until_ms, settled: before, telling: more, .. } = *account;
+            Some(Spending { whose, period, since_ms, until_ms, before, more })
+        });
+        told.collect()
+    }
+
+    /// The others know of it, and this is what all have spent.
+    pub fn accepted(&self, spending: &Spending, total: Spent) {
+        let mut books = self.books();
+        if let Some(account) = books.accounts.get_mut(&spending.account())
+            && account.since_ms == spending.since_ms
+        {
+            account.telling = Spent::default();
+        }
+        drop(books);
+        self.told(spending.account(), spending.since_ms, total);
+    }
+
+    /// The others could not be told; it stays to be told.
+    pub fn not_told(&self, spending: &Spending) {
+        let mut books = self.books();
+        let Books { accounts, untold, .. } = &mut *books;
+        if let Some(account) = accounts.get_mut(&spending.account())
+            && account.since_ms == spending.since_ms
+        {
+            account.untold = account.untold.plus(std::mem::take(&mut account.telling));
+            untold.insert(spending.account());
+        }
+    }
+
+    /// All have spent this in the period that began then. News overtake each other, and within a period nothing is
+    /// unspent, so the most that was told holds.
+    pub fn told(&self, account: (Whose, Period), since_ms: i64, total: Spent) {
+        let mut books = self.books();
+        let account = books.accounts.entry(account).or_insert_with(|| Account::new(since_ms, since_ms));
+        if account.since_ms < since_ms {
+            *account = Account { reserved: account.reserved, ..Account::new(since_ms, since_ms) };
+        }
+        if account.since_ms == since_ms {
+            account.settled = account.settled.most(total);
+            account.is_known = true;
+        }
+    }
+
+    /// News may have been missed: what others have spent is to be asked for again.
+    pub fn doubt(&self) {
+        self.books().accounts.values_mut().for_each(|account| account.is_known = false);
     }
 
     /// Sets a part aside, if anything is left that is not spent and not set aside: so the last request may go beyond
@@ -122,31 +258,39 @@ impl Budgets {
         part: Spent,
         now_ms: i64,
     ) -> Result<Reserve, UsedUp> {
-        let mut accounts = self.accounts();
-        let (account, until_ms) = self.account(&mut accounts, &whose, &budget, now_ms);
-        let (spent, reserved) = (account.spent, account.reserved);
-        let is_beyond = |tokens: u64, money: f64| {
-            budget.tokens.is_some_and(|most| tokens >= most) || budget.money.is_some_and(|most| money >= most)
+        let around = self.zone.around(budget.period, now_ms);
+        let mut books = self.books();
+        let account = books.account(&whose, budget.period, around);
+        let spent = account.spent();
+        let is_beyond = |spent: Spent| {
+            budget.tokens.is_some_and(|most| spent.tokens >= most)
+                || budget.money.is_some_and(|most| spent.money >= most)
         };
-        if is_beyond(spent.tokens, spent.money) {
-            return Err(UsedUp::Spent { until_ms });
+        if is_beyond(spent) {
+            return Err(UsedUp::Spent { until_ms: around.1 });
         }
-        if is_beyond(spent.tokens.saturating_add(reserved.tokens), spent.money + reserved.money) {
+        if is_beyond(spent.plus(account.reserved)) {
             return Err(UsedUp::SetAside);
         }
-        account.reserved.tokens = reserved.tokens.saturating_add(part.tokens);
-        account.reserved.money += part.money;
+        account.reserved = account.reserved.plus(part);
         Ok(Reserve { whose, budget, reserved: part })
     }
 
     /// A request has ended, and has spent this. It counts in the period that runs now.
     pub(super) fn settle(&self, reserve: &Reserve, spent: Spent, now_ms: i64) {
-        let mut accounts = self.accounts();
-        let (account, _) = self.account(&mut accounts, &reserve.whose, &reserve.budget, now_ms);
+        let around = self.zone.around(reserve.budget.period, now_ms);
+        let mut books = self.books();
+        let is_shared = books.is_shared;
+        let account = books.account(&reserve.whose, reserve.budget.period, around);
+        account.until_ms = around.1;
         account.reserved.tokens = account.reserved.tokens.saturating_sub(reserve.reserved.tokens);
         account.reserved.money = (account.reserved.money - reserve.reserved.money).max(0.0);
-        account.spent.tokens = account.spent.tokens.saturating_add(spent.tokens);
-        account.spent.money += spent.money;
+        if !is_shared {
+            account.settled = account.settled.plus(spent);
+        } else if spent != Spent::default() {
+            account.untold = account.untold.plus(spent);
+            books.untold.insert((reserve.whose.clone(), reserve.budget.period));
+        }
     }
 
     /// How many tokens an answer may have until the budget is used up, whatever others use meanwhile; `None` if the

@@ -1,13 +1,14 @@
 //! The gate that every request passes: what its key may do, and whether there is enough of everything for it now.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
 use super::budget::{Budgets, Reserve, Spent, UsedUp, Whose};
+use super::pool::{Pool, Share, Taking, Withheld};
 use super::ring::Caller;
 use super::scope::{Dimension, Figures, Hold, Scope, Short, Want};
 use super::{Budget, Limits};
@@ -20,6 +21,8 @@ pub struct Gate {
     scopes: Mutex<HashMap<(Kind, String), Arc<Scope>>>,
     rules: ArcSwap<Rules>,
     budgets: Budgets,
+    /// What is shared with other replicas, if there are any.
+    pool: OnceLock<Arc<dyn Pool>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +92,9 @@ pub enum Refusal {
         /// Of what: `key` or `owner`.
         of: &'static str,
     },
+    /// What is shared with other replicas cannot be asked for.
+    #[error("limits cannot be checked at the moment")]
+    Unavailable,
 }
 
 /// The leave to make a request. What it has reserved is put right when it is settled, or given back when it is dropped.
@@ -98,6 +104,7 @@ pub struct Permit {
     part: Part,
     holds: Vec<(Arc<Scope>, Hold)>,
     reserves: Vec<Reserve>,
+    shares: Vec<Box<dyn Share>>,
     is_settled: bool,
 }
 
@@ -110,11 +117,26 @@ pub struct Standing {
     pub budget: Option<(Budget, Spent, i64)>,
 }
 
+impl Refusal {
+    fn short(of: &'static str, short: Short) -> Self {
+        let Short { dimension, limit, retry_after } = short;
+        Self::Limit { of, dimension, limit, retry_after }
+    }
+}
+
 impl Gate {
     /// A gate with these rules.
     pub fn new(rules: Rules, budgets: Budgets) -> Self {
-        let whole = Arc::new(Scope::new(rules.gateway, Instant::now()));
-        Self { whole, scopes: Mutex::default(), rules: ArcSwap::from_pointee(rules), budgets }
+        let whole = Arc::new(Scope::new(rules.gateway, Instant::now()).called("gateway", ""));
+        let rules = ArcSwap::from_pointee(rules);
+        Self { whole, scopes: Mutex::default(), rules, budgets, pool: OnceLock::new() }
+    }
+
+    /// Limits and budgets are shared with other replicas from now on. Once only: another pool is not taken.
+    pub fn share(&self, pool: Arc<dyn Pool>) {
+        if self.pool.set(pool).is_ok() {
+            self.budgets.share();
+        }
     }
 
     /// Puts other rules in place. What has been taken is not forgotten.
@@ -158,8 +180,14 @@ impl Gate {
         now_ms: i64,
     ) -> Result<Permit, Refusal> {
         // From here on it gives back what it has if something else is short.
-        let mut permit =
-            Permit { gate: self.clone(), part, holds: Vec::new(), reserves: Vec::new(), is_settled: false };
+        let mut permit = Permit {
+            gate: self.clone(),
+            part,
+            holds: Vec::new(),
+            reserves: Vec::new(),
+            shares: Vec::new(),
+            is_settled: false,
+        };
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
             let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
@@ -175,6 +203,37 @@ impl Gate {
                 return Err(refusal);
             }
         }
+        Ok(permit)
+    }
+
+    /// The same, counted together with other replicas if there are any. Without them it never waits.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`], or nobody can be asked and nothing is let through unasked.
+    pub async fn admit_shared(
+        self: &Arc<Self>,
+        caller: Option<&Caller>,
+        model: &str,
+        part: Part,
+        now_ms: i64,
+    ) -> Result<Permit, Refusal> {
+        let Some(pool) = self.pool.get() else { return self.admit(caller, model, part, now_ms) };
+        // A guard is not for holding while others are asked.
+        let rules = Guard::into_inner(self.rules());
+        for (_, whose, budget) in budgets_of(caller, &rules) {
+            if pool.is_closed() {
+                return Err(Refusal::Unavailable);
+            }
+            let Some(spending) = self.budgets.unknown(&whose, &budget, now_ms) else { continue };
+            match pool.learn(spending.clone()).await {
+                Ok(total) => self.budgets.told((whose, budget.period), spending.since_ms, total),
+                Err(_) if pool.is_closed() => return Err(Refusal::Unavailable),
+                // What this process knows is what holds.
+                Err(_) => {}
+            }
+        }
+        let mut permit = self.admit(caller, model, part, now_ms)?;
+        permit.share(pool.as_ref()).await?;
         Ok(permit)
     }
 
@@ -203,7 +262,11 @@ impl Gate {
 
     fn scope(&self, kind: Kind, name: &str, limits: Limits) -> Arc<Scope> {
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Scope::new(limits, Instant::now()));
+        let of = match kind {
+            Kind::Owner => "owner",
+            Kind::Model => "model",
+        };
+        let new = || Arc::new(Scope::new(limits, Instant::now()).called(of, name));
         let scope = scopes.entry((kind, name.to_owned())).or_insert_with(new);
         // Rules may have changed.
         scope.limit(limits);
@@ -267,6 +330,32 @@ impl Permit {
         left.min()
     }
 
+    /// Takes from other replicas' limits what was taken here, all of it or nothing.
+    async fn share(&mut self, pool: &dyn Pool) -> Result<(), Refusal> {
+        for index in 0..self.holds.len() {
+            let Some((scope, hold)) = self.holds.get(index) else { break };
+            let taken = match pool.take(&scope.thing, scope.limits(), hold.want()) {
+                Taking::Now(taken) => taken,
+                Taking::Later(taken) => taken.await,
+            };
+            match taken {
+                Ok(share) => {
+                    scope.note_left(share.left(), Instant::now());
+                    self.shares.push(share);
+                }
+                Err(withheld) => {
+                    let of = scope.thing.of;
+                    self.put_back(Instant::now());
+                    return Err(match withheld {
+                        Withheld::Short(short) => Refusal::short(of, short),
+                        Withheld::Away => Refusal::Unavailable,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn close(&mut self, spent: Spent, now_ms: i64) {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
@@ -275,6 +364,9 @@ impl Permit {
         for (scope, hold) in &self.holds {
             scope.settle(hold, spent.tokens, now);
         }
+        for share in &mut self.shares {
+            share.settle(spent.tokens);
+        }
         for reserve in &self.reserves {
             self.gate.budgets.settle(reserve, spent, now_ms);
         }
@@ -282,6 +374,8 @@ impl Permit {
 
     /// The request is not made: it does not even count as one.
     fn put_back(&mut self, now: Instant) {
+        // Shares that are dropped give back what they have.
+        self.shares.clear();
         for (scope, hold) in self.holds.drain(..) {
             scope.put_back(&hold, now);
         }

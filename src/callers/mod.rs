@@ -2,13 +2,15 @@
 //!
 //! A [`Key`] says what its holder may do. The [`KeyRing`] knows the keys by their secrets. A request takes a [`Permit`],
 //! which reserves its part of every limit that holds for it and settles it when the request has ended, however that
-//! was. What it used becomes a [`UsageRecord`]. Keeping these is the business of the stores.
+//! was. What it used becomes a [`UsageRecord`]. Keeping these is the business of the stores, and sharing what is counted
+//! between replicas that of a [`Pool`].
 
 mod budget;
 mod gate;
 mod key;
 mod pattern;
 mod period;
+mod pool;
 mod price;
 mod ring;
 mod scope;
@@ -16,13 +18,14 @@ mod secret;
 mod usage;
 mod window;
 
-pub use budget::{Budgets, Spent, Whose};
+pub use budget::{Budgets, Spending, Spent, Whose};
 pub use gate::{Gate, Part, Permit, Refusal, Rules, Standing, now_ms};
 pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
 pub use pattern::matches;
 pub use period::{Period, Zone, date_of_day, moment, moment_as_text};
+pub use pool::{Away, Pool, Share, Taking, Thing, Withheld};
 pub use price::{Price, PriceHistory, Prices};
 pub use ring::{Caller, KeyRing, Unknown};
-pub use scope::{Dimension, Figures};
+pub use scope::{Dimension, Figures, Short, Want};
 pub use secret::{Digest, Secret};
 pub use usage::{Ending, Ledger, Nowhere, UsageRecord};

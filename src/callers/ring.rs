@@ -142,7 +142,7 @@ impl Keys {
                 (caller.scope.clone(), caller.used_ms.clone())
             }
             None => (
-                Arc::new(Scope::new(key.limits, Instant::now())),
+                Arc::new(Scope::new(key.limits, Instant::now()).called("key", &key.id)),
                 Arc::new(AtomicI64::new(key.last_used_ms.unwrap_or(0))),
             ),
         };

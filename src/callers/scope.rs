@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::pool::Thing;
 use super::window::{Mark, Window};
 
 /// What of a thing is limited.
@@ -46,6 +47,8 @@ pub struct Figures {
 /// One thing with limits, which may change while it is used.
 #[derive(Debug)]
 pub(super) struct Scope {
+    /// What it is to other replicas.
+    pub(super) thing: Thing,
     // A std mutex: held for a few additions.
     state: Mutex<State>,
 }
@@ -56,7 +59,12 @@ struct State {
     requests: Window,
     tokens: Window,
     parallel: u64,
+    /// How many requests and tokens were left for all replicas, and when that was.
+    left: Option<([Option<u64>; 2], Instant)>,
 }
+
+/// What was left for all replicas is told for so long.
+const LEFT_HOLDS: Duration = Duration::from_secs(10);
 
 /// What a request has taken.
 #[derive(Debug)]
@@ -69,24 +77,41 @@ pub(super) struct Hold {
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Want {
-    pub(super) tokens: u64,
+pub struct Want {
+    /// Tokens that it may use.
+    pub tokens: u64,
     /// Whether it is a request of its own, and not only a part of one that has been let in.
-    pub(super) is_request: bool,
+    pub is_request: bool,
 }
 
 /// There is not enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Short {
-    pub(super) dimension: Dimension,
-    pub(super) limit: u64,
-    pub(super) retry_after: Duration,
+pub struct Short {
+    /// What is short.
+    pub dimension: Dimension,
+    /// How much there is.
+    pub limit: u64,
+    /// When it is worth trying again.
+    pub retry_after: Duration,
+}
+
+impl Hold {
+    /// The same as a wish to others.
+    pub(super) fn want(&self) -> Want {
+        Want { tokens: self.reserved, is_request: self.request.is_some() }
+    }
 }
 
 impl Scope {
     pub(super) fn new(limits: Limits, now: Instant) -> Self {
-        let state = State { limits, requests: Window::new(now), tokens: Window::new(now), parallel: 0 };
-        Self { state: Mutex::new(state) }
+        let (requests, tokens) = (Window::new(now), Window::new(now));
+        let state = State { limits, requests, tokens, parallel: 0, left: None };
+        Self { thing: Thing::default(), state: Mutex::new(state) }
+    }
+
+    /// The same, with what it is to other replicas.
+    pub(super) fn called(self, of: &'static str, name: &str) -> Self {
+        Self { thing: Thing { of, name: name.into() }, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,6 +120,15 @@ impl Scope {
 
     pub(super) fn limit(&self, limits: Limits) {
         self.state().limits = limits;
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.state().limits
+    }
+
+    /// So many requests and tokens are left for all replicas.
+    pub(super) fn note_left(&self, left: [Option<u64>; 2], now: Instant) {
+        self.state().left = Some((left, now));
     }
 
     /// Takes a request and so many tokens. A request for more tokens than there ever are takes all of them.
@@ -149,17 +183,22 @@ impl Scope {
         let mut state = self.state();
         let limits = state.limits;
         let mut figures = Vec::new();
-        let mut add = |dimension, limit: Option<u64>, used: u64, reset: u64| {
+        let is_fresh = |at: &Instant| now.saturating_duration_since(*at) < LEFT_HOLDS;
+        let [left_requests, left_tokens] = match &state.left {
+            Some((left, at)) if is_fresh(at) => *left,
+            _ => [None, None],
+        };
+        let mut add = |dimension, limit: Option<u64>, (used, left): (u64, Option<u64>), reset: u64| {
             if let Some(limit) = limit {
-                let remaining = limit.saturating_sub(used);
+                let remaining = limit.saturating_sub(used).min(left.unwrap_or(limit));
                 figures.push(Figures { dimension, limit, remaining, reset: Duration::from_secs(reset) });
             }
         };
         let used = (state.requests.sum(now), state.requests.seconds_until(0, now));
-        add(Dimension::Requests, limits.requests_per_minute, used.0, used.1);
+        add(Dimension::Requests, limits.requests_per_minute, (used.0, left_requests), used.1);
         let used = (state.tokens.sum(now), state.tokens.seconds_until(0, now));
-        add(Dimension::Tokens, limits.tokens_per_minute, used.0, used.1);
-        add(Dimension::Parallel, limits.parallel_requests, state.parallel, 0);
+        add(Dimension::Tokens, limits.tokens_per_minute, (used.0, left_tokens), used.1);
+        add(Dimension::Parallel, limits.parallel_requests, (state.parallel, None), 0);
         figures
     }
 }

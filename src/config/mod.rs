@@ -12,6 +12,7 @@ mod import;
 mod leaderboard;
 mod parse;
 mod probe;
+mod replicas;
 mod routing;
 mod settings;
 
@@ -24,6 +25,7 @@ pub use fault::{ConfigError, Fault};
 pub use import::adjustments_beside;
 pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use probe::ProbeConfig;
+pub use replicas::{OnRedisAway, RedisSettings};
 pub use routing::{Routing, ScoreScalars, Strategy};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Storage, Timeouts, TlsFiles,

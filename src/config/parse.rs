@@ -29,7 +29,7 @@ impl Parsed {
         self.faults.push(Fault::new(format!("{}{name}", self.prefix), problem, cure));
     }
 
-    fn bad(&mut self, name: &str, value: &str, allowed: &str) {
+    pub(super) fn bad(&mut self, name: &str, value: &str, allowed: &str) {
         self.fault(name, format!("`{value}` is not allowed"), format!("give {allowed}"));
     }
 

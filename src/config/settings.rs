@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::parse::{self, Parsed};
-use super::{Catalog, ConfigError, Environment, Fault, nearest};
+use super::{Catalog, ConfigError, Environment, Fault, RedisSettings, nearest};
 use crate::callers::Zone;
 
 const PREFIX: &str = "LLM_PROXY_API_";
@@ -48,6 +48,8 @@ pub struct Settings {
     pub auth: Auth,
     /// `ADMIN_KEY`: without one there is no admin API.
     pub admin_key: Option<SecretString>,
+    /// `REDIS_URL` and `REDIS_FAIL`: without the first, this is the only replica.
+    pub redis: Option<RedisSettings>,
     /// `CORS_ORIGINS`
     pub cors_origins: Vec<String>,
     /// What is kept of keys and usage.
@@ -213,6 +215,7 @@ struct Raw {
     usage_keep_days: Option<String>,
     time_zone: Option<String>,
     redis_url: Option<String>,
+    redis_fail: Option<String>,
     admin_key: Option<String>,
 }
 
@@ -246,6 +249,7 @@ const KNOWN: &[&str] = &[
     "DATABASE_URL",
     "USAGE_KEEP_DAYS",
     "REDIS_URL",
+    "REDIS_FAIL",
     "ADMIN_KEY",
 ];
 
@@ -269,7 +273,7 @@ impl Settings {
         let mut check = Parsed::new(PREFIX);
         let mut settings = raw.checked(&mut check);
         settings.found = Found::from_environment(environment, raw.gguf_dir.clone());
-        settings.warnings = raw.warnings(environment);
+        settings.warnings = Raw::warnings(environment);
         if settings.admin_key.as_ref().is_some_and(is_weak) {
             let words =
                 format!("is shorter than {SAFE_KEY_LENGTH} characters and may be guessed; {KEY_CURE}");
@@ -346,6 +350,7 @@ impl Raw {
             in_debug,
             auth: check.auth("AUTH", self.auth.as_deref()),
             admin_key: check.key("ADMIN_KEY", self.admin_key.as_deref()),
+            redis: check.redis(self.redis_url.as_deref(), self.redis_fail.as_deref()),
             cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),
             storage: self.storage(check),
             found: Found::default(),
@@ -406,19 +411,14 @@ impl Raw {
         }
     }
 
-    fn warnings(&self, environment: &Environment) -> Vec<String> {
+    fn warnings(environment: &Environment) -> Vec<String> {
         let ours = environment.iter().filter_map(|(name, _)| name.strip_prefix(PREFIX));
         let unknown = ours.filter(|name| !KNOWN.contains(name)).map(|name| {
             let hint = nearest(name, KNOWN.iter().copied())
                 .map_or_else(String::new, |known| format!("; did you mean {PREFIX}{known}?"));
             format!("{PREFIX}{name} is not a known variable{hint}")
         });
-        let later = [("REDIS_URL", &self.redis_url)];
-        let without_effect = later
-            .into_iter()
-            .filter(|(_, value)| value.is_some())
-            .map(|(name, _)| format!("{PREFIX}{name} is set and has no effect in this version"));
-        unknown.chain(without_effect).collect()
+        unknown.collect()
     }
 }
 
@@ -463,6 +463,7 @@ impl std::fmt::Display for ListenAddress {
 
 #[cfg(test)]
 mod tests {
+    use super::super::OnRedisAway;
     use super::*;
 
     fn settings<const N: usize>(variables: [(&str, &str); N]) -> Result<Settings, ConfigError> {
@@ -548,6 +549,7 @@ mod tests {
             ("LLM_PROXY_API_EP_PREFIX", "/a b", "path"),
             ("LLM_PROXY_API_CORS_ORIGINS", "example.org", "https://"),
             ("LLM_PROXY_API_MINIMUM", "perhaps", "1"),
+            ("LLM_PROXY_API_REDIS_FAIL", "ajar", "open or closed"),
         ] {
             let error = fault(name, value);
             assert!(error.contains(name) && error.contains(value) && error.contains(allowed), "{error}");
@@ -658,6 +660,22 @@ mod tests {
         }
         let settings = settings([("LLM_PROXY_API_DATABASE_URL", "postgres://u:planted@h/d")]).unwrap();
         assert!(!format!("{settings:?}").contains("planted"));
+    }
+
+    #[test]
+    fn the_url_of_redis_is_checked_and_never_told() {
+        let with =
+            |url: &str| settings([("LLM_PROXY_API_REDIS_URL", url), ("LLM_PROXY_API_REDIS_FAIL", "closed")]);
+        for url in ["redis://:planted@h:1/2", "rediss://h", "unix:///run/redis.sock"] {
+            let settings = with(url).unwrap();
+            assert_eq!(settings.redis.as_ref().unwrap().away, OnRedisAway::Closed);
+            assert!(!format!("{settings:?}").contains("planted") && settings.warnings.is_empty());
+        }
+        for url in ["planted", "http://:planted@h", "redis://"] {
+            let error = with(url).unwrap_err().to_string();
+            assert!(error.contains("REDIS_URL: names no Redis") && !error.contains("planted"), "{error}");
+        }
+        assert!(settings([("LLM_PROXY_API_REDIS_URL", "")]).unwrap().redis.is_none());
     }
 
     #[test]

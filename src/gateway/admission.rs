@@ -38,7 +38,7 @@ impl Gateway {
     ///
     /// # Errors
     /// There is not enough of something.
-    pub(super) fn admit<R: Ask>(
+    pub(super) async fn admit<R: Ask>(
         &self,
         request: &R,
         route: &Route,
@@ -49,13 +49,14 @@ impl Gateway {
             output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER).min(most_of(route)),
             ..Usage::default()
         })
+        .await
     }
 
     /// Sets aside what is expected to be used of a model at the deployment that is asked first, if they are known.
     ///
     /// # Errors
     /// As [`Gateway::admit`].
-    pub(super) fn admit_expected(
+    pub(super) async fn admit_expected(
         &self,
         model: Option<(&Route, Option<&Arc<Deployment>>)>,
         record: &RequestRecord,
@@ -71,14 +72,14 @@ impl Gateway {
             money: price.map_or(0.0, |price| price.cost(&expected)),
         };
         let name = model.map_or("", |(route, _)| &route.model);
-        self.enter(name, Part { spent, is_request: !record.is_part() }, record)
+        self.enter(name, Part { spent, is_request: !record.is_part() }, record).await
     }
 
     /// As [`Gateway::admit`] for the first model that is asked. Of those that take over only their own limits matter.
     ///
     /// # Errors
     /// There is not enough of something.
-    pub(super) fn admit_to<R: Ask>(
+    pub(super) async fn admit_to<R: Ask>(
         &self,
         request: &R,
         route: &Route,
@@ -86,7 +87,7 @@ impl Gateway {
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
         if tried.seen.is_empty() {
-            return self.admit(request, route, record);
+            return self.admit(request, route, record).await;
         }
         if !tried.seen.contains(&route.model)
             && let Some(permit) = &mut record.facts().permit
@@ -100,13 +101,17 @@ impl Gateway {
     ///
     /// # Errors
     /// As [`Gateway::admit`].
-    pub(super) fn admit_whole(&self, route: &Route, record: &RequestRecord) -> Result<(), GatewayError> {
-        self.enter(&route.model, Part { spent: Spent::default(), is_request: true }, record)
+    pub(super) async fn admit_whole(
+        &self,
+        route: &Route,
+        record: &RequestRecord,
+    ) -> Result<(), GatewayError> {
+        self.enter(&route.model, Part { spent: Spent::default(), is_request: true }, record).await
     }
 
-    fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
+    async fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
         let caller = record.caller();
-        let permit = self.gate.admit(caller.as_ref(), model, part, now_ms())?;
+        let permit = self.gate.admit_shared(caller.as_ref(), model, part, now_ms()).await?;
         record.facts().permit = Some(permit);
         Ok(())
     }

@@ -48,7 +48,7 @@ impl Gateway {
             facts.price = deployment.prices.at(now_ms()).cloned();
         }
         let of_model = meant.as_ref().map(|(route, deployment)| (&**route, Some(deployment)));
-        self.admit_expected(of_model, record, || task.expected(USUAL_ANSWER))?;
+        self.admit_expected(of_model, record, || task.expected(USUAL_ANSWER)).await?;
         let asked = record.elapsed();
         let response = provider.forward(request).await;
         record.facts().upstream = record.elapsed().saturating_sub(asked);

@@ -60,7 +60,7 @@ impl Gateway {
             conversation.opening = Opening::Text(prompt.text.clone());
         }
         let route = self.route(&conversation.model, &record)?;
-        self.admit_whole(&route, &record)?;
+        self.admit_whole(&route, &record).await?;
         let began = record.elapsed();
         let answered = self.about_each(&conversation, texts, prompt.as_ref(), &record).await;
         // The parts overlap, so their times do not add up.

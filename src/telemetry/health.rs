@@ -1,6 +1,6 @@
 //! What probes are told: whether the process is alive, and whether it should get requests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -13,6 +13,8 @@ pub struct Health {
     cutting_off: AtomicBool,
     refused_reload: ArcSwapOption<String>,
     troubled_store: ArcSwapOption<String>,
+    /// 0: there is none, 1: it is away, 2: it answers.
+    redis: AtomicU8,
 }
 
 impl Default for Health {
@@ -23,6 +25,7 @@ impl Default for Health {
             cutting_off: AtomicBool::new(false),
             refused_reload: ArcSwapOption::empty(),
             troubled_store: ArcSwapOption::empty(),
+            redis: AtomicU8::new(0),
         }
     }
 }
@@ -66,6 +69,19 @@ impl Health {
     /// A changed configuration was accepted.
     pub fn reload_accepted(&self) {
         self.refused_reload.store(None);
+    }
+
+    /// Redis, through which replicas share what they count, answers or does not.
+    pub(super) fn set_redis(&self, is_up: bool) {
+        self.redis.store(1 + u8::from(is_up), Ordering::Relaxed);
+    }
+
+    /// Whether Redis answers; `None` if nothing is shared.
+    pub fn redis(&self) -> Option<bool> {
+        match self.redis.load(Ordering::Relaxed) {
+            0 => None,
+            known => Some(known == 2),
+        }
     }
 
     /// Why the last change was refused, if it was.

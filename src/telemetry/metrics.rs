@@ -39,6 +39,8 @@ pub struct Metrics {
     pub usage_dropped: Counter,
     /// Records of usage that wait to be written.
     pub usage_waiting: Gauge,
+    // A family, not a gauge: without Redis nothing is shown.
+    redis_up: Family<Vec<(String, String)>, Gauge>,
     /// Answers that are being streamed now.
     pub streams_open: Gauge,
     /// Connections of callers that are open now.
@@ -144,6 +146,7 @@ impl Default for Metrics {
             usage_written: Counter::default(),
             usage_dropped: Counter::default(),
             usage_waiting: Gauge::default(),
+            redis_up: Family::default(),
             streams_open: Gauge::default(),
             connections_open: Gauge::default(),
         };
@@ -178,6 +181,8 @@ impl Metrics {
         registry.register("usage_written", "Records of usage written", self.usage_written.clone());
         registry.register("usage_dropped", "Records of usage lost", self.usage_dropped.clone());
         registry.register("usage_waiting", "Records of usage not yet written", self.usage_waiting.clone());
+        let redis_up = "Whether Redis answers, through which replicas share limits";
+        registry.register("redis_up", redis_up, self.redis_up.clone());
         registry.register("streams_open", "Answers being streamed now", self.streams_open.clone());
         registry.register(
             "connections_open",
@@ -259,6 +264,11 @@ impl Metrics {
     pub fn reloaded(&self, accepted: bool) {
         let accepted = if accepted { "true" } else { "false" };
         self.reloads.get_or_create(&ReloadLabels { accepted }).inc();
+    }
+
+    /// Redis answers, or does not.
+    pub(super) fn set_redis(&self, is_up: bool) {
+        self.redis_up.get_or_create(&Vec::new()).set(i64::from(is_up));
     }
 
     /// All figures, as OpenMetrics 1.0 writes them.

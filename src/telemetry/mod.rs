@@ -5,6 +5,7 @@ mod log_file;
 mod logging;
 mod metrics;
 mod record;
+mod replication;
 
 pub use health::Health;
 pub use logging::{LogGuard, check, init};
@@ -12,3 +13,4 @@ pub use metrics::{
     AttemptOutcome, EndpointMetrics, EngineMetrics, Metrics, ModelMetrics, ProbeMetrics, StartOutcome,
 };
 pub use record::{Facts, Outcome, RequestRecord};
+pub use replication::Replication;

@@ -15,6 +15,7 @@ const RANKS: &[(&str, u8)] = &[
     ("leaderboard", 3),
     ("telemetry", 3),
     ("engine", 4),
+    ("shared", 4),
     ("store", 4),
     ("providers", 5),
     ("router", 6),
@@ -37,6 +38,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     // Documents from the web are no answers of providers: they take no key, and are wanted whole or not at all.
     ("reqwest", &["fetch", "providers"]),
     ("ollama_rs", &["providers"]),
+    ("redis", &["shared"]),
     ("handlebars", &["prompts"]),
     ("sqlx", &["store"]),
     ("minijinja", &["engine"]),

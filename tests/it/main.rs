@@ -42,6 +42,7 @@ mod reload;
 mod routing;
 mod secrets;
 mod serving;
+mod shared;
 mod spares;
 mod stores;
 mod stores_away;

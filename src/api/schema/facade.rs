@@ -324,6 +324,10 @@ pub(in crate::api) struct Ready {
     pub(in crate::api) reload: Reload,
     /// How it is with the store of keys and usage. Requests are answered from memory whatever it is like.
     pub(in crate::api) store: StoreHealth,
+    /// How Redis is, through which replicas share limits. Absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    pub(in crate::api) redis: Option<super::replicas::RedisState>,
 }
 
 /// How it is with the store of keys and usage.

@@ -1,0 +1,70 @@
+//! Other replicas of the gateway, if there are any: what they are told of rests here, and what is told of theirs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::faults::Faults;
+use crate::callers::Gate;
+use crate::config::Settings;
+use crate::router::{HealthBook, Replicas};
+use crate::shared::Shared;
+use crate::telemetry::{Health, Metrics, Replication};
+
+/// What is shared with other replicas: nothing if there are none.
+#[derive(Debug)]
+pub(super) struct Others {
+    shared: Option<Shared>,
+    /// Who rests, here or elsewhere.
+    pub(super) book: HealthBook,
+}
+
+/// Tells others of rests.
+#[derive(Debug)]
+struct Told(Shared);
+
+impl Replicas for Told {
+    fn rests(&self, name: &str, rest: Duration) {
+        self.0.rests(name, rest);
+    }
+
+    fn is_well(&self, name: &str) {
+        self.0.is_well(name);
+    }
+}
+
+impl Others {
+    /// Those that the settings name.
+    ///
+    /// # Errors
+    /// They are not named well.
+    pub(super) async fn find(
+        settings: &Settings,
+        health: &Arc<Health>,
+        metrics: &Metrics,
+    ) -> Result<Self, Faults> {
+        let Some(redis) = &settings.redis else {
+            return Ok(Self { shared: None, book: HealthBook::default() });
+        };
+        let replication = Replication::new(health.clone(), metrics.clone());
+        let shared =
+            Box::pin(Shared::open(&redis.url, redis.away, replication)).await.map_err(Faults::from)?;
+        Ok(Self { book: HealthBook::shared(Arc::new(Told(shared.clone()))), shared: Some(shared) })
+    }
+
+    /// Limits and budgets of this gate hold for all together.
+    pub(super) fn join(&self, gate: &Gate) {
+        if let Some(shared) = &self.shared {
+            gate.share(shared.pool());
+        }
+    }
+
+    /// Keeps in touch until `stop`.
+    pub(super) async fn run(self, gate: Arc<Gate>, stop: CancellationToken) {
+        let Self { shared, book } = self;
+        if let Some(shared) = shared {
+            shared.run(gate, |name, rest| book.told(name, rest), stop).await;
+        }
+    }
+}
