@@ -13,6 +13,9 @@ use super::{Client, LlamaServer, PATIENCE, eventually, llama};
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-proxy-api");
 
+/// Opens its admin API.
+const ADMIN_KEY: &str = "an-admin-key-of-some-length";
+
 /// A running gateway, and a client for it.
 pub(crate) struct Gateway {
     client: Client,
@@ -48,7 +51,11 @@ impl Gateway {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join(name), text).unwrap();
         let mut command = Command::new(PROGRAM);
-        command.env_clear().env("LLM_PROXY_API_MODELS_CONFIG", name).env("TINY_KEY", llama::KEY);
+        command
+            .env_clear()
+            .env("LLM_PROXY_API_MODELS_CONFIG", name)
+            .env("LLM_PROXY_API_ADMIN_KEY", ADMIN_KEY)
+            .env("TINY_KEY", llama::KEY);
         Self::listening(command, folder).await
     }
 

@@ -14,6 +14,12 @@ from openapi_spec_validator import OpenAPIV30SpecValidator
 from schemas import DOCUMENT, faults
 
 
+# The gateway of these tests is started with it.
+ADMIN_KEY = "an-admin-key-of-some-length"
+# What holders of keys ask about themselves. Here nobody has one.
+OWN = "/api/me"
+
+
 def _operations():
     for path, item in DOCUMENT["paths"].items():
         for method, operation in item.items():
@@ -27,7 +33,8 @@ def _is_sound(found):
 
 def _asked(method, path, body=None):
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(GATEWAY + path, data, {"content-type": "application/json"}, method=method)
+    headers = {"content-type": "application/json", "x-admin-key": ADMIN_KEY}
+    request = urllib.request.Request(GATEWAY + path, data, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, json.load(answer)
@@ -74,7 +81,7 @@ def every_operation_with_a_body_has_an_example_that_fits_its_schema():
 def every_example_is_answered_as_the_document_says():
     found = []
     for method, path, operation, _, example in _examples():
-        if example is None or "{" in path or "passthrough" in path:
+        if example is None or "{" in path or "passthrough" in path or path.startswith(OWN):
             continue
         status, answer = _asked(method, path, example)
         if status != 200:
@@ -88,7 +95,7 @@ def lists_are_answered_as_the_document_says():
     found = []
     for method, path, operation in _operations():
         is_json = "application/json" in operation["responses"]["200"]["content"]
-        if method == "GET" and "{" not in path and is_json:
+        if method == "GET" and "{" not in path and is_json and not path.startswith(OWN):
             status, answer = _asked(method, path)
             assert status == 200, path
             found += faults(_json_schema(operation["responses"]["200"]), answer, path)
