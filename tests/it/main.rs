@@ -30,6 +30,7 @@ mod errors;
 mod faults;
 mod layering;
 mod leaderboard;
+mod ledger;
 mod load;
 mod older;
 mod openai;
