@@ -22,7 +22,7 @@ use self::admission::allowed;
 pub use self::admission::may_use;
 use self::chain::{Chain, Tried};
 use self::cut_off::most_of_whole;
-use crate::callers::{Budgets, Gate, Refusal, Rules, now_ms};
+use crate::callers::{Budgets, Gate, Refusal, Rules};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
@@ -414,7 +414,7 @@ fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, a
     let mut facts = record.facts();
     facts.provider = Some(deployment.provider_name.clone());
     facts.deployment = Some(deployment.id.clone());
-    facts.price = deployment.prices.at(now_ms()).cloned();
+    facts.price = deployment.prices.now().cloned();
     facts.attempts = attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);
 }

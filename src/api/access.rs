@@ -192,7 +192,9 @@ impl Drop for Guard {
         if let Some(code) = facts.error {
             self.metrics.error(code);
         }
-        if let Some(record) = written(&self.record, &facts, &endpoint.name, outcome) {
+        if self.ledger.is_kept()
+            && let Some(record) = written(&self.record, &facts, &endpoint.name, outcome)
+        {
             self.ledger.record(record);
         }
         tracing::info!(

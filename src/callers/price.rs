@@ -70,6 +70,12 @@ impl Prices {
 }
 
 impl PriceHistory {
+    /// The price now; `None` if there is none.
+    pub fn now(&self) -> Option<&Arc<Price>> {
+        let is_empty = self.own.is_empty() && self.general.is_empty();
+        if is_empty { None } else { self.at(super::now_ms()) }
+    }
+
     /// The price at a time; `None` if there is none.
     pub fn at(&self, now_ms: i64) -> Option<&Arc<Price>> {
         let holding = |prices: &'_ [Arc<Price>]| prices.iter().rposition(|price| price.from_ms <= now_ms);

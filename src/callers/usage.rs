@@ -55,6 +55,11 @@ pub struct UsageRecord {
 pub trait Ledger: Debug + Send + Sync {
     /// Writes it down, now or a moment later. Comes back at once, whatever it is like there.
     fn record(&self, record: UsageRecord);
+
+    /// Whether anything is kept; if not, nothing need be put together for it.
+    fn is_kept(&self) -> bool {
+        true
+    }
 }
 
 /// A ledger that keeps nothing.
@@ -63,6 +68,10 @@ pub struct Nowhere;
 
 impl Ledger for Nowhere {
     fn record(&self, _: UsageRecord) {}
+
+    fn is_kept(&self) -> bool {
+        false
+    }
 }
 
 /// How a request ended.
