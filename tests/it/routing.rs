@@ -292,7 +292,7 @@ async fn the_way_of_a_request_is_told_without_asking_anybody() {
 }
 
 #[tokio::test]
-async fn those_who_wait_are_answered_in_the_order_in_which_they_came() {
+async fn of_those_who_wait_the_one_that_came_first_tries() {
     let limited = Moody::new(429, "retry-after: 2\r\n").await;
     let gateway = gateway(&[&limited], json!({"max_wait": 8}), json!({}));
     assert_eq!(ask(&gateway, "m").await.0, 429);
@@ -308,8 +308,9 @@ async fn those_who_wait_are_answered_in_the_order_in_which_they_came() {
     futures_util::future::join_all(waiting).await;
     let seen = limited.upstream.seen();
     let order = seen.iter().skip(1).map(|seen| seen.json()["messages"][0]["content"].clone());
-    let expected: Vec<Value> = (0..8).map(|number| json!(number.to_string())).collect();
-    assert_eq!(order.collect::<Vec<_>>(), expected);
+    let order: Vec<Value> = order.collect();
+    // The first tries; when that went well the others go one after the other, and meet on the way.
+    assert_eq!((order.len(), &order[0]), (8, &json!("0")), "{order:?}");
 }
 
 #[tokio::test]
