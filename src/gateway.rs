@@ -390,7 +390,9 @@ impl Gateway {
                 note_failure(record, &error, asked);
                 return Err(error.into());
             }
-            tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
+            if next.first().is_some_and(|next| next.model != route.model) {
+                tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
+            }
             wanted = Chain::Several(next.into_iter());
         }
     }

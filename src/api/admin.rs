@@ -9,20 +9,20 @@ mod usage;
 use std::sync::Arc;
 
 use poem::Request;
-use poem::http::header::AUTHORIZATION;
-use poem::http::{HeaderMap, HeaderValue, StatusCode};
+use poem::http::StatusCode;
 use poem_openapi::OpenApi;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::Tag;
 use super::context::Context;
+use super::door::shown;
 use super::error::ApiError;
 use super::payload::Json;
 use super::query::{Query, only_known};
 use super::schema::{ChangeBody, ReloadBody};
 use crate::accounts::Actor;
+use crate::callers::{Digest, Secret};
 use crate::reload::{Change, Report, Unanswered, Wish};
 
 pub(super) use keys::{KeysApi, grace_of, told_once};
@@ -35,25 +35,17 @@ pub(super) const RELOAD: &str = "/admin/reload";
 /// Headers that may hold the key alone. The second one is that of an older system.
 const KEY_HEADERS: [&str; 2] = ["x-admin-key", "adminkey"];
 
-/// The hash of the admin key.
-pub(super) struct AdminKey([u8; 32]);
-
-// A hash may be tried out against words.
-impl std::fmt::Debug for AdminKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AdminKey")
-    }
-}
+/// What is kept of the admin key.
+#[derive(Debug)]
+pub(super) struct AdminKey(Digest);
 
 impl AdminKey {
     pub(super) fn of(key: &SecretString) -> Self {
-        Self(Sha256::digest(key.expose_secret()).into())
+        Self(Secret::shown(key.expose_secret()).digest())
     }
 
-    /// Takes as long for a key that is nearly right as for any other.
-    fn opens_with(&self, key: &[u8]) -> bool {
-        let other: [u8; 32] = Sha256::digest(key).into();
-        self.0.iter().zip(other).fold(0, |different, (one, other)| different | (one ^ other)) == 0
+    fn opens_with(&self, key: &str) -> bool {
+        self.0.is(&Secret::shown(key).digest())
     }
 }
 
@@ -75,7 +67,7 @@ impl Gate {
                 "there is no admin API here; the operator can have one by setting LLM_PROXY_API_ADMIN_KEY";
             return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message));
         };
-        let mut shown = keys(request.headers()).peekable();
+        let mut shown = shown(request.headers(), &KEY_HEADERS).peekable();
         if shown.peek().is_none() {
             let message =
                 "the admin key is missing; send it as `Authorization: Bearer …` or `x-admin-key: …`";
@@ -87,16 +79,6 @@ impl Gate {
         }
         Err(ApiError::unauthorized("invalid_api_key", "the admin key is wrong"))
     }
-}
-
-/// All keys that a request shows.
-fn keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
-        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
-    });
-    let alone = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
-    bearer.chain(alone).filter(|key| !key.is_empty())
 }
 
 /// The admin API.

@@ -88,7 +88,7 @@ impl Doorkeeper {
     /// Who calls; nobody, where nobody has to say.
     fn caller(&self, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
         let mut why = None;
-        for shown in shown(headers) {
+        for shown in shown(headers, &KEY_HEADERS) {
             match self.ring.find(&Secret::shown(shown), now_ms()) {
                 Ok(caller) => return Ok(Some(caller)),
                 Err(unknown) => why = Some(unknown),
@@ -112,12 +112,15 @@ impl Doorkeeper {
     }
 }
 
-/// All that a request shows as a key.
-fn shown(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+/// All that a request shows as a key: as a bearer, and in headers that hold nothing else.
+pub(super) fn shown<'h>(
+    headers: &'h HeaderMap,
+    alone: &'static [&'static str],
+) -> impl Iterator<Item = &'h str> {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
-    let alone = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name));
+    let alone = alone.iter().flat_map(|name| headers.get_all(*name));
     bearer.chain(alone.filter_map(|value: &HeaderValue| value.to_str().ok())).filter(|key| !key.is_empty())
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::budget::{Budgets, Reserve, Spent, UsedUp, Whose};
 use super::pool::{Pool, Share, Taking, Withheld};
 use super::ring::Caller;
-use super::scope::{Dimension, Figures, Hold, Scope, Short, Want};
+use super::scope::{Dimension, Hold, Scope, Short, Want};
 use super::{Budget, Limits};
 
 /// All limits but those of keys, and what has been taken of them.
@@ -106,15 +106,6 @@ pub struct Permit {
     reserves: Vec<Reserve>,
     shares: Vec<Box<dyn Share>>,
     is_settled: bool,
-}
-
-/// How a key stands.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Standing {
-    /// What is left of its limits.
-    pub limits: Vec<Figures>,
-    /// Its budget, what was spent of it, and when its period ends, in milliseconds since 1970.
-    pub budget: Option<(Budget, Spent, i64)>,
 }
 
 impl Refusal {
@@ -271,16 +262,6 @@ impl Gate {
         // Rules may have changed.
         scope.limit(limits);
         scope.clone()
-    }
-
-    /// How a caller stands.
-    pub fn standing(&self, caller: &Caller, now_ms: i64) -> Standing {
-        let budget = caller.key.budget.map(|budget| {
-            let whose = Whose::Key(caller.key.id.clone());
-            let (spent, until_ms) = self.budgets.spent(&whose, &budget, now_ms);
-            (budget, spent, until_ms)
-        });
-        Standing { limits: caller.figures(), budget }
     }
 }
 

@@ -19,7 +19,7 @@ mod usage;
 mod window;
 
 pub use budget::{Budgets, Spending, Spent, Whose};
-pub use gate::{Gate, Part, Permit, Refusal, Rules, Standing, now_ms};
+pub use gate::{Gate, Part, Permit, Refusal, Rules, now_ms};
 pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
 pub use pattern::matches;
 pub use period::{Period, Zone, date_of_day, moment, moment_as_text};
