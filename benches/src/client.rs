@@ -38,6 +38,14 @@ impl Client {
         })
     }
 
+    /// With another key than the usual one.
+    pub fn with_key(mut self, key: &str) -> Client {
+        let usual = String::from_utf8_lossy(&self.request);
+        let (bearer, with_key) = (format!("Bearer {KEY}\r\n"), format!("Bearer {key}\r\n"));
+        self.request = usual.replacen(&bearer, &with_key, 1).into_bytes();
+        self
+    }
+
     /// The next request opens a new connection.
     pub fn disconnect(&mut self) {
         self.connection = None;
@@ -111,6 +119,9 @@ async fn ask<'a>(
     Ok(connection)
 }
 
+/// What a gateway is shown that asks nobody for a key.
+pub const KEY: &str = "bench";
+
 /// A request as applications send it, head and body.
 pub fn request(model: &str, streamed: bool) -> String {
     let words = "All work and no play makes a dull benchmark. ".repeat(PROMPT_BYTES / 45 + 1);
@@ -122,7 +133,7 @@ pub fn request(model: &str, streamed: bool) -> String {
     let length = body.len();
     format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: gateway-bench\r\n\
-         authorization: Bearer bench\r\naccept: */*\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {KEY}\r\naccept: */*\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     )
 }

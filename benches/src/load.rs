@@ -8,7 +8,7 @@ use anyhow::Result;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::client::Client;
+use crate::client::{Client, KEY};
 use crate::process::CpuTime;
 use crate::stats::{now_ns, percentile};
 use crate::tally::Tally;
@@ -23,6 +23,7 @@ const REST_AFTER_FAILURE: Duration = Duration::from_millis(10);
 pub struct Load {
     pub port: u16,
     pub model: String,
+    pub key: String,
     pub connections: u32,
     /// Over which the starts of the connections are spread.
     pub spread: Duration,
@@ -36,6 +37,7 @@ impl Default for Load {
         Load {
             port: 0,
             model: "whole".to_owned(),
+            key: KEY.to_owned(),
             connections: 1,
             spread: Duration::ZERO,
             warm_up: Duration::from_millis(500),
@@ -102,7 +104,7 @@ pub async fn run(load: &Load) -> Result<Outcome> {
     let mut workers = JoinSet::new();
     for index in 0..load.connections {
         let delay = load.spread * index / load.connections.max(1);
-        workers.spawn(work(Client::new(load.port, &load.model)?, delay, phase.clone()));
+        workers.spawn(work(Client::new(load.port, &load.model)?.with_key(&load.key), delay, phase.clone()));
     }
     sleep(load.warm_up).await;
     let cpu_before = load.pid.map(CpuTime::read).transpose()?;

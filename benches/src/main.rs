@@ -53,6 +53,9 @@ enum Command {
         /// `chunks-<count>-gap-<ms>` asks for streams
         #[arg(long, default_value = "whole")]
         model: String,
+        /// Shown as a bearer token
+        #[arg(long, default_value = client::KEY)]
+        key: String,
         #[arg(long, default_value_t = 64)]
         connections: u32,
         #[arg(long, default_value_t = 2)]
@@ -83,9 +86,9 @@ fn run(command: Command) -> Result<ExitCode> {
             let runtime = Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(bare::serve(port, upstream))?;
         }
-        Command::Load { port, model, connections, seconds, pid } => {
+        Command::Load { port, model, key, connections, seconds, pid } => {
             let measure = Duration::from_secs(seconds);
-            let load = load::Load { port, model, connections, measure, pid, ..load::Load::default() };
+            let load = load::Load { port, model, key, connections, measure, pid, ..load::Load::default() };
             let outcome = one_thread()?.block_on(load::run(&load))?;
             println!("{}", outcome.summary());
         }

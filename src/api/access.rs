@@ -21,7 +21,7 @@ use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
 use super::standing;
 use crate::callers::{Ending, Ledger, UsageRecord};
-use crate::llm::unique_id;
+use crate::llm::{unique_id, unique_number};
 use crate::telemetry::{EndpointMetrics, Facts, Metrics, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
@@ -221,8 +221,12 @@ impl Drop for Guard {
 }
 
 /// The line of the ledger for a request that had to do with a model.
-fn written(record: &RequestRecord, facts: &Facts, endpoint: &str, outcome: Outcome) -> Option<UsageRecord> {
-    let text = |name: &Option<Arc<str>>| name.as_deref().map(str::to_owned);
+fn written(
+    record: &RequestRecord,
+    facts: &Facts,
+    endpoint: &Arc<str>,
+    outcome: Outcome,
+) -> Option<UsageRecord> {
     let is_of_model = facts.model.is_some() || facts.provider.is_some() || facts.usage.is_some();
     let ending = match outcome {
         Outcome::Cut => Ending::Cut,
@@ -233,21 +237,22 @@ fn written(record: &RequestRecord, facts: &Facts, endpoint: &str, outcome: Outco
     let usage = facts.usage.unwrap_or_default();
     is_of_model.then(|| UsageRecord {
         id: record.id.clone(),
+        mark: unique_number(),
         time_ms: record.started_ms,
-        key: facts.caller.as_ref().map(|caller| caller.key.id.clone()),
-        owner: facts.caller.as_ref().and_then(|caller| caller.key.owner.clone()),
-        endpoint: endpoint.to_owned(),
-        model: text(&facts.model),
-        provider: text(&facts.provider),
-        deployment: text(&facts.deployment),
-        prompt: facts.prompt.clone(),
+        key: facts.caller.as_ref().map(|caller| caller.key.id.as_str().into()),
+        owner: facts.caller.as_ref().and_then(|caller| Some(caller.key.owner.as_deref()?.into())),
+        endpoint: endpoint.clone(),
+        model: facts.model.clone(),
+        provider: facts.provider.clone(),
+        deployment: facts.deployment.clone(),
+        prompt: facts.prompt.as_deref().map(Arc::from),
         input_tokens: usage.input_tokens,
         output_tokens: usage.output_tokens,
         cached_input_tokens: usage.cached_input_tokens,
         reasoning_tokens: usage.reasoning_tokens,
         source: usage.source,
         ending,
-        error: facts.error.map(str::to_owned),
+        error: facts.error.map(Arc::from),
         first_token_ms: facts.first_token.map(milliseconds),
         total_ms: milliseconds(record.elapsed()),
         attempts: facts.attempts,

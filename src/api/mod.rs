@@ -157,7 +157,7 @@ fn record_of(request: &Request) -> Arc<RequestRecord> {
     // `access` puts one into every request; a test that calls an endpoint by itself gets a new one.
     request
         .data::<Admitted>()
-        .map_or_else(|| Arc::new(RequestRecord::new(String::new())), |admitted| admitted.record.clone())
+        .map_or_else(|| Arc::new(RequestRecord::new("")), |admitted| admitted.record.clone())
 }
 
 /// What a wildcard at the end of a path stands for, decoded.

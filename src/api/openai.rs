@@ -171,6 +171,6 @@ pub(super) async fn generate(
     let record = record_of(request);
     let form = chat.stream.then(|| StreamForm::wanted(request.headers()));
     let (gateway, of_request) = (context.gateway.clone(), record.clone());
-    let asked = async move { gateway.chat(chat, of_request).await };
+    let asked = Box::pin(async move { gateway.chat(chat, of_request).await });
     reply::respond(context, &record, asked, form, as_it_is).await
 }

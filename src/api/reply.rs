@@ -151,7 +151,8 @@ impl StreamForm {
     }
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Reply<Generated>, GatewayError>> + Send>>;
+/// What is asked for, boxed: many rooms hand it on, and each would copy some kilobytes.
+pub(super) type Waiting = Pin<Box<dyn Future<Output = Result<Reply<Generated>, GatewayError>> + Send>>;
 
 /// How an operation puts a whole answer into words.
 pub(super) type WholeForm = fn(&Completion, Option<&Rendered>, &RequestRecord) -> Result<Bytes, ApiError>;
@@ -171,7 +172,7 @@ pub(super) fn as_it_is(
 pub(super) async fn respond(
     context: &Arc<Context>,
     record: &Arc<RequestRecord>,
-    asked: impl Future<Output = Result<Reply<Generated>, GatewayError>> + Send + 'static,
+    mut asked: Waiting,
     stream: Option<StreamForm>,
     whole: WholeForm,
 ) -> Result<Response, ApiError> {
@@ -179,8 +180,7 @@ pub(super) async fn respond(
         let reply = asked.await?;
         return whole_response(&reply, record, whole);
     };
-    let mut waiting: Waiting = Box::pin(asked);
-    let (phase, engine) = match waiting::first(context, record, &mut waiting).await {
+    let (phase, engine) = match waiting::first(context, record, &mut asked).await {
         Ok(reply) => {
             let mut reply = reply?;
             let mut response = Response::default();
@@ -197,7 +197,7 @@ pub(super) async fn respond(
                 EventBody::new(context, record, form, Phase::Streaming(frames)),
             ));
         }
-        Err(engine) => (Phase::Waiting(SyncWrapper::new(waiting)), engine),
+        Err(engine) => (Phase::Waiting(SyncWrapper::new(asked)), engine),
     };
     let mut body = EventBody::new(context, record, form, phase);
     body.engine = engine;

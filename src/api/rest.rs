@@ -131,11 +131,11 @@ pub(super) async fn converse(
     let record = record_of(request);
     let form = conversation.stream.then(|| StreamForm::wanted(request.headers()));
     let (gateway, of_request) = (context.gateway.clone(), record.clone());
-    let asked = async move {
+    let asked = Box::pin(async move {
         let mut reply = gateway.converse(conversation, of_request).await?;
         reply.ignored_options.extend(ignored);
         Ok(reply)
-    };
+    });
     let answered = reply::respond(context, &record, asked, form, whole).await;
     answered.map_err(|error| error.with_param_named("model", "model_name"))
 }

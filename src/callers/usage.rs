@@ -1,32 +1,33 @@
 //! What one request used: a line of the ledger.
 
 use std::fmt::Debug;
-
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use crate::llm::{Usage, UsageSource};
 
 /// One request, however it ended. Nothing in it tells what was said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UsageRecord {
-    /// The request's id.
-    pub id: String,
+    /// The request's id, which is what its caller says it is.
+    pub id: Arc<str>,
+    /// Tells this record from all others, also from one of the same moment and id.
+    pub mark: u64,
     /// When it began, in milliseconds since 1970.
     pub time_ms: i64,
     /// The key's id, if there was a key.
-    pub key: Option<String>,
+    pub key: Option<Arc<str>>,
     /// Whose key it is.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
     /// The endpoint.
-    pub endpoint: String,
+    pub endpoint: Arc<str>,
     /// The public model, if it exists.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// The provider that answered.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// `provider/upstream model`.
-    pub deployment: Option<String>,
+    pub deployment: Option<Arc<str>>,
     /// `name@language` of the prompt, with its version if it has one.
-    pub prompt: Option<String>,
+    pub prompt: Option<Arc<str>>,
     /// Tokens of the prompt.
     pub input_tokens: u64,
     /// Tokens of the answer.
@@ -40,7 +41,7 @@ pub struct UsageRecord {
     /// How it ended.
     pub ending: Ending,
     /// The `code` of the error that the caller was told.
-    pub error: Option<String>,
+    pub error: Option<Arc<str>>,
     /// From the beginning to the first content.
     pub first_token_ms: Option<u64>,
     /// From the beginning to the end.
@@ -75,8 +76,7 @@ impl Ledger for Nowhere {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The whole answer was handed over.
     Completed,

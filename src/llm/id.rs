@@ -14,9 +14,20 @@ pub fn unique_id(prefix: &str) -> String {
     format!("{prefix}{:016x}{:08x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// A number that no other call gets, here or in another process.
+pub fn unique_number() -> u64 {
+    // Processes begin anywhere, so that what they count does not meet.
+    PROCESS.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_differ() {
+        assert_ne!(unique_number(), unique_number());
+    }
 
     #[test]
     fn ids_differ() {

@@ -25,7 +25,7 @@ pub use demands::{Abilities, Demands};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use fault::json_fault;
 pub use frame::{Ends, FrameIter, Frames, Reading, Trouble, TroubleKind};
-pub use id::unique_id;
+pub use id::{unique_id, unique_number};
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options};
 pub use request::{ChatRequest, Places, RequestKind};

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::time::timeout;
@@ -63,7 +64,20 @@ impl Route {
         first: Candidate<'r>,
         round: &mut Round<'r, I>,
     ) -> Outcome<'r, R::Answer> {
-        let Some(after) = self.routing.hedge_after else { return first.asked(request).await };
+        match self.routing.hedge_after {
+            None => first.asked(request).await,
+            // Boxed, so that those who never do this need not carry the space for it around.
+            Some(after) => Box::pin(self.hedged(request, first, round, after)).await,
+        }
+    }
+
+    async fn hedged<'r, R: Ask, I: Iterator<Item = &'r Arc<Deployment>>>(
+        &'r self,
+        request: &R,
+        first: Candidate<'r>,
+        round: &mut Round<'r, I>,
+        after: Duration,
+    ) -> Outcome<'r, R::Answer> {
         let slow = first.deployment;
         let mut first = pin!(first.asked(request));
         if let Ok(outcome) = timeout(after, &mut first).await {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
@@ -42,13 +43,15 @@ pub(super) struct Held<DB: sqlx::Database> {
 pub(super) struct Statement {
     sql: Cow<'static, str>,
     values: Vec<Value>,
+    /// Whether the database is to remember how it is done.
+    is_frequent: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Number(i64),
     MaybeNumber(Option<i64>),
-    Text(String),
+    Text(Arc<str>),
 }
 
 #[derive(Debug)]
@@ -59,6 +62,9 @@ pub(super) enum Row {
 
 /// Where the values of a list stand, in `insert … LIST …`.
 const LIST: &str = "LIST";
+/// So many rows in one statement: every database takes the number of values that this makes, and reading the statement
+/// anew would cost more than writing the rows.
+const PART: usize = 64;
 
 impl Database {
     /// For one statement that only reads.
@@ -91,10 +97,8 @@ impl Database {
 /// The query with its values bound, for either database.
 macro_rules! bound {
     ($statement:expr) => {{
-        let Statement { sql, values } = $statement;
-        // Only what is the same every time is worth remembering.
-        let is_kept = matches!(sql, Cow::Borrowed(_));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(is_kept);
+        let Statement { sql, values, is_frequent } = $statement;
+        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(is_frequent);
         for value in values {
             query = match value {
                 Value::Number(number) => query.bind(number),
@@ -167,33 +171,48 @@ impl Session {
         }
     }
 
-    /// Runs a statement that has rows of values where it says `LIST`.
-    pub(super) async fn rows_of_list(
-        &mut self,
-        sql: &str,
-        list: impl IntoIterator<Item = Vec<Value>>,
-    ) -> Result<Vec<Row>, Cause> {
+    /// Runs a statement that has rows of values where it says `LIST`, and tells how many rows it has changed.
+    pub(super) async fn run_list(&mut self, sql: &str, list: &[Vec<Value>]) -> Result<u64, Cause> {
+        let mut changed = 0;
+        for part in list.chunks(PART) {
+            changed += self.run(self.of_list(sql, part)).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Runs a statement that has rows of values where it says `LIST`, and gives its rows.
+    pub(super) async fn rows_of_list(&mut self, sql: &str, list: &[Vec<Value>]) -> Result<Vec<Row>, Cause> {
+        let mut rows = Vec::new();
+        for part in list.chunks(PART) {
+            rows.extend(self.rows(self.of_list(sql, part)).await?);
+        }
+        Ok(rows)
+    }
+
+    fn of_list(&self, sql: &str, list: &[Vec<Value>]) -> Statement {
         // SQLite looks named placeholders up one after the other, which takes long with thousands of them.
         let is_numbered = matches!(self, Self::Postgres(_));
-        let (placeholders, values) = placeholders(list, is_numbered);
-        self.rows(Statement { sql: Cow::Owned(sql.replacen(LIST, &placeholders, 1)), values }).await
+        let sql = sql.replacen(LIST, &placeholders(list, is_numbered), 1);
+        let values = list.iter().flatten().cloned().collect();
+        // Full lists, and lists of one, come again and again.
+        Statement { sql: Cow::Owned(sql), values, is_frequent: matches!(list.len(), 1 | PART) }
     }
 }
 
-/// `($1, $2), ($3, $4)` or `(?, ?), (?, ?)`, and their values.
-fn placeholders(list: impl IntoIterator<Item = Vec<Value>>, is_numbered: bool) -> (String, Vec<Value>) {
-    let (mut text, mut values) = (String::new(), Vec::new());
+/// `($1, $2), ($3, $4)` or `(?, ?), (?, ?)`.
+fn placeholders(list: &[Vec<Value>], is_numbered: bool) -> String {
+    let (mut text, mut number) = (String::new(), 0);
     for row in list {
         text.push_str(if text.is_empty() { "(" } else { ", (" });
-        for (index, value) in row.into_iter().enumerate() {
+        for index in 0..row.len() {
             text.push_str(if index == 0 { "" } else { ", " });
-            values.push(value);
+            number += 1;
             // Writing to a string cannot fail.
-            let _ = if is_numbered { write!(text, "${}", values.len()) } else { write!(text, "?") };
+            let _ = if is_numbered { write!(text, "${number}") } else { write!(text, "?") };
         }
         text.push(')');
     }
-    (text, values)
+    text
 }
 
 impl<DB: sqlx::Database> Held<DB> {
@@ -219,7 +238,10 @@ impl<DB: sqlx::Database> Drop for Held<DB> {
 
 impl Statement {
     pub(super) fn of(sql: impl Into<Cow<'static, str>>) -> Self {
-        Self { sql: sql.into(), values: Vec::new() }
+        let sql = sql.into();
+        // Only what is the same every time is worth remembering.
+        let is_frequent = matches!(sql, Cow::Borrowed(_));
+        Self { sql, values: Vec::new(), is_frequent }
     }
 
     /// With a value for the next placeholder.
@@ -266,13 +288,19 @@ impl From<Option<i64>> for Value {
 
 impl From<String> for Value {
     fn from(text: String) -> Self {
-        Self::Text(text)
+        Self::Text(text.into())
     }
 }
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+        Self::Text(text.into())
+    }
+}
+
+impl From<Arc<str>> for Value {
+    fn from(text: Arc<str>) -> Self {
+        Self::Text(text)
     }
 }
 
@@ -282,9 +310,8 @@ mod tests {
 
     #[test]
     fn lists_have_a_placeholder_for_each_value() {
-        let list = || (0..2).map(|row: i64| vec![Value::from(row), Value::from("x")]);
-        assert_eq!(placeholders(list(), true).0, "($1, $2), ($3, $4)");
-        let (text, values) = placeholders(list(), false);
-        assert_eq!((text.as_str(), values.len()), ("(?, ?), (?, ?)", 4));
+        let list = [1, 2].map(|row: i64| vec![Value::from(row), Value::from("x")]);
+        assert_eq!(placeholders(&list, true), "($1, $2), ($3, $4)");
+        assert_eq!(placeholders(&list, false), "(?, ?), (?, ?)");
     }
 }

@@ -7,9 +7,6 @@ use super::database::{Database, Row, Session, Statement, Value};
 use super::error::Cause;
 use crate::callers::Key;
 
-/// So many keys in one statement.
-const PART: usize = 1000;
-
 /// Every change of a key goes through here first. The row is locked until the end, so that changes by several nodes
 /// come one after the other, whichever keys they are of.
 const NEW_VERSION: &str = "update marks set value = value + 1 where name = 'keys_version'";
@@ -109,10 +106,8 @@ pub(super) async fn touch(database: &Database, used: &[(String, i64)]) -> Result
     });
     let list: Vec<Vec<Value>> =
         used.into_iter().map(|(id, used_ms)| vec![id.into(), used_ms.into()]).collect();
-    for part in list.chunks(PART) {
-        let sql = "update keys set last_used_ms = used.column2 from (values LIST) as used \
-                   where keys.id = used.column1 and used.column2 > coalesce(keys.last_used_ms, 0)";
-        session.rows_of_list(sql, part.iter().cloned()).await?;
-    }
+    let sql = "update keys set last_used_ms = used.column2 from (values LIST) as used \
+               where keys.id = used.column1 and used.column2 > coalesce(keys.last_used_ms, 0)";
+    session.run_list(sql, &list).await?;
     session.commit().await
 }

@@ -4,15 +4,13 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::Spending;
-use super::database::{Database, Session, Statement};
+use super::database::{Database, Session, Statement, Value};
 use super::error::Cause;
 use super::hours::{HOUR_MS, hour_of};
-use super::sums::{CUTS, Identity, Line, insert_records};
+use super::sums::{CUTS, Identity, Totals, identity_of, insert_records, values};
 use super::usage::{By, Groups, UsageQuery, UsageRow};
 use crate::callers::{Spent, UsageRecord, Whose};
 
-/// So many rows in one statement: every database takes the number of values that this makes.
-const PART: usize = 500;
 /// Old records are forgotten in steps of this much time.
 const STEP_MS: i64 = 600_000;
 
@@ -20,23 +18,29 @@ pub(super) async fn record(database: &Database, records: &[UsageRecord]) -> Resu
     if records.is_empty() {
         return Ok(());
     }
-    let lines: Vec<Line> = records.iter().map(Line::of).collect();
-    let mut session = database.write().await?;
-    let mut new: HashSet<Identity> = HashSet::with_capacity(lines.len());
+    let rows: Vec<Vec<Value>> = records.iter().map(values).collect();
     let insert = insert_records();
-    for part in lines.chunks(PART) {
-        for row in session.rows_of_list(&insert, part.iter().map(Line::values)).await? {
-            new.insert((row.number(0)?, row.text(1)?, row.number(2)?));
-        }
+    let mut session = database.write().await?;
+    let written = session.run_list(&insert, &rows).await?;
+    if usize::try_from(written).is_ok_and(|written| written == rows.len()) {
+        return add_up(session, &Totals::of(records.iter())).await;
     }
-    if new.is_empty() {
-        return session.undo().await;
+    // Some were there already. To know which, it is done once more, and asked: that costs more, and is rare.
+    session.undo().await?;
+    let mut session = database.write().await?;
+    let mut new: HashSet<Identity> = HashSet::new();
+    for row in session.rows_of_list(&format!("{insert} returning time_ms, id, mark"), &rows).await? {
+        new.insert((row.number(0)?, row.text(1)?.into(), row.number(2)?));
     }
+    let is_new = |record: &&UsageRecord| new.remove(&identity_of(record));
+    let totals = Totals::of(records.iter().filter(is_new));
+    add_up(session, &totals).await
+}
+
+/// Adds to the sums what was written, and makes both hold.
+async fn add_up(mut session: Session, totals: &Totals) -> Result<(), Cause> {
     for cut in &CUTS {
-        let sql = cut.add_to();
-        for part in cut.sums_of(&lines, new.clone()).chunks(PART) {
-            session.rows_of_list(&sql, part.iter().cloned()).await?;
-        }
+        session.run_list(&cut.add_to(), &cut.rows_of(totals)).await?;
     }
     session.commit().await
 }

@@ -1,13 +1,12 @@
 //! Takes what requests used off their way, and writes it in batches, whatever the database does meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use crate::telemetry::Metrics;
 /// So many records wait at most; some hundred bytes each.
 pub const MOST_WAITING: usize = 100_000;
 /// So many are written at once.
-const BATCH: usize = 500;
+const BATCH: usize = 512;
 /// So long a record waits for others to be written with.
 const GATHERING: Duration = Duration::from_millis(250);
 /// Between two tries while the database is away, at first and at most.
@@ -37,10 +36,7 @@ pub type Touched = Arc<dyn Fn() -> Vec<(String, i64)> + Send + Sync>;
 
 /// Hands records to the one task that writes them. Clones share it.
 #[derive(Clone)]
-pub struct Recorder {
-    inbox: UnboundedSender<Message>,
-    shared: Arc<Shared>,
-}
+pub struct Recorder(Arc<Shared>);
 
 /// How it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +48,10 @@ pub struct RecorderState {
 }
 
 struct Shared {
+    // A std mutex: held for a record to be put in, or a batch to be taken out.
+    inbox: Mutex<Inbox>,
+    /// There is something in the inbox, or enough for a batch: the writer is not woken for each record.
+    news: Notify,
     /// Records that are not written yet, those under way included. It bounds the inbox.
     waiting: AtomicUsize,
     error: ArcSwapOption<String>,
@@ -62,16 +62,18 @@ struct Shared {
     outages: Quiet,
 }
 
-enum Message {
-    Record(Box<UsageRecord>),
-    /// Whoever waits for all that came before.
-    Flush(oneshot::Sender<()>),
+#[derive(Default)]
+struct Inbox {
+    records: VecDeque<UsageRecord>,
+    /// Whoever waits for all that is in it.
+    flushes: Vec<oneshot::Sender<()>>,
+    /// Nobody will write what comes now.
+    is_closed: bool,
 }
 
 /// The task's own part.
 struct Writer {
     store: Arc<dyn Store>,
-    inbox: UnboundedReceiver<Message>,
     shared: Arc<Shared>,
     touched: Touched,
     end: CancellationToken,
@@ -123,8 +125,9 @@ impl Recorder {
         touched: Touched,
         end: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (sender, inbox) = unbounded_channel();
         let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            news: Notify::new(),
             waiting: AtomicUsize::new(0),
             error: ArcSwapOption::empty(),
             hurry: Notify::new(),
@@ -134,7 +137,6 @@ impl Recorder {
         });
         let writer = Writer {
             store,
-            inbox,
             shared: shared.clone(),
             touched,
             end,
@@ -142,23 +144,30 @@ impl Recorder {
             batch: Vec::with_capacity(BATCH),
             flushes: Vec::new(),
         };
-        (Self { inbox: sender, shared }, writer.run())
+        (Self(shared), writer.run())
     }
 
     /// Takes a record to be written. Never waits: if too many wait already, the record is lost, counted and told of.
     pub fn record(&self, record: UsageRecord) {
         let one_more = |waiting: usize| (waiting < MOST_WAITING).then_some(waiting + 1);
-        let has_room =
-            self.shared.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
-        if !has_room {
-            self.shared.lost(1);
+        let shared = &self.0;
+        if shared.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+            shared.lost(1);
             return;
         }
-        self.shared.metrics.usage_waiting.inc();
-        if self.inbox.send(Message::Record(Box::new(record))).is_err() {
-            // The task has ended: nobody will write it.
-            self.shared.no_longer_waiting(1);
-            self.shared.lost(1);
+        shared.metrics.usage_waiting.inc();
+        let mut inbox = shared.inbox();
+        if inbox.is_closed {
+            drop(inbox);
+            shared.no_longer_waiting(1);
+            shared.lost(1);
+            return;
+        }
+        inbox.records.push_back(record);
+        let is_news = matches!(inbox.records.len(), 1 | BATCH);
+        drop(inbox);
+        if is_news {
+            shared.news.notify_one();
         }
     }
 
@@ -168,9 +177,15 @@ impl Recorder {
     /// It took longer than `patience`; so many records still wait.
     pub async fn flush(&self, patience: Duration) -> Result<(), usize> {
         let (done, flushed) = oneshot::channel();
-        let is_sent = self.inbox.send(Message::Flush(done)).is_ok();
-        self.shared.hurry.notify_one();
-        if is_sent && matches!(timeout(patience, flushed).await, Ok(Ok(()))) {
+        {
+            let mut inbox = self.0.inbox();
+            if !inbox.is_closed {
+                inbox.flushes.push(done);
+            }
+        }
+        self.0.news.notify_one();
+        self.0.hurry.notify_one();
+        if matches!(timeout(patience, flushed).await, Ok(Ok(()))) {
             return Ok(());
         }
         match self.state().waiting {
@@ -181,19 +196,24 @@ impl Recorder {
 
     /// Whether the last try to write succeeded.
     pub fn is_well(&self) -> bool {
-        self.shared.error.load().is_none()
+        self.0.error.load().is_none()
     }
 
     /// How it goes.
     pub fn state(&self) -> RecorderState {
         RecorderState {
-            waiting: self.shared.waiting.load(Ordering::Relaxed),
-            error: self.shared.error.load().as_ref().map(|error| String::clone(error)),
+            waiting: self.0.waiting.load(Ordering::Relaxed),
+            error: self.0.error.load().as_ref().map(|error| String::clone(error)),
         }
     }
 }
 
 impl Shared {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        // A panic in between leaves it as it was.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How a try to write went.
     fn note(&self, error: Option<&StoreError>) {
         let before = self.error.swap(error.map(|error| Arc::new(error.to_string())));
@@ -227,24 +247,21 @@ impl Writer {
         touching.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = self.end.clone();
         loop {
-            let is_open = tokio::select! {
+            tokio::select! {
                 () = end.cancelled() => break,
                 _ = touching.tick() => {
                     self.touch().await;
                     continue;
                 }
-                is_open = self.gather() => is_open,
-            };
+                () = self.gather() => {}
+            }
             tokio::select! {
                 () = end.cancelled() => break,
                 () = self.write_batch() => {}
             }
-            if !is_open {
-                break;
-            }
         }
         // What is said from now on is lost, and told so.
-        self.inbox.close();
+        self.shared.inbox().is_closed = true;
         if timeout(LAST_FLUSH, self.write_rest()).await.is_err() {
             let left = self.shared.waiting.load(Ordering::Relaxed);
             self.shared.no_longer_waiting(left);
@@ -253,29 +270,37 @@ impl Writer {
         }
     }
 
-    /// Waits for records, and then a little for more. `false` if there will be none any more. What was gathered stays when
-    /// this is dropped.
-    async fn gather(&mut self) -> bool {
+    /// Waits for records, and then a little for more. What was gathered stays when this is dropped.
+    async fn gather(&mut self) {
         let mut until = None;
-        while self.batch.len() < BATCH && self.flushes.is_empty() {
-            let message = match until {
-                None if self.batch.is_empty() => self.inbox.recv().await,
-                None => {
-                    until = Some(Instant::now() + GATHERING);
-                    continue;
-                }
-                Some(until) => match timeout_at(until, self.inbox.recv()).await {
-                    Ok(message) => message,
-                    Err(_) => return true,
-                },
+        loop {
+            let (count, is_wanted) = {
+                let inbox = self.shared.inbox();
+                (inbox.records.len(), !inbox.flushes.is_empty())
             };
-            match message {
-                Some(Message::Record(record)) => self.batch.push(*record),
-                Some(Message::Flush(done)) => self.flushes.push(done),
-                None => return false,
+            if count >= BATCH || is_wanted || !self.batch.is_empty() {
+                break;
+            }
+            match until {
+                None if count == 0 => self.shared.news.notified().await,
+                None => until = Some(Instant::now() + GATHERING),
+                Some(until) if timeout_at(until, self.shared.news.notified()).await.is_err() => break,
+                Some(_) => {}
             }
         }
-        true
+        self.take();
+    }
+
+    /// Takes a batch out of the inbox, and with the last one those who wait for it.
+    fn take(&mut self) {
+        let mut inbox = self.shared.inbox();
+        let room = BATCH.saturating_sub(self.batch.len()).min(inbox.records.len());
+        self.batch.extend(inbox.records.drain(..room));
+        if inbox.records.is_empty() {
+            self.flushes.append(&mut inbox.flushes);
+            // After an outage.
+            inbox.records.shrink_to(2 * BATCH);
+        }
     }
 
     /// Writes what was gathered, however often it has to be tried, and tells those who wait for it.
@@ -306,9 +331,10 @@ impl Writer {
 
     async fn write_rest(&mut self) {
         loop {
-            let is_open = self.gather().await;
+            self.take();
+            let is_last = self.shared.inbox().records.is_empty();
             self.write_batch().await;
-            if !is_open {
+            if is_last {
                 break;
             }
         }

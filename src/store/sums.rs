@@ -1,9 +1,7 @@
 //! What is added up of records, and the tables that hold it by the hour. Pure.
 
-use std::collections::{BTreeMap, HashSet};
-
-use serde::Serialize as _;
-use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::database::Value;
 use super::hours::hour_of;
@@ -36,6 +34,9 @@ pub(super) struct Cut {
     pub(super) names: &'static [&'static str],
 }
 
+/// What sums are kept by.
+const NAMES: [&str; 5] = ["key_id", "owner", "model", "provider", "endpoint"];
+
 /// The narrow ones first.
 pub(super) const CUTS: [Cut; 3] = [
     Cut { table: "usage_by_model", names: &["model", "provider"] },
@@ -56,20 +57,12 @@ const LAST_MS: i64 = 7_258_118_399_999;
 /// Money is kept in billionths, so that sums are exact and do not depend on their order.
 const NANO: f64 = 1e9;
 
-/// A record, as it is written.
-#[derive(Debug)]
-pub(super) struct Line {
-    time_ms: i64,
-    id: String,
-    mark: i64,
-    /// By the names of [`Cut`].
-    names: BTreeMap<&'static str, String>,
-    values: Vec<Value>,
-    sums: Sums,
-}
+/// What records come to, by the hour and [`NAMES`].
+#[derive(Debug, Default)]
+pub(super) struct Totals(BTreeMap<(i64, [Arc<str>; NAMES.len()]), Sums>);
 
 /// What tells records apart.
-pub(super) type Identity = (i64, String, i64);
+pub(super) type Identity = (i64, Arc<str>, i64);
 
 pub(super) fn nano(money: f64) -> i64 {
     #[expect(clippy::cast_possible_truncation, reason = "it is rounded, and bounded by the cast")]
@@ -100,68 +93,31 @@ pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|letter| *letter != '\0').take(MOST_CHARACTERS).collect()
 }
 
-fn clean_or_none(text: Option<&String>) -> String {
-    text.map(|text| clean(text)).unwrap_or_default()
+fn cleaned(text: &Arc<str>) -> Arc<str> {
+    let is_clean = text.len() <= MOST_CHARACTERS && !text.as_bytes().contains(&0);
+    if is_clean { text.clone() } else { clean(text).into() }
 }
 
-/// A request's id is what its caller says it is, so two requests of one moment may have the same: everything else tells
-/// them apart. Nothing tells a record from itself, so that one that is written again counts once.
-fn mark_of(record: &UsageRecord) -> i64 {
-    let mut digest = Sha256::new();
-    // Writing to a digest cannot fail, and records are plain values.
-    let _ = record.serialize(&mut serde_json::Serializer::new(Writing(&mut digest)));
-    let bytes: [u8; 32] = digest.finalize().into();
-    bytes.iter().take(8).fold(0, |mark, byte| mark << 8 | i64::from(*byte))
+fn cleaned_or_none(text: Option<&Arc<str>>) -> Arc<str> {
+    text.map(cleaned).unwrap_or_default()
 }
 
-struct Writing<'a>(&'a mut Sha256);
-
-impl std::io::Write for Writing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Line {
-    pub(super) fn of(record: &UsageRecord) -> Self {
-        let time_ms = time_of(record);
-        let (id, mark) = (clean(&record.id), mark_of(record));
-        let names = BTreeMap::from([
-            ("key_id", clean_or_none(record.key.as_ref())),
-            ("owner", clean_or_none(record.owner.as_ref())),
-            ("model", clean_or_none(record.model.as_ref())),
-            ("provider", clean_or_none(record.provider.as_ref())),
-            ("endpoint", clean(&record.endpoint)),
-        ]);
-        let values = values(record, &id, mark);
-        Self { time_ms, id, mark, names, values, sums: sums(record) }
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        (self.time_ms, self.id.clone(), self.mark)
-    }
-
-    /// The values of all columns.
-    pub(super) fn values(&self) -> Vec<Value> {
-        self.values.clone()
-    }
+/// What tells a record from others; nothing tells it from itself, so that one that is written again counts once.
+pub(super) fn identity_of(record: &UsageRecord) -> Identity {
+    (time_of(record), cleaned(&record.id), record.mark.cast_signed())
 }
 
 /// In the order of [`COLUMNS`].
-fn values(record: &UsageRecord, id: &str, mark: i64) -> Vec<Value> {
-    let text = |text: &Option<String>| Value::from(clean_or_none(text.as_ref()));
+pub(super) fn values(record: &UsageRecord) -> Vec<Value> {
+    let text = |text: &Option<Arc<str>>| Value::from(cleaned_or_none(text.as_ref()));
+    let (time_ms, id, mark) = identity_of(record);
     vec![
-        time_of(record).into(),
+        time_ms.into(),
         id.into(),
         mark.into(),
         text(&record.key),
         text(&record.owner),
-        clean(&record.endpoint).into(),
+        cleaned(&record.endpoint).into(),
         text(&record.model),
         text(&record.provider),
         text(&record.deployment),
@@ -206,11 +162,26 @@ pub(super) fn add(to: &mut Sums, more: &Sums) {
     }
 }
 
-/// Writes records that are new, and tells which these are.
+/// Writes records that are new.
 pub(super) fn insert_records() -> String {
-    format!(
-        "insert into usage_records ({COLUMNS}) values LIST on conflict do nothing returning time_ms, id, mark"
-    )
+    format!("insert into usage_records ({COLUMNS}) values LIST on conflict do nothing")
+}
+
+impl Totals {
+    pub(super) fn of<'r>(records: impl Iterator<Item = &'r UsageRecord>) -> Self {
+        let mut totals = Self::default();
+        for record in records {
+            let names = [
+                cleaned_or_none(record.key.as_ref()),
+                cleaned_or_none(record.owner.as_ref()),
+                cleaned_or_none(record.model.as_ref()),
+                cleaned_or_none(record.provider.as_ref()),
+                cleaned(&record.endpoint),
+            ];
+            add(totals.0.entry((hour_of(time_of(record)), names)).or_default(), &sums(record));
+        }
+        totals
+    }
 }
 
 impl Cut {
@@ -227,21 +198,16 @@ impl Cut {
         )
     }
 
-    /// What the lines that are new come to, each sum once and in one order, so that two writers never wait for each other
-    /// in a circle.
-    pub(super) fn sums_of(&self, lines: &[Line], mut new: HashSet<Identity>) -> Vec<Vec<Value>> {
-        let mut all: BTreeMap<(i64, Vec<&str>), Sums> = BTreeMap::new();
-        for line in lines.iter().filter(|line| new.remove(&line.identity())) {
-            let names =
-                self.names.iter().filter_map(|name| line.names.get(name).map(String::as_str)).collect();
-            add(all.entry((hour_of(line.time_ms), names)).or_default(), &line.sums);
+    /// What is to be added, each sum once and in one order, so that two writers never wait for each other in a circle.
+    pub(super) fn rows_of(&self, totals: &Totals) -> Vec<Vec<Value>> {
+        let mut all: BTreeMap<(i64, Vec<&Arc<str>>), Sums> = BTreeMap::new();
+        for ((hour_ms, names), sums) in &totals.0 {
+            let names = NAMES.iter().zip(names).filter(|(name, _)| self.names.contains(name));
+            add(all.entry((*hour_ms, names.map(|(_, value)| value).collect())).or_default(), sums);
         }
-        let row = |((hour, names), sums): ((i64, Vec<&str>), Sums)| {
-            let numbers = sums.into_iter().map(Value::Number);
-            std::iter::once(Value::Number(hour))
-                .chain(names.into_iter().map(Value::from))
-                .chain(numbers)
-                .collect()
+        let row = |((hour, names), sums): ((i64, Vec<&Arc<str>>), Sums)| {
+            let names = names.into_iter().map(|name| Value::from(name.clone()));
+            std::iter::once(Value::Number(hour)).chain(names).chain(sums.map(Value::Number)).collect()
         };
         all.into_iter().map(row).collect()
     }

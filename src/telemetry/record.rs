@@ -13,7 +13,7 @@ use crate::llm::Usage;
 #[derive(Debug)]
 pub struct RequestRecord {
     /// The caller's own id, if it was sane, or one that was made here.
-    pub id: String,
+    pub id: Arc<str>,
     /// When its head had been read.
     pub started: Instant,
     /// The same by the clock, in milliseconds since 1970.
@@ -94,8 +94,14 @@ impl Outcome {
 
 impl RequestRecord {
     /// A record that begins now.
-    pub fn new(id: String) -> Self {
-        Self { id, started: Instant::now(), started_ms: now_ms(), facts: Mutex::default(), whole: None }
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self {
+            id: id.into(),
+            started: Instant::now(),
+            started_ms: now_ms(),
+            facts: Mutex::default(),
+            whole: None,
+        }
     }
 
     /// The record of a part, for a request that asks upstreams several times at once. Each part has facts of its own, so
@@ -221,7 +227,7 @@ mod tests {
 
     #[test]
     fn parts_add_up_however_they_end() {
-        let whole = Arc::new(RequestRecord::new("id".to_owned()));
+        let whole = Arc::new(RequestRecord::new("id"));
         let parts = [whole.part(), whole.part(), whole.part()];
         for (part, (tokens, provider)) in parts.iter().zip([(3, "a"), (4, "b")]) {
             let mut facts = part.facts();
@@ -248,7 +254,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_content_of_any_part_is_the_requests() {
-        let whole = Arc::new(RequestRecord::new("id".to_owned()));
+        let whole = Arc::new(RequestRecord::new("id"));
         let (one, other) = (whole.part(), whole.part());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(other.content_came(), Some(Duration::from_secs(2)));

@@ -460,8 +460,8 @@ async fn used() -> Gateway {
     let gateway = setup().start();
     let now = now_ms();
     let of = |id: &str, minutes: i64, model: &str, owner: Option<&str>| UsageRecord {
-        model: Some(model.to_owned()),
-        owner: owner.map(str::to_owned),
+        model: Some(model.into()),
+        owner: owner.map(Into::into),
         ..record(id, now - minutes * 60_000)
     };
     put_usage(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -140,7 +141,7 @@ async fn a_record_that_is_written_twice_counts_once() {
         assert_eq!((row.requests, row.input_tokens), (1201, 120_100));
 
         // The id is what a caller says: another request is another one.
-        let other = UsageRecord { output_tokens: 11, ..record("new", 3) };
+        let other = UsageRecord { mark: 1, ..record("new", 3) };
         store.record(&[other, record("new", 4)]).await.unwrap();
         assert_eq!(total(&opened).await.requests, 1203);
         store.record(&[]).await.unwrap();
@@ -151,9 +152,10 @@ async fn a_record_that_is_written_twice_counts_once() {
 async fn whatever_a_record_holds_can_be_written() {
     for opened in stores().await {
         let odd = UsageRecord {
-            id: "a\0b'; drop table keys; --".to_owned(),
+            id: "a\0b'; drop table keys; --".into(),
+            mark: u64::MAX,
             time_ms: -5,
-            model: Some("ż\0".repeat(5000)),
+            model: Some("ż\0".repeat(5000).into()),
             input_tokens: u64::MAX,
             cached_input_tokens: u64::MAX,
             total_ms: u64::MAX,
@@ -267,7 +269,7 @@ async fn days_are_those_of_the_zone() {
 
 /// What names a row of the answer, in its order.
 fn name_of(record: &UsageRecord, by: &[By], zone: &str) -> Vec<String> {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let text = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
     let name = |by: &By| match by {
         By::Hour => format!("{:020}", record.time_ms - record.time_ms % HOUR),
         By::Day => {
@@ -278,7 +280,7 @@ fn name_of(record: &UsageRecord, by: &[By], zone: &str) -> Vec<String> {
         By::Key => text(&record.key),
         By::Owner => text(&record.owner),
         By::Provider => text(&record.provider),
-        By::Endpoint => record.endpoint.clone(),
+        By::Endpoint => record.endpoint.to_string(),
     };
     by.iter().map(name).collect()
 }
@@ -302,7 +304,9 @@ type Plain = BTreeMap<Vec<String>, PlainSums>;
 type PlainSums = (u64, u64, u64, i64, u64);
 
 fn plain(records: &[UsageRecord], query: &UsageQuery, zone: &str) -> Plain {
-    let is = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+    let is = |wanted: &Option<String>, found: &Option<Arc<str>>| {
+        wanted.is_none() || wanted.as_deref() == found.as_deref()
+    };
     let mut plain = Plain::new();
     for record in records {
         let counts = (query.from_ms..query.to_ms).contains(&record.time_ms)
@@ -382,8 +386,8 @@ async fn sums_by_the_hour_tell_the_same_as_the_records_would() {
 
 fn spent_in(records: &[UsageRecord], whose: &Whose, since_ms: i64) -> Spent {
     let is_whose = |record: &&UsageRecord| match whose {
-        Whose::Key(key) => record.key.as_ref() == Some(key),
-        Whose::Owner(owner) => record.owner.as_ref() == Some(owner),
+        Whose::Key(key) => record.key.as_deref() == Some(key.as_str()),
+        Whose::Owner(owner) => record.owner.as_deref() == Some(owner.as_str()),
     };
     let of = records.iter().filter(|record| record.time_ms >= since_ms).filter(is_whose);
     of.fold(Spent::default(), |spent, record| Spent {

@@ -231,8 +231,8 @@ async fn nodes_that_write_at_once_do_not_get_in_each_others_way() {
             let store = nodes[usize::try_from(batch % 3).unwrap()].clone();
             let records: Vec<UsageRecord> = (0..200)
                 .map(|number| UsageRecord {
-                    model: Some(format!("model-{}", (number * 7 + batch) % 40)),
-                    key: Some(format!("key-{}", (number * 11 + batch * 3) % 50)),
+                    model: Some(format!("model-{}", (number * 7 + batch) % 40).into()),
+                    key: Some(format!("key-{}", (number * 11 + batch * 3) % 50).into()),
                     ..record(&format!("r{batch}-{number}"), 1000)
                 })
                 .collect();

@@ -26,10 +26,10 @@ fn made_up(chance: &mut Chance, number: u64, records: u64) -> UsageRecord {
     let model = (key * 5 + chance.below(3)) % 12;
     let time = i128::from(DAYS * DAY) * i128::from(number) / i128::from(records);
     UsageRecord {
-        key: Some(format!("key-{key:03}")),
-        owner: Some(format!("owner-{:02}", key % 20)),
-        model: Some(format!("model-{model:02}")),
-        provider: Some(format!("provider-{}", chance.below(2) + model % 4)),
+        key: Some(format!("key-{key:03}").into()),
+        owner: Some(format!("owner-{:02}", key % 20).into()),
+        model: Some(format!("model-{model:02}").into()),
+        provider: Some(format!("provider-{}", chance.below(2) + model % 4).into()),
         input_tokens: chance.below(4000),
         output_tokens: chance.below(800),
         ..record(&format!("request-{number}"), BEGIN + i64::try_from(time).unwrap())

@@ -70,7 +70,7 @@ impl House {
         secret: Option<&Secret>,
         body: &str,
     ) -> Result<Response, Value> {
-        let record = Arc::new(RequestRecord::new("r".to_owned()));
+        let record = Arc::new(RequestRecord::new("r"));
         record.facts().caller = secret.map(|secret| self.ring.find(secret, now_ms()).unwrap());
         let path = uri.split('?').next().unwrap();
         let mut request = Request::builder().method(method.clone()).uri_str(uri).body(body.to_owned());
@@ -87,13 +87,14 @@ impl House {
 
 fn used(id: &str, key: &str, tokens: u64) -> UsageRecord {
     UsageRecord {
-        id: id.to_owned(),
+        id: id.into(),
+        mark: 0,
         time_ms: now_ms() - 60_000,
-        key: Some(key.to_owned()),
+        key: Some(key.into()),
         owner: None,
-        endpoint: "/v1/chat/completions".to_owned(),
-        model: Some("echo".to_owned()),
-        provider: Some("echo".to_owned()),
+        endpoint: "/v1/chat/completions".into(),
+        model: Some("echo".into()),
+        provider: Some("echo".into()),
         deployment: None,
         prompt: None,
         input_tokens: tokens,

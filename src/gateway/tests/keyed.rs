@@ -66,7 +66,7 @@ fn caller(allowed_models: &[&str], budget: Option<Budget>) -> Caller {
 
 /// A record of somebody's request.
 fn record_of(caller: &Caller) -> Arc<RequestRecord> {
-    let record = RequestRecord::new("id".to_owned());
+    let record = RequestRecord::new("id");
     record.facts().caller = Some(caller.clone());
     Arc::new(record)
 }

@@ -71,14 +71,15 @@ impl Chance {
 /// A record that has nothing remarkable.
 pub(crate) fn record(id: &str, time_ms: i64) -> UsageRecord {
     UsageRecord {
-        id: id.to_owned(),
+        id: id.into(),
+        mark: 0,
         time_ms,
-        key: Some("key-1".to_owned()),
-        owner: Some("ann".to_owned()),
-        endpoint: "/v1/chat/completions".to_owned(),
-        model: Some("fast".to_owned()),
-        provider: Some("openai".to_owned()),
-        deployment: Some("openai/gpt-4o-mini".to_owned()),
+        key: Some("key-1".into()),
+        owner: Some("ann".into()),
+        endpoint: "/v1/chat/completions".into(),
+        model: Some("fast".into()),
+        provider: Some("openai".into()),
+        deployment: Some("openai/gpt-4o-mini".into()),
         prompt: None,
         input_tokens: 100,
         output_tokens: 10,
@@ -96,13 +97,13 @@ pub(crate) fn record(id: &str, time_ms: i64) -> UsageRecord {
 
 /// A record of any kind.
 pub(crate) fn any_record(chance: &mut Chance, number: u64, from: i64, to: i64) -> UsageRecord {
-    let some = |name: &str| (name != "-").then(|| name.to_owned());
+    let some = |name: &str| (name != "-").then(|| name.into());
     let priced = chance.below(4) > 0;
     let tokens = chance.below(3000);
     UsageRecord {
         key: some(chance.of(&["key-1", "key-2", "key-3", "-"])),
         owner: some(chance.of(&["ann", "bob", "-"])),
-        endpoint: chance.of(&["/v1/chat/completions", "/api/chat"]).to_owned(),
+        endpoint: chance.of(&["/v1/chat/completions", "/api/chat"]).into(),
         model: some(chance.of(&["fast", "slow", "Ärger", "-"])),
         provider: some(chance.of(&["openai", "vllm", "-"])),
         input_tokens: tokens,
