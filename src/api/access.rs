@@ -128,7 +128,7 @@ fn is_probe(path: &str) -> bool {
 /// The caller's own id, if it is fit for a header and a log line.
 fn request_id(headers: &HeaderMap) -> String {
     let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    let own = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    let own = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
     let own = own.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(sane));
     own.map_or_else(|| unique_id("req_"), str::to_owned)
 }

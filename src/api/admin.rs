@@ -9,7 +9,7 @@ mod usage;
 use std::sync::Arc;
 
 use poem::Request;
-use poem::http::StatusCode;
+use poem::http::{HeaderName, StatusCode};
 use poem_openapi::OpenApi;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -33,7 +33,8 @@ pub(super) const ROOT: &str = "/admin/";
 /// The one that reads the configuration anew.
 pub(super) const RELOAD: &str = "/admin/reload";
 /// Headers that may hold the key alone. The second one is that of an older system.
-const KEY_HEADERS: [&str; 2] = ["x-admin-key", "adminkey"];
+static KEY_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("x-admin-key"), HeaderName::from_static("adminkey")];
 
 /// What is kept of the admin key.
 #[derive(Debug)]
