@@ -14,6 +14,7 @@ mod harness;
 mod support;
 mod tiny_gguf;
 
+mod clock;
 mod llama_chat;
 mod llama_engines;
 mod llama_facade;
@@ -27,6 +28,7 @@ mod swagger;
 
 fn main() {
     let claims = [
+        clock::claims(),
         llama_chat::claims(),
         llama_engines::claims(),
         llama_facade::claims(),

@@ -11,6 +11,7 @@
 #   export CHROMIUM=…        a Chromium or Chrome
 #   export POSTGRES_BIN=…    the folder of PostgreSQL's programs
 #   export REDIS_SERVER=…    Redis' server
+#   export FAKETIME_LIBRARY=…  a library that tells a program another time of day
 #
 # on stdout, progress on stderr. What cannot be had (no network, another system, not root) is left out with a line
 # that says why; its tests are then counted as ignored. A program that is named in the environment already, or is on
@@ -37,6 +38,8 @@ CACHE="$(cd "$CACHE" && pwd -P)"
 . "$HERE/setup/chromium.sh"
 # shellcheck source=tests/real/setup/servers.sh
 . "$HERE/setup/servers.sh"
+# shellcheck source=tests/real/setup/faketime.sh
+. "$HERE/setup/faketime.sh"
 
 exec 9>"$CACHE/.lock"
 if has flock; then flock 9; fi
@@ -52,3 +55,4 @@ part OPENAI_NODE openai_node
 part CHROMIUM chromium_program
 part POSTGRES_BIN postgres_folder
 part REDIS_SERVER redis_server
+part FAKETIME_LIBRARY faketime_library

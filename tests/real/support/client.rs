@@ -13,7 +13,7 @@ use super::soon;
 /// Asks one server.
 pub(crate) struct Client {
     pub(crate) base: String,
-    key: Option<&'static str>,
+    key: Option<String>,
     http: reqwest::Client,
 }
 
@@ -51,9 +51,9 @@ pub(crate) struct Streamed {
 }
 
 impl Client {
-    pub(crate) fn new(base: String, key: Option<&'static str>) -> Self {
+    pub(crate) fn new(base: String, key: Option<&str>) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { base, key, http }
+        Self { base, key: key.map(str::to_owned), http }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -90,7 +90,7 @@ impl Client {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
-        match self.key {
+        match &self.key {
             Some(key) => request.header(AUTHORIZATION, format!("Bearer {key}")),
             None => request,
         }

@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use super::process::Process;
 use super::{Client, LlamaServer, PATIENCE, eventually, llama};
+use crate::harness::Need;
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-proxy-api");
@@ -76,11 +77,41 @@ impl Gateway {
         Self::listening(command, TempDir::new().unwrap()).await
     }
 
+    /// A gateway that asks for keys and serves only the echo model, as if it were started at this moment (of UTC, such
+    /// as `2026-10-25 00:59:57`). From then on its clock goes as any clock.
+    pub(crate) async fn at(moment: &str, zone: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let models = json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}});
+        std::fs::write(folder.path().join("models.json"), models.to_string()).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command
+            .env_clear()
+            .env("LD_PRELOAD", Need::Faketime.path())
+            .env("FAKETIME", format!("@{moment}"))
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("TZ", "UTC")
+            .env("LLM_PROXY_API_MODELS_CONFIG", "models.json")
+            .env("LLM_PROXY_API_DATABASE_URL", "sqlite://usage.db")
+            .env("LLM_PROXY_API_TIME_ZONE", zone)
+            .env("LLM_PROXY_API_ADMIN_KEY", ADMIN_KEY)
+            .env("LLM_PROXY_API_AUTH", "keys");
+        Self::running(command, folder).await
+    }
+
+    /// Whoever looks after it.
+    pub(crate) fn admin(&self) -> Client {
+        Client::new(self.base.clone(), Some(ADMIN_KEY))
+    }
+
     async fn listening(mut command: Command, folder: TempDir) -> Self {
-        command.current_dir(folder.path());
-        command.env("LLM_PROXY_API_LISTEN", "127.0.0.1:0").env("LLM_PROXY_API_LOG_FILENAME", "");
         // Browsers reach it by a name, under which it does not expect pages of its own otherwise.
         command.env("LLM_PROXY_API_AUTH", "none");
+        Self::running(command, folder).await
+    }
+
+    async fn running(mut command: Command, folder: TempDir) -> Self {
+        command.current_dir(folder.path());
+        command.env("LLM_PROXY_API_LISTEN", "127.0.0.1:0").env("LLM_PROXY_API_LOG_FILENAME", "");
         let mut process = Process::start(command, folder.path());
         let mut base = None;
         eventually("the gateway says where it listens", PATIENCE, async || {
