@@ -21,9 +21,9 @@ pub struct UsageRecord {
     pub endpoint: String,
     /// The public model, if it exists.
     pub model: Option<String>,
-    /// The provider that answered.
+    /// The provider that answered, or was asked last.
     pub provider: Option<String>,
-    /// `provider/upstream model`.
+    /// The same as `provider/upstream model`.
     pub deployment: Option<String>,
     /// `name@language` of the prompt, with its version if it has one.
     pub prompt: Option<String>,
