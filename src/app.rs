@@ -6,6 +6,7 @@ mod keeping;
 mod probing;
 mod replicas;
 mod schedule;
+mod seen;
 mod sources;
 mod surroundings;
 mod watch;

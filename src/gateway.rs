@@ -4,6 +4,7 @@
 //! deployments, and its answer is metered on the way back. Nothing here knows HTTP.
 
 mod admission;
+mod asking;
 mod chain;
 mod count;
 mod cut_off;
@@ -20,8 +21,9 @@ use serde_json::{Map, Value, json};
 
 use self::admission::allowed;
 pub use self::admission::may_use;
+use self::asking::Asking;
 use self::chain::{Chain, Tried};
-use self::cut_off::most_of_whole;
+use self::cut_off::bounded;
 use crate::callers::{Budgets, Gate, Refusal, Rules};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
@@ -343,25 +345,28 @@ impl Gateway {
         let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
         let mut tried = Tried::default();
         let mut attempts = 0;
-        let mut bounded: Option<R> = None;
         let asked = record.elapsed();
+        let mut asking = Asking::new(record, request.input_tokens());
         loop {
             // There is one, and after it those that take over.
             let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
-            note_route(record, &route);
+            if tried.seen.is_empty() {
+                note_route(record, &route);
+            }
             if let Err(refusal) = self.admit_to(request, &route, &tried, record).await {
                 if wanted.is_over() {
                     return Err(refusal);
                 }
                 continue;
             }
-            if tried.seen.is_empty() {
-                let most = most_of_whole(record, request.input_tokens());
-                bounded = most.and_then(|tokens| request.within(tokens));
-            }
+            note_route(record, &route);
+            let bounded = bounded(request, &route, record);
             let deadline = tried.deadline(&route, &wanted);
-            let mut error = match route.answer(bounded.as_ref().unwrap_or(request), deadline).await {
+            asking.earlier = attempts;
+            let within = bounded.as_ref().unwrap_or(request);
+            let mut error = match asking.handing_over(route.answer(within, deadline, &asking)).await {
                 Ok(mut routed) => {
+                    asking.end();
                     routed.attempts += attempts;
                     note_answer(record, &routed.deployment, routed.attempts, asked);
                     return Ok(routed);
@@ -387,6 +392,7 @@ impl Gateway {
             let next: Vec<Arc<Route>> = next.collect();
             let next = if next.is_empty() { tried.worth_waiting().into_iter().collect() } else { next };
             if next.is_empty() {
+                asking.end();
                 note_failure(record, &error, asked);
                 return Err(error.into());
             }
@@ -423,8 +429,11 @@ fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, a
 
 fn note_failure(record: &RequestRecord, error: &RouteError, asked: Duration) {
     let mut facts = record.facts();
-    facts.provider = Some(error.source.provider.clone());
-    facts.deployment = Some(error.deployment.clone());
+    // One that rests was not asked: if anybody was, that one is known.
+    if error.is_resting().is_none() || facts.deployment.is_none() {
+        facts.provider = Some(error.source.provider.clone());
+        facts.deployment = Some(error.deployment.clone());
+    }
     facts.attempts = error.attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);
 }

@@ -88,6 +88,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         add_headers(response.headers_mut(), &record);
+        standing::add_headers(response.headers_mut(), self.context.gateway.gate(), &record);
         guard.status = Some(response.status().as_u16());
         let (parts, body) = response.into_parts();
         let inner: BoxBody<Bytes, std::io::Error> = body.into();
@@ -144,9 +145,6 @@ fn add_headers(headers: &mut HeaderMap, record: &RequestRecord) {
     let own = record.elapsed().saturating_sub(upstream);
     if let Ok(timing) = HeaderValue::from_maybe_shared(server_timing(own, upstream)) {
         headers.insert(&SERVER_TIMING, timing);
-    }
-    if let Some(caller) = record.caller() {
-        standing::add_headers(headers, &caller);
     }
 }
 

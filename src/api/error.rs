@@ -60,7 +60,7 @@ impl Told {
     /// Whether clients should try again by themselves; `None` if they know best.
     fn is_worth_a_retry(&self) -> Option<bool> {
         match &*self.code {
-            "insufficient_quota" | "budget_exhausted" => Some(false),
+            "insufficient_quota" | "budget_exhausted" | standing::REQUEST_EXCEEDS_LIMIT => Some(false),
             RESTING => Some(self.retry_after.is_none_or(|wait| wait <= LONGEST_CLIENT_WAIT)),
             _ => None,
         }

@@ -7,7 +7,8 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::error::ApiError;
 use super::schema::BudgetState;
-use crate::callers::{Budget, Caller, Dimension, Figures, Gate, Refusal, Whose, moment_as_text, now_ms};
+use crate::callers::{Budget, Dimension, Figures, Gate, Refusal, Whose, moment_as_text, now_ms};
+use crate::telemetry::RequestRecord;
 
 /// Limit, what is left of it, and the time until all of it is there again.
 type Names = [HeaderName; 3];
@@ -23,6 +24,9 @@ const OF_TOKENS: Names = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
+/// The code for what is larger than a limit: another try would meet the same.
+pub(super) const REQUEST_EXCEEDS_LIMIT: &str = "request_exceeds_limit";
+
 /// The refusal in the words of the API.
 pub(super) fn refused(refusal: &Refusal) -> ApiError {
     let message = refusal.to_string();
@@ -31,6 +35,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
             error.retry_after(Some(*retry_after))
         }
+        Refusal::Never { .. } => ApiError::new(StatusCode::TOO_MANY_REQUESTS, REQUEST_EXCEEDS_LIMIT, message),
         Refusal::SetAside { .. } => {
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
             error.retry_after(Some(Duration::from_secs(1)))
@@ -63,12 +68,19 @@ pub(super) fn budget_state(gate: &Gate, whose: &Whose, budget: &Budget, now_ms: 
     }
 }
 
-/// What is left of the limits of a caller's key.
-pub(super) fn add_headers(headers: &mut HeaderMap, caller: &Caller) {
-    if caller.key.limits.is_none() {
+/// What is left for a caller, by the limit that binds first. For requests that are asked of no model that is what is left
+/// of the caller's own.
+pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &RequestRecord) {
+    let caller = record.caller();
+    if !gate.limits(caller.as_ref()) {
         return;
     }
-    for Figures { dimension, limit, remaining, reset } in caller.figures() {
+    let model = {
+        let facts = record.facts();
+        // A raw request may be for no model that is known.
+        facts.model.clone().or_else(|| facts.permit.is_some().then(|| "".into()))
+    };
+    for Figures { dimension, limit, remaining, reset } in gate.standing(caller.as_ref(), model.as_deref()) {
         let [of_limit, of_remaining, of_reset] = match dimension {
             Dimension::Requests => OF_REQUESTS,
             Dimension::Tokens => OF_TOKENS,

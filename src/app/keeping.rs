@@ -23,6 +23,8 @@ use crate::telemetry::{Health, Metrics};
 const LOOK: Duration = Duration::from_millis(400);
 /// How often records that are too old are forgotten.
 const TIDY: Duration = Duration::from_secs(3600);
+/// How often it is forgotten what was taken of limits and budgets that nobody needs any more.
+const SWEEP: Duration = Duration::from_secs(60);
 /// How long the last records may take to be written when the service ends.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
@@ -118,7 +120,9 @@ impl Keeping {
 
     /// Keeps all of it up to date until `end`, and writes records down until nobody makes any more.
     pub(super) async fn run(self, gate: Arc<Gate>, health: Arc<Health>, end: CancellationToken) {
-        let Some((kept, writing)) = self.kept.zip(self.writing) else { return end.cancelled().await };
+        let Some((kept, writing)) = self.kept.zip(self.writing) else {
+            return sweep(&gate, &self.ring, &end).await;
+        };
         let looking = async {
             look(&kept, &gate, &self.ring, &health, &end).await;
             if let Err(left) = kept.recorder.flush(LAST_RECORDS).await {
@@ -131,11 +135,21 @@ impl Keeping {
     }
 }
 
+/// Where nothing is kept, limits of models and of the whole gateway may hold all the same.
+async fn sweep(gate: &Gate, ring: &KeyRing, end: &CancellationToken) {
+    let mut sweep = interval(SWEEP);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = sweep.tick() => gate.tidy(ring, now_ms()),
+        }
+    }
+}
+
 async fn look(kept: &Kept, gate: &Gate, ring: &KeyRing, health: &Health, end: &CancellationToken) {
-    let (mut look, mut tidy) = (interval(LOOK), interval(TIDY));
+    let (mut look, mut tidy, mut sweep) = (interval(LOOK), interval(TIDY), interval(SWEEP));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut filled: Filled =
-        budgeted(gate, ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect();
+    let mut filled: Filled = all_budgeted(gate, ring);
     loop {
         tokio::select! {
             () = end.cancelled() => return,
@@ -146,6 +160,12 @@ async fn look(kept: &Kept, gate: &Gate, ring: &KeyRing, health: &Health, end: &C
                 let trouble = synced.err().map(|error| error.to_string());
                 let trouble = trouble.or_else(|| is_filled.err().map(|error| error.to_string()));
                 health.store_is(trouble.or_else(|| kept.recorder.state().error));
+            }
+            // What the ledger does not have yet could not come back from it.
+            _ = sweep.tick(), if kept.recorder.state().error.is_none() => {
+                gate.tidy(ring, now_ms());
+                let budgeted: Filled = all_budgeted(gate, ring);
+                filled.retain(|one| budgeted.contains(one));
             }
             _ = tidy.tick() => {
                 let keep_ms = i64::try_from(kept.keep.as_millis()).unwrap_or(i64::MAX);
@@ -166,6 +186,10 @@ fn budgeted(gate: &Gate, ring: &KeyRing) -> Vec<(Whose, Budget)> {
         .into_iter()
         .filter_map(|caller| Some((Whose::Key(caller.key.id.clone()), caller.key.budget?)));
     of_keys.chain(gate.owner_budgets()).collect()
+}
+
+fn all_budgeted(gate: &Gate, ring: &KeyRing) -> Filled {
+    budgeted(gate, ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect()
 }
 
 /// Fills those that have not been filled yet: one question for each kind of period.

@@ -1,7 +1,7 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use tokio::time::{Instant, timeout};
 
 use super::faults::Faults;
 use super::schedule::Schedule;
+use super::seen::{Files, Seen};
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    self, Catalog, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig, Settings,
+    self, Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig,
+    Settings,
 };
 use crate::engine::Engines;
 use crate::gateway::State;
@@ -42,19 +44,8 @@ pub struct Sources {
     pub(super) health: HealthBook,
     /// The leaderboard's file as it was when it was read the last time.
     board: ArcSwap<Seen>,
-}
-
-/// A file, and what it was when it was looked at.
-#[derive(Debug)]
-struct Seen {
-    path: PathBuf,
-    fingerprint: Fingerprint,
-}
-
-impl Seen {
-    fn now(path: &Path) -> Self {
-        Self { fingerprint: Fingerprint::of(path), path: path.to_owned() }
-    }
+    /// The same of the file of prices.
+    prices: ArcSwap<Seen>,
 }
 
 /// Everything that was read, checked and made.
@@ -75,8 +66,9 @@ impl Sources {
     /// Sources as the settings name them.
     pub fn new(settings: Settings, folder: PathBuf, metrics: Metrics) -> Self {
         let shared = Shared { has_proxy: settings.found.has_proxy, ..Shared::default() };
-        let board = ArcSwap::from_pointee(Seen::now(Path::new(leaderboard::DEFAULT_FILE)));
-        Self { settings, folder, metrics, shared, health: HealthBook::default(), board }
+        let board = ArcSwap::from_pointee(Seen::now(Some(leaderboard::DEFAULT_FILE.into())));
+        let (health, prices) = (HealthBook::default(), ArcSwap::default());
+        Self { settings, folder, metrics, shared, health, board, prices }
     }
 
     /// The same, with engines that are started in a way of their own.
@@ -144,7 +136,7 @@ impl Sources {
 
     fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
         // All are read, so that all faults are told at once.
-        let catalog = self.catalog(environment).and_then(|catalog| {
+        let catalog = self.catalog_and_prices(environment).and_then(|catalog| {
             let leaderboard = self.leaderboard(&catalog.leaderboard);
             let served = self.served(&catalog.providers);
             let leaderboard =
@@ -178,17 +170,23 @@ impl Sources {
         Ok(Environment::load(&self.folder)?)
     }
 
-    /// What changes when somebody changes a file.
-    pub fn fingerprint(&self) -> [Fingerprint; 4] {
+    /// What the files are now.
+    pub(super) fn fingerprint(&self) -> Files {
         let models = &self.settings.models_config;
-        let board = &self.board.load().path;
-        [models, &self.settings.prompts_dir, board, &config::adjustments_beside(models)]
-            .map(|path| Fingerprint::of(path))
+        let [of_models, of_prompts, of_adjustments] =
+            [models, &self.settings.prompts_dir, &config::adjustments_beside(models)]
+                .map(|path| Fingerprint::of(path));
+        [of_models, of_prompts, self.board.load().again(), of_adjustments, self.prices.load().again()]
     }
 
     /// What the leaderboard's file was when it was read. A models file may name another one each time.
     pub(super) fn leaderboard_as_read(&self) -> Fingerprint {
         self.board.load().fingerprint.clone()
+    }
+
+    /// The same of the file of prices, at the last load.
+    pub(super) fn prices_as_read(&self) -> Fingerprint {
+        self.prices.load().fingerprint.clone()
     }
 
     /// What the models file says of leaderboards.
@@ -205,23 +203,44 @@ impl Sources {
     /// The file is there and something is wrong with it.
     pub fn leaderboard(&self, config: &LeaderboardConfig) -> Result<Leaderboard, Faults> {
         let path = leaderboard::file_of(config);
-        self.board.store(Arc::new(Seen::now(path)));
+        self.board.store(Arc::new(Seen::now(Some(path.to_owned()))));
         Ok(Leaderboard::load(path)?)
     }
 
     fn catalog(&self, environment: &Environment) -> Result<Catalog, Faults> {
+        Ok(self.models_file(environment)?)
+    }
+
+    /// The same, for a load: from now on the file of prices is watched that the models file names, good or bad.
+    fn catalog_and_prices(&self, environment: &Environment) -> Result<Catalog, Faults> {
+        let known = self.prices.load().path.clone();
+        // Before it is read: what is written from now on is another change.
+        self.prices.store(Arc::new(Seen::now(known.clone())));
+        let read = self.models_file(environment);
+        let named = match &read {
+            Ok(catalog) => catalog.prices_file.clone(),
+            Err(error) => error.prices_file.clone().or_else(|| known.clone()),
+        };
+        if named == known {
+            return Ok(read?);
+        }
+        self.prices.store(Arc::new(Seen::now(named)));
+        self.catalog(environment)
+    }
+
+    fn models_file(&self, environment: &Environment) -> Result<Catalog, ConfigError> {
         let path = &self.settings.models_config;
         if !path.exists() && self.settings.minimum && !self.settings.models_config_is_set {
             return Ok(Catalog::default());
         }
         if !path.exists() && !self.settings.models_config_is_set {
-            return Err(Faults::from(Fault::new(
+            return Err(ConfigError::from(Fault::new(
                 path.display().to_string(),
                 "there is no models file",
                 "write one, name another in LLM_PROXY_API_MODELS_CONFIG, or set LLM_PROXY_API_MINIMUM=1 to start on what can be found",
             )));
         }
-        Ok(Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)?)
+        Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)
     }
 
     /// Reads the prompts: those of the folder, and beneath them those that come with the program.

@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::faults::Faults;
 use super::probing::Probing;
 use super::schedule::Schedule;
+use super::seen::Files;
 use super::sources::{Loaded, Sources, Told};
 use crate::gateway::Gateway;
-use crate::prompts::Fingerprint;
 use crate::reload::{Outcome, Report, Request, Wish};
 use crate::telemetry::{Health, Metrics};
 
@@ -43,9 +43,9 @@ pub(super) struct Watcher {
     /// Those who are being asked, each at most once.
     asked: FuturesUnordered<BoxFuture<'static, (String, Told)>>,
     /// The files that were loaded.
-    taken: [Fingerprint; 4],
+    taken: Files,
     /// The files at the last look.
-    seen: [Fingerprint; 4],
+    seen: Files,
 }
 
 impl Watcher {
@@ -93,7 +93,7 @@ impl Watcher {
     }
 
     // Borrowed for itself alone: those who are being asked cannot be looked at by two threads.
-    async fn fingerprint(&mut self) -> Option<[Fingerprint; 4]> {
+    async fn fingerprint(&mut self) -> Option<Files> {
         let sources = self.sources.clone();
         // Files may lie on a slow disk.
         tokio::task::spawn_blocking(move || sources.fingerprint()).await.ok()
@@ -123,15 +123,13 @@ impl Watcher {
             (self.taken, self.seen) = (now.clone(), now);
         }
         let loaded = match self.sources.environment() {
-            Ok(environment) => self.sources.load(&environment).await,
+            Ok(environment) => {
+                let loaded = self.sources.load(&environment).await;
+                self.note_named_files(loaded.is_ok());
+                loaded
+            }
             Err(faults) => Err(faults),
         };
-        // A models file may have named another file, which is no change of it.
-        let ([_, _, taken, _], [_, _, seen, _]) = (&mut self.taken, &mut self.seen);
-        if loaded.is_ok() {
-            *taken = self.sources.leaderboard_as_read();
-            seen.clone_from(taken);
-        }
         match loaded {
             Ok(loaded) => {
                 let report = loaded.changes_since(&self.loaded);
@@ -163,6 +161,17 @@ impl Watcher {
                 self.metrics.reloaded(false);
                 tracing::error!("The changed configuration is refused, the one before it goes on: {reason}");
                 Err(faults.lines().to_vec())
+            }
+        }
+    }
+
+    /// A models file may have named another file, which is no change of that.
+    fn note_named_files(&mut self, is_whole: bool) {
+        for [_, _, board, _, prices] in [&mut self.taken, &mut self.seen] {
+            *prices = self.sources.prices_as_read();
+            // Where there are faults, it may not have been read.
+            if is_whole {
+                *board = self.sources.leaderboard_as_read();
             }
         }
     }

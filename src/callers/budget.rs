@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Budget, Period, Zone};
+use super::{Budget, Period, Price, Zone};
 
 /// Whose budget it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +56,8 @@ struct Account {
     reserved: Spent,
     /// Whether it is known what the others have spent.
     is_known: bool,
+    /// Whether nobody needed it when that was asked, and nobody has touched it since.
+    is_unneeded: bool,
 }
 
 /// What was spent of one budget in one period.
@@ -84,6 +86,15 @@ pub(super) enum UsedUp {
     SetAside,
 }
 
+/// What is left of budgets that end answers when they are used up; `None` where there is no such.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Left {
+    /// Of tokens.
+    pub tokens: Option<u64>,
+    /// Of money.
+    pub money: Option<f64>,
+}
+
 /// A part of a budget that is set aside.
 #[derive(Debug)]
 pub(super) struct Reserve {
@@ -107,6 +118,23 @@ impl Spent {
     }
 }
 
+impl Left {
+    /// The less of both.
+    pub(super) fn least(self, other: Self) -> Self {
+        let tokens = self.tokens.into_iter().chain(other.tokens).min();
+        let money = self.money.into_iter().chain(other.money).reduce(f64::min);
+        Self { tokens, money }
+    }
+
+    /// How many tokens an answer may have, after a prompt of so many. `None` if nothing ends it: money has no meaning for
+    /// what has no price.
+    pub fn for_answer(&self, input_tokens: u64, price: Option<&Price>) -> Option<u64> {
+        let by_tokens = self.tokens.map(|tokens| tokens.saturating_sub(input_tokens));
+        let by_money = || price?.answer_for(self.money?, input_tokens);
+        by_tokens.into_iter().chain(by_money()).min()
+    }
+}
+
 impl Spending {
     fn account(&self) -> (Whose, Period) {
         (self.whose.clone(), self.period)
@@ -121,6 +149,12 @@ impl Account {
     fn spent(&self) -> Spent {
         self.settled.plus(self.telling).plus(self.untold)
     }
+
+    /// Whether something is still to come of it. (Of sums of money that were set aside and given back, a trace may stay.)
+    fn is_open(&self) -> bool {
+        let is_reserved = self.reserved.tokens > 0 || self.reserved.money > 1e-9;
+        is_reserved || self.untold != Spent::default() || self.telling != Spent::default()
+    }
 }
 
 impl Books {
@@ -132,6 +166,7 @@ impl Books {
         if account.since_ms < since_ms {
             *account = Account { reserved: account.reserved, ..new };
         }
+        account.is_unneeded = false;
         account
     }
 }
@@ -293,12 +328,36 @@ impl Budgets {
         }
     }
 
-    /// How many tokens an answer may have until the budget is used up, whatever others use meanwhile; `None` if the
-    /// budget lets answers end by themselves.
-    pub(super) fn left_for(&self, reserve: &Reserve, now_ms: i64) -> Option<u64> {
-        let most = reserve.budget.tokens.filter(|_| reserve.budget.cut_off)?;
+    /// What is left until the budget is used up, whatever others use meanwhile; nothing is said if it lets answers end by
+    /// themselves.
+    pub(super) fn left_for(&self, reserve: &Reserve, now_ms: i64) -> Left {
+        let Budget { tokens, money, cut_off, .. } = reserve.budget;
+        if !cut_off {
+            return Left::default();
+        }
         let (spent, _) = self.spent(&reserve.whose, &reserve.budget, now_ms);
-        Some(most.saturating_sub(spent.tokens))
+        Left {
+            tokens: tokens.map(|most| most.saturating_sub(spent.tokens)),
+            money: money.map(|most| (most - spent.money).max(0.0)),
+        }
+    }
+
+    /// Forgets what was spent in periods that are over, and of budgets that are not needed: the second time that they are
+    /// not, so that the ledger has all of it by then, from which it comes back if the budget does.
+    pub(super) fn tidy(&self, now_ms: i64, is_needed: impl Fn(&Whose, Period) -> bool) {
+        let mut books = self.books();
+        let Books { accounts, untold, .. } = &mut *books;
+        accounts.retain(|account, state| {
+            if state.is_open() || untold.contains(account) {
+                return true;
+            }
+            let (whose, period) = account;
+            let is_over = state.since_ms < self.zone.around(*period, now_ms).0;
+            let is_needed = is_needed(whose, *period);
+            let was_needed = !std::mem::replace(&mut state.is_unneeded, !is_needed);
+            !is_over && (is_needed || was_needed)
+        });
+        accounts.shrink_to_fit();
     }
 }
 
@@ -328,7 +387,7 @@ mod tests {
         assert_eq!(budgets.take(whose(), budget, tokens(1), 5).unwrap_err(), UsedUp::SetAside);
         budgets.settle(&one, tokens(100), 6);
         let three = budgets.take(whose(), budget, tokens(1), 6).unwrap();
-        assert_eq!(budgets.left_for(&three, 6), Some(900));
+        assert_eq!(budgets.left_for(&three, 6), Left { tokens: Some(900), money: None });
         budgets.settle(&two, tokens(950), 7);
         budgets.settle(&three, tokens(0), 7);
         assert_eq!(
@@ -351,7 +410,8 @@ mod tests {
         assert_eq!(budgets.spent(&whose(), &budget, DAY), (money(1.2), 2 * DAY));
         budgets.at_least(&whose(), &budget, money(0.2), DAY);
         assert_eq!(budgets.spent(&whose(), &budget, DAY), (money(1.2), 2 * DAY), "less says nothing");
-        assert_eq!(budgets.left_for(&two, DAY), None);
+        let left = budgets.left_for(&two, DAY);
+        assert!(left.tokens.is_none() && (left.money.unwrap() - 0.3).abs() < 1e-9, "{left:?}");
     }
 
     #[test]
@@ -378,5 +438,77 @@ mod tests {
         assert_eq!(budgets.spent(&whose(), &day, DAY - 1).0, tokens(60));
         assert!(budgets.take(whose(), day, tokens(u64::MAX), DAY).is_ok());
         assert!(budgets.take(whose(), day, tokens(u64::MAX), DAY).is_err(), "sums have an end");
+    }
+
+    #[test]
+    fn money_that_is_left_becomes_tokens_by_the_price() {
+        let price = Price {
+            model: "m".to_owned(),
+            provider: None,
+            from_ms: 0,
+            input: 1_000_000.0,
+            output: 2_000_000.0,
+            cached_input: None,
+        };
+        let free = Price { output: 0.0, ..price.clone() };
+        let left = |tokens, money| Left { tokens, money };
+        assert_eq!(left(None, Some(20.0)).for_answer(4, Some(&price)), Some(8));
+        assert_eq!(left(None, Some(20.0)).for_answer(21, Some(&price)), Some(0));
+        assert_eq!(left(Some(9), Some(20.0)).for_answer(4, Some(&price)), Some(5), "the less of both");
+        assert_eq!(left(Some(100), Some(20.0)).for_answer(4, None), Some(96));
+        for (price, money) in [(None, Some(0.1)), (Some(&free), Some(20.0)), (Some(&price), None)] {
+            assert_eq!(left(None, money).for_answer(4, price), None, "nothing ends it");
+        }
+        let least = left(Some(3), None).least(left(Some(2), Some(0.5))).least(left(None, Some(0.7)));
+        assert_eq!(least, left(Some(2), Some(0.5)));
+    }
+
+    #[test]
+    fn what_is_over_or_nobodys_is_forgotten_and_nothing_else() {
+        let (budgets, day) = (Budgets::default(), budget(Some(100), None));
+        let month = Budget { period: Period::Month, ..day };
+        let of = |name: &str| Whose::Key(name.to_owned());
+        let known = |budgets: &Budgets| {
+            let mut names: Vec<String> = budgets
+                .books()
+                .accounts
+                .keys()
+                .map(|(whose, period)| format!("{whose:?} {period:?}"))
+                .collect();
+            names.sort();
+            names.len()
+        };
+        for name in ["stays", "deleted"] {
+            for budget in [day, month] {
+                let reserve = budgets.take(of(name), budget, tokens(1), DAY).unwrap();
+                budgets.settle(&reserve, tokens(60), DAY);
+            }
+        }
+        let is_needed = |whose: &Whose, _| *whose == of("stays");
+        budgets.tidy(DAY, is_needed);
+        assert_eq!(known(&budgets), 4, "it may be needed again in a moment");
+        assert_eq!(budgets.spent(&of("deleted"), &month, DAY).0, tokens(60));
+        budgets.tidy(DAY, is_needed);
+        assert_eq!(known(&budgets), 3, "one was touched since");
+        budgets.tidy(DAY, is_needed);
+        assert_eq!((known(&budgets), budgets.spent(&of("stays"), &day, DAY).0), (2, tokens(60)));
+        budgets.tidy(2 * DAY, |_, _| true);
+        assert_eq!((known(&budgets), budgets.spent(&of("stays"), &month, 2 * DAY).0), (1, tokens(60)));
+
+        // What is under way or has not been told stays, whoever needs it.
+        budgets.share();
+        let under_way = budgets.take(of("busy"), day, tokens(5), 2 * DAY).unwrap();
+        let told = budgets.take(of("told"), day, tokens(5), 2 * DAY).unwrap();
+        budgets.settle(&told, tokens(7), 2 * DAY);
+        for _ in 0..3 {
+            budgets.tidy(9 * DAY, |_, _| false);
+        }
+        assert_eq!(known(&budgets), 2);
+        budgets.settle(&under_way, Spent::default(), 9 * DAY);
+        for spending in budgets.untold() {
+            budgets.accepted(&spending, tokens(7));
+        }
+        (0..3).for_each(|_| budgets.tidy(9 * DAY, |_, _| false));
+        assert_eq!(known(&budgets), 0);
     }
 }

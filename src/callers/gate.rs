@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::budget::{Budgets, Reserve, Spent, UsedUp, Whose};
 use super::pool::{Pool, Share, Taking, Withheld};
-use super::ring::Caller;
-use super::scope::{Dimension, Hold, Scope, Short, Want};
-use super::{Budget, Limits};
+use super::ring::{Caller, KeyRing};
+use super::scope::{Dimension, Figures, Hold, Scope, Short, Want};
+use super::{Budget, Left, Limits};
 
 /// All limits but those of keys, and what has been taken of them.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ impl Rules {
 pub struct Part {
     /// So much.
     pub spent: Spent,
+    /// So many of the tokens are a guess, for nobody says how long the answer may get.
+    pub guessed: u64,
     /// Whether it is a request of its own, and not only a part of one that has passed.
     pub is_request: bool,
 }
@@ -67,7 +69,7 @@ pub struct Part {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Something is short for now.
-    #[error("the limit of {limit} {} of the {of} is reached", dimension.in_words())]
+    #[error("the limit of {limit} {} of the {of} is reached{}", dimension.in_words(), dimension.shortage(*asked, *left))]
     Limit {
         /// Of what: `key`, `owner`, `model` or `gateway`.
         of: &'static str,
@@ -75,8 +77,24 @@ pub enum Refusal {
         dimension: Dimension,
         /// How much there is.
         limit: u64,
+        /// How much is asked for.
+        asked: u64,
+        /// How much is left.
+        left: u64,
         /// When it is worth trying again.
         retry_after: Duration,
+    },
+    /// More is asked for than there ever is.
+    #[error("the request needs {asked}, and the limit of the {of} is {limit} {}", dimension.in_words())]
+    Never {
+        /// Of what: `key`, `owner`, `model` or `gateway`.
+        of: &'static str,
+        /// What there is too little of.
+        dimension: Dimension,
+        /// How much there is.
+        limit: u64,
+        /// How much is asked for.
+        asked: u64,
     },
     /// A budget is used up.
     #[error("the budget of the {of} is used up")]
@@ -108,10 +126,34 @@ pub struct Permit {
     is_settled: bool,
 }
 
+/// An answer of unknown length has at most this part of a limit of tokens set aside for it, so that several fit in.
+const GUESSED_PART: u64 = 4;
+
+impl Part {
+    /// What is to be taken of things of which the one with the fewest tokens has so many.
+    fn want(&self, fewest: Option<u64>) -> Want {
+        let Self { spent, guessed, is_request } = *self;
+        let sure = spent.tokens.saturating_sub(guessed);
+        let tokens = fewest.map_or(spent.tokens, |limit| {
+            let guessed = guessed.min(limit / GUESSED_PART).min(limit.saturating_sub(sure));
+            sure.saturating_add(guessed)
+        });
+        Want { tokens, is_request }
+    }
+}
+
 impl Refusal {
     fn short(of: &'static str, short: Short) -> Self {
-        let Short { dimension, limit, retry_after } = short;
-        Self::Limit { of, dimension, limit, retry_after }
+        let Short { dimension, limit, asked, left, retry_after } = short;
+        match retry_after {
+            Some(retry_after) => Self::Limit { of, dimension, limit, asked, left, retry_after },
+            None => Self::Never { of, dimension, limit, asked },
+        }
+    }
+
+    /// Whether it would be the same at any other time.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self, Self::Never { .. })
     }
 }
 
@@ -171,14 +213,7 @@ impl Gate {
         now_ms: i64,
     ) -> Result<Permit, Refusal> {
         // From here on it gives back what it has if something else is short.
-        let mut permit = Permit {
-            gate: self.clone(),
-            part,
-            holds: Vec::new(),
-            reserves: Vec::new(),
-            shares: Vec::new(),
-            is_settled: false,
-        };
+        let mut permit = Permit::of(self, part);
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
             let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
@@ -187,13 +222,7 @@ impl Gate {
                 UsedUp::SetAside => Refusal::SetAside { of },
             })?);
         }
-        let now = Instant::now();
-        for (of, scope) in self.scopes_of(caller, model, &rules) {
-            if let Err(refusal) = permit.take(of, scope, now) {
-                permit.put_back(now);
-                return Err(refusal);
-            }
-        }
+        permit.take(self.scopes_of(caller, Some(model), &rules), Instant::now())?;
         Ok(permit)
     }
 
@@ -228,25 +257,73 @@ impl Gate {
         Ok(permit)
     }
 
-    fn scopes_of(
-        &self,
-        caller: Option<&Caller>,
-        model: &str,
-        rules: &Rules,
-    ) -> Vec<(&'static str, Arc<Scope>)> {
+    /// Another model takes over a request that has passed. `None` if that model has no limits of its own, which alone
+    /// matter now; else what is to be joined to the request's leave.
+    ///
+    /// # Errors
+    /// There is not enough left of them, or nobody can be asked and nothing is let through unasked.
+    pub async fn admit_also(self: &Arc<Self>, model: &str, part: Part) -> Result<Option<Permit>, Refusal> {
+        let Some(limits) = self.rules().models.get(model).copied() else { return Ok(None) };
+        let mut permit = Permit::of(self, part);
+        permit.take(vec![self.scope(Kind::Model, model, limits)], Instant::now())?;
+        if let Some(pool) = self.pool.get() {
+            permit.share(pool.as_ref()).await?;
+        }
+        Ok(Some(permit))
+    }
+
+    /// How much is left for a caller's requests, by the limit that binds them first: of the key and its owner, and, for
+    /// a request that is asked of a model, of that and of the whole gateway. (Nobody's own figures are told to others:
+    /// of what many share it is told what is left of it.)
+    pub fn standing(&self, caller: Option<&Caller>, model: Option<&str>) -> Vec<Figures> {
+        let now = Instant::now();
+        let scopes = self.scopes_of(caller, model, &self.rules());
+        let all = scopes.iter().flat_map(|scope| scope.figures(now));
+        let mut tightest: Vec<Figures> = Vec::new();
+        for figures in all {
+            match tightest.iter_mut().find(|known| known.dimension == figures.dimension) {
+                Some(known) if figures.is_tighter_than(known) => *known = figures,
+                Some(_) => {}
+                None => tightest.push(figures),
+            }
+        }
+        tightest
+    }
+
+    /// Forgets what nobody needs any more: things of which nothing was taken for a minute, and what was spent of budgets
+    /// that are over or are nobody's. To be called every minute or so; what is not needed once may be the next time.
+    pub fn tidy(&self, ring: &KeyRing, now_ms: i64) {
+        let now = Instant::now();
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        scopes.retain(|_, scope| Arc::strong_count(scope) > 1 || !scope.is_idle(now));
+        scopes.shrink_to_fit();
+        drop(scopes);
+        let rules = self.rules();
+        self.budgets.tidy(now_ms, |whose, period| {
+            let budget = match whose {
+                Whose::Key(id) => ring.get(id).and_then(|caller| caller.key.budget),
+                Whose::Owner(owner) => rules.owner_budgets.get(owner).copied(),
+            };
+            budget.is_some_and(|budget| budget.period == period)
+        });
+    }
+
+    /// All that holds for a request: for one that is asked of no model only what is the caller's.
+    fn scopes_of(&self, caller: Option<&Caller>, model: Option<&str>, rules: &Rules) -> Vec<Arc<Scope>> {
         let mut scopes = Vec::new();
         if let Some(caller) = caller.filter(|caller| !caller.key.limits.is_none()) {
-            scopes.push(("key", caller.scope.clone()));
+            scopes.push(caller.scope.clone());
         }
         let owner = caller.and_then(|caller| caller.key.owner.as_deref());
         if let Some((owner, limits)) = owner.and_then(|owner| Some((owner, rules.owners.get(owner)?))) {
-            scopes.push(("owner", self.scope(Kind::Owner, owner, *limits)));
+            scopes.push(self.scope(Kind::Owner, owner, *limits));
         }
+        let Some(model) = model else { return scopes };
         if let Some(limits) = rules.models.get(model) {
-            scopes.push(("model", self.scope(Kind::Model, model, *limits)));
+            scopes.push(self.scope(Kind::Model, model, *limits));
         }
         if !rules.gateway.is_none() {
-            scopes.push(("gateway", self.whole.clone()));
+            scopes.push(self.whole.clone());
         }
         scopes
     }
@@ -278,26 +355,42 @@ fn budgets_of(caller: Option<&Caller>, rules: &Rules) -> impl Iterator<Item = (&
 }
 
 impl Permit {
-    fn take(&mut self, of: &'static str, scope: Arc<Scope>, now: Instant) -> Result<(), Refusal> {
-        let want = Want { tokens: self.part.spent.tokens, is_request: self.part.is_request };
-        let Short { dimension, limit, retry_after } = match scope.take(want, now) {
-            Ok(hold) => {
-                self.holds.push((scope, hold));
-                return Ok(());
-            }
-            Err(short) => short,
-        };
-        Err(Refusal::Limit { of, dimension, limit, retry_after })
+    fn of(gate: &Arc<Gate>, part: Part) -> Self {
+        Self {
+            gate: gate.clone(),
+            part,
+            holds: Vec::new(),
+            reserves: Vec::new(),
+            shares: Vec::new(),
+            is_settled: false,
+        }
     }
 
-    /// Another model takes over, which may have limits of its own.
-    ///
-    /// # Errors
-    /// There is not enough left of them.
-    pub fn extend(&mut self, model: &str) -> Result<(), Refusal> {
-        let gate = self.gate.clone();
-        let Some(limits) = gate.rules().models.get(model).copied() else { return Ok(()) };
-        self.take("model", gate.scope(Kind::Model, model, limits), Instant::now())
+    /// Takes from all of them, or from none. Of several in which something is short the one is told for which it takes
+    /// longest: who came back earlier would meet that.
+    fn take(&mut self, scopes: Vec<Arc<Scope>>, now: Instant) -> Result<(), Refusal> {
+        let fewest = scopes.iter().filter_map(|scope| scope.limits().tokens_per_minute).min();
+        let want = self.part.want(fewest);
+        let mut refused: Option<(&'static str, Short)> = None;
+        for scope in scopes {
+            let of = scope.thing.of;
+            match (scope.take(want, now), &refused) {
+                (Ok(hold), _) => self.holds.push((scope, hold)),
+                (Err(short), Some((_, worst))) if worst.longer(short) == *worst => {}
+                (Err(short), _) => refused = Some((of, short)),
+            }
+        }
+        let Some((of, short)) = refused else { return Ok(()) };
+        self.put_back(now);
+        Err(Refusal::short(of, short))
+    }
+
+    /// What was taken for another model that takes over is settled together with this.
+    pub fn join(&mut self, mut other: Self) {
+        self.holds.append(&mut other.holds);
+        self.shares.append(&mut other.shares);
+        self.reserves.append(&mut other.reserves);
+        other.is_settled = true;
     }
 
     /// The request has ended, and has used this.
@@ -305,10 +398,10 @@ impl Permit {
         self.close(spent, now_ms);
     }
 
-    /// How many tokens the answer may have until a budget is used up that ends answers; `None` if there is no such.
-    pub fn left(&self, now_ms: i64) -> Option<u64> {
-        let left = self.reserves.iter().filter_map(|reserve| self.gate.budgets.left_for(reserve, now_ms));
-        left.min()
+    /// What is left of the budgets that end answers when they are used up.
+    pub fn left(&self, now_ms: i64) -> Left {
+        let left = self.reserves.iter().map(|reserve| self.gate.budgets.left_for(reserve, now_ms));
+        left.fold(Left::default(), Left::least)
     }
 
     /// Takes from other replicas' limits what was taken here, all of it or nothing.
@@ -374,3 +467,6 @@ impl Drop for Permit {
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
+
+#[cfg(test)]
+mod tests;

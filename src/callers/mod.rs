@@ -18,7 +18,7 @@ mod secret;
 mod usage;
 mod window;
 
-pub use budget::{Budgets, Spending, Spent, Whose};
+pub use budget::{Budgets, Left, Spending, Spent, Whose};
 pub use gate::{Gate, Part, Permit, Refusal, Rules, now_ms};
 pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
 pub use pattern::matches;

@@ -43,6 +43,11 @@ impl Prices {
         Self(prices.into_iter().map(Arc::new).collect())
     }
 
+    /// All of them, those that hold from earlier on first.
+    pub fn iter(&self) -> impl Iterator<Item = &Price> {
+        self.0.iter().map(|price| &**price)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -86,6 +91,19 @@ impl PriceHistory {
 }
 
 impl Price {
+    /// How many tokens an answer may have for so much money, after a prompt of so many; `None` if answers cost nothing.
+    pub(super) fn answer_for(&self, money: f64, input_tokens: u64) -> Option<u64> {
+        let rest = money - self.cost(&Usage { input_tokens, ..Usage::default() });
+        // A sum that is a whole number of tokens stays one, however it is rounded.
+        let tokens = (rest.max(0.0) * 1_000_000.0 / self.output + 1e-6).floor();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not below 0, and held by the type"
+        )]
+        (self.output > 0.0).then_some(tokens as u64)
+    }
+
     /// What a request cost.
     pub fn cost(&self, usage: &Usage) -> f64 {
         let cached = usage.cached_input_tokens.min(usage.input_tokens);

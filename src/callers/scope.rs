@@ -29,6 +29,14 @@ impl Dimension {
             Self::Parallel => "parallel requests",
         }
     }
+
+    /// How little there is for what is asked, where that is not plain.
+    pub(super) fn shortage(self, asked: u64, left: u64) -> String {
+        match self {
+            Self::Tokens => format!(": the request needs {asked}, and {left} are left"),
+            Self::Requests | Self::Parallel => String::new(),
+        }
+    }
 }
 
 /// How much of a limit is left.
@@ -42,6 +50,13 @@ pub struct Figures {
     pub remaining: u64,
     /// How long until all of it is there again.
     pub reset: Duration,
+}
+
+impl Figures {
+    /// Whether it is met before the other: less is left of it, or as much of less.
+    pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
+        (self.remaining, self.limit, other.reset) < (other.remaining, other.limit, self.reset)
+    }
 }
 
 /// One thing with limits, which may change while it is used.
@@ -89,10 +104,35 @@ pub struct Want {
 pub struct Short {
     /// What is short.
     pub dimension: Dimension,
-    /// How much there is.
+    /// How much there is in all.
     pub limit: u64,
-    /// When it is worth trying again.
-    pub retry_after: Duration,
+    /// How much is asked for.
+    pub asked: u64,
+    /// How much is left.
+    pub left: u64,
+    /// When it is worth trying again; `None` if more is asked for than there ever is.
+    pub retry_after: Option<Duration>,
+}
+
+impl Short {
+    /// `None` if of so much, of which so much is used, there is what is asked for. How many seconds it takes until then
+    /// is only asked where there ever is.
+    fn of(
+        dimension: Dimension,
+        (limit, asked, used): (u64, u64, u64),
+        seconds: impl FnOnce() -> u64,
+    ) -> Option<Self> {
+        let retry_after = || (asked <= limit).then(|| Duration::from_secs(seconds().max(1)));
+        let left = limit.saturating_sub(used);
+        let is_enough = used.saturating_add(asked) <= limit;
+        (!is_enough).then(|| Self { dimension, limit, asked, left, retry_after: retry_after() })
+    }
+
+    /// The one that lasts longer: who waits for the other meets this one then.
+    pub(super) fn longer(self, other: Self) -> Self {
+        let lasts = |short: &Self| (short.retry_after.is_none(), short.retry_after);
+        if lasts(&other) > lasts(&self) { other } else { self }
+    }
 }
 
 impl Hold {
@@ -131,33 +171,16 @@ impl Scope {
         self.state().left = Some((left, now));
     }
 
-    /// Takes a request and so many tokens. A request for more tokens than there ever are takes all of them.
+    /// Takes a request and so many tokens.
     ///
     /// # Errors
     /// Something is short; nothing is taken then.
     pub(super) fn take(&self, asked: Want, now: Instant) -> Result<Hold, Short> {
         let Want { tokens, is_request } = asked;
         let mut state = self.state();
-        let limits = state.limits;
-        let seconds = |seconds: u64| Duration::from_secs(seconds.max(1));
-        if let Some(limit) = limits.parallel_requests.filter(|limit| is_request && state.parallel >= *limit) {
-            return Err(Short { dimension: Dimension::Parallel, limit, retry_after: seconds(1) });
-        }
-        if let Some(limit) = limits.requests_per_minute
-            && is_request
-            && state.requests.sum(now) >= limit
-        {
-            let wait = state.requests.seconds_until(limit.saturating_sub(1), now);
-            return Err(Short { dimension: Dimension::Requests, limit, retry_after: seconds(wait) });
-        }
+        state.has_enough(asked, now)?;
         // Without a limit nothing is counted before it is known.
-        let reserved = limits.tokens_per_minute.map_or(0, |limit| tokens.min(limit));
-        if let Some(limit) = limits.tokens_per_minute
-            && (state.tokens.sum(now).saturating_add(reserved) > limit || limit == 0)
-        {
-            let wait = state.tokens.seconds_until(limit - reserved, now);
-            return Err(Short { dimension: Dimension::Tokens, limit, retry_after: seconds(wait) });
-        }
+        let reserved = state.limits.tokens_per_minute.map_or(0, |_| tokens);
         let request = is_request.then(|| state.requests.add(1, now));
         state.parallel += u64::from(is_request);
         Ok(Hold { request, tokens: state.tokens.add(reserved, now), reserved })
@@ -176,6 +199,12 @@ impl Scope {
         let mut state = self.state();
         state.parallel = state.parallel.saturating_sub(u64::from(hold.request.is_some()));
         state.tokens.correct(hold.tokens, hold.reserved, tokens, now);
+    }
+
+    /// Whether nothing that was taken counts any more.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        state.parallel == 0 && state.requests.sum(now) == 0 && state.tokens.sum(now) == 0
     }
 
     /// How much is left of what is limited.
@@ -203,6 +232,30 @@ impl Scope {
     }
 }
 
+impl State {
+    /// # Errors
+    /// Something is short.
+    fn has_enough(&mut self, asked: Want, now: Instant) -> Result<(), Short> {
+        let Limits { requests_per_minute, tokens_per_minute, parallel_requests } = self.limits;
+        let of_request = |limit: Option<u64>| limit.filter(|_| asked.is_request);
+        let places = of_request(parallel_requests)
+            .and_then(|limit| Short::of(Dimension::Parallel, (limit, 1, self.parallel), || 1));
+        let requests = of_request(requests_per_minute).and_then(|limit| {
+            let window = &mut self.requests;
+            let used = window.sum(now);
+            Short::of(Dimension::Requests, (limit, 1, used), || window.seconds_until(limit - 1, now))
+        });
+        let tokens = tokens_per_minute.and_then(|limit| {
+            let window = &mut self.tokens;
+            // Where nothing is let through, nothing is too much.
+            let (asked, used) =
+                (if limit == 0 { asked.tokens.max(1) } else { asked.tokens }, window.sum(now));
+            Short::of(Dimension::Tokens, (limit, asked, used), || window.seconds_until(limit - asked, now))
+        });
+        [places, requests, tokens].into_iter().flatten().reduce(Short::longer).map_or(Ok(()), Err)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,8 +277,8 @@ mod tests {
         assert_eq!(taken(now + Duration::from_millis(60_500)), 0, "no burst at an edge");
         let short = scope.take(want(5), now + Duration::from_secs(60)).unwrap_err();
         assert_eq!(
-            (short.dimension, short.limit, short.retry_after.as_secs()),
-            (Dimension::Requests, 20, 60)
+            (short.dimension, short.limit, short.asked, short.left, short.retry_after),
+            (Dimension::Requests, 20, 1, 0, Some(Duration::from_secs(60)))
         );
         assert_eq!(taken(now + Duration::from_secs(120)), 20);
     }
@@ -241,13 +294,50 @@ mod tests {
         assert!(scope.take(want(1), now).is_err());
         scope.put_back(&two, now);
         assert_eq!(scope.figures(now)[0].remaining, 900);
-        assert!(
-            scope.take(want(5000), now).is_err(),
-            "more than there ever is takes all, and all is not there"
-        );
-        assert!(scope.take(want(5000), now + Duration::from_secs(61)).is_ok());
-        let closed = Scope::new(limits(None, Some(0), None), now);
-        assert!(closed.take(want(0), now).is_err());
+        let short = scope.take(want(950), now).unwrap_err();
+        assert_eq!((short.limit, short.asked, short.left), (1000, 950, 900));
+        assert!(scope.take(want(950), now + short.retry_after.unwrap()).is_ok(), "as it was told");
+    }
+
+    #[test]
+    fn more_than_there_ever_is_is_refused_for_good() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(None, Some(1000), None), now);
+        let never =
+            |scope: &Scope, tokens: u64| scope.take(want(tokens), now).unwrap_err().retry_after.is_none();
+        assert!(never(&scope, 1001) && scope.figures(now)[0].remaining == 1000);
+        assert!(scope.take(want(1000), now).is_ok());
+        for closed in [(Some(0), None, None), (None, Some(0), None), (None, None, Some(0))] {
+            assert!(never(&Scope::new(limits(closed.0, closed.1, closed.2), now), 0));
+        }
+    }
+
+    #[test]
+    fn of_all_that_is_short_the_longest_wait_is_told() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(Some(2), Some(100), Some(2)), now);
+        let _first = scope.take(want(90), now).unwrap();
+        let later = now + Duration::from_secs(5);
+        let second = scope.take(want(5), later).unwrap();
+        let short = scope.take(want(96), later).unwrap_err();
+        assert_eq!((short.dimension, short.retry_after), (Dimension::Tokens, Some(Duration::from_secs(61))));
+        scope.settle(&second, 5, later);
+        let again = later + short.retry_after.unwrap();
+        assert!(scope.take(want(96), again - Duration::from_secs(1)).is_err());
+        assert!(scope.take(want(95), again).is_ok());
+    }
+
+    #[test]
+    fn it_is_idle_when_nothing_counts_any_more() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(Some(5), Some(100), Some(5)), now);
+        assert!(scope.is_idle(now));
+        let hold = scope.take(want(10), now).unwrap();
+        let later = now + Duration::from_secs(61);
+        assert!(!scope.is_idle(now) && !scope.is_idle(later), "it is under way");
+        scope.settle(&hold, 30, later);
+        assert!(!scope.is_idle(later), "what was too little counts now");
+        assert!(scope.is_idle(later + Duration::from_secs(61)));
     }
 
     #[test]
@@ -272,7 +362,7 @@ mod tests {
         let (one, _two) = (part().unwrap(), part().unwrap());
         assert_eq!(part().unwrap_err().dimension, Dimension::Tokens);
         scope.settle(&one, 10, now);
-        assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Parallel);
+        assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Requests);
         scope.settle(&whole, 0, now);
         assert_eq!(scope.figures(now)[2].remaining, 1);
     }

@@ -22,9 +22,9 @@ pub struct UsageRecord {
     pub endpoint: Arc<str>,
     /// The public model, if it exists.
     pub model: Option<Arc<str>>,
-    /// The provider that answered.
+    /// The provider that answered, or was asked last.
     pub provider: Option<Arc<str>>,
-    /// `provider/upstream model`.
+    /// The same as `provider/upstream model`.
     pub deployment: Option<Arc<str>>,
     /// `name@language` of the prompt, with its version if it has one.
     pub prompt: Option<Arc<str>>,

@@ -233,7 +233,10 @@ impl Reader<'_> {
         if let Some(Object(raw)) = leaderboard {
             self.leaderboard(raw);
         }
-        if self.faults.is_empty() { Ok(self.catalog) } else { Err(self.faults.into()) }
+        if self.faults.is_empty() {
+            return Ok(self.catalog);
+        }
+        Err(ConfigError { faults: self.faults, prices_file: self.catalog.prices_file })
     }
 
     fn provider(&mut self, name: String, raw: RawProvider) {

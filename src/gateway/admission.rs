@@ -44,12 +44,8 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        self.admit_expected(Some((route, route.deployments.first())), record, || Usage {
-            input_tokens: request.input_tokens(),
-            output_tokens: request.output_tokens().unwrap_or(USUAL_ANSWER).min(most_of(route)),
-            ..Usage::default()
-        })
-        .await
+        let first = route.deployments.first();
+        self.admit_expected(Some((route, first)), record, || expected(request, route)).await
     }
 
     /// Sets aside what is expected to be used of a model at the deployment that is asked first, if they are known.
@@ -60,19 +56,14 @@ impl Gateway {
         &self,
         model: Option<(&Route, Option<&Arc<Deployment>>)>,
         record: &RequestRecord,
-        expected: impl FnOnce() -> Usage,
+        expected: impl FnOnce() -> Expected,
     ) -> Result<(), GatewayError> {
         if !self.gate.limits(record.caller().as_ref()) {
             return Ok(());
         }
-        let (expected, now_ms) = (expected(), now_ms());
-        let price = model.and_then(|(_, deployment)| deployment?.prices.at(now_ms));
-        let spent = Spent {
-            tokens: expected.input_tokens.saturating_add(expected.output_tokens),
-            money: price.map_or(0.0, |price| price.cost(&expected)),
-        };
-        let name = model.map_or("", |(route, _)| &route.model);
-        self.enter(name, Part { spent, is_request: !record.is_part() }, record).await
+        let deployment = model.and_then(|(_, deployment)| deployment);
+        let part = expected().part(deployment, record);
+        self.enter(model.map_or("", |(route, _)| &route.model), part, record).await
     }
 
     /// As [`Gateway::admit`] for the first model that is asked. Of those that take over only their own limits matter.
@@ -89,10 +80,17 @@ impl Gateway {
         if tried.seen.is_empty() {
             return self.admit(request, route, record).await;
         }
-        if !tried.seen.contains(&route.model)
-            && let Some(permit) = &mut record.facts().permit
-        {
-            permit.extend(&route.model)?;
+        if tried.seen.contains(&route.model) || !self.gate.limits(None) {
+            return Ok(());
+        }
+        let part = expected(request, route).part(route.deployments.first(), record);
+        if let Some(more) = self.gate.admit_also(&route.model, part).await? {
+            let mut facts = record.facts();
+            match &mut facts.permit {
+                Some(permit) => permit.join(more),
+                // Nothing was limited when it began.
+                None => facts.permit = Some(more),
+            }
         }
         Ok(())
     }
@@ -106,7 +104,7 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        self.enter(&route.model, Part { spent: Spent::default(), is_request: true }, record).await
+        self.enter(&route.model, Part { spent: Spent::default(), guessed: 0, is_request: true }, record).await
     }
 
     async fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
@@ -115,6 +113,36 @@ impl Gateway {
         record.facts().permit = Some(permit);
         Ok(())
     }
+}
+
+/// What a request is expected to use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) usage: Usage,
+    /// Whether nobody says how long the answer may get.
+    pub(super) is_guess: bool,
+}
+
+impl Expected {
+    fn part(&self, deployment: Option<&Arc<Deployment>>, record: &RequestRecord) -> Part {
+        let Usage { input_tokens, output_tokens, .. } = self.usage;
+        let price = deployment.and_then(|deployment| deployment.prices.now());
+        let spent = Spent {
+            tokens: input_tokens.saturating_add(output_tokens),
+            money: price.map_or(0.0, |price| price.cost(&self.usage)),
+        };
+        Part { spent, guessed: if self.is_guess { output_tokens } else { 0 }, is_request: !record.is_part() }
+    }
+}
+
+fn expected<R: Ask>(request: &R, route: &Route) -> Expected {
+    let stated = request.output_tokens();
+    let usage = Usage {
+        input_tokens: request.input_tokens(),
+        output_tokens: stated.unwrap_or(USUAL_ANSWER).min(most_of(route)),
+        ..Usage::default()
+    };
+    Expected { usage, is_guess: stated.is_none() }
 }
 
 /// The longest answer of a model: nothing answers with more, whatever is asked for.

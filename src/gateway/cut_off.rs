@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::callers::now_ms;
 use crate::llm::{ChatRequest, Ends, Frames, RequestKind, Usage};
+use crate::router::{Ask, Route};
 use crate::telemetry::RequestRecord;
 use crate::wire::openai::ChunkWriter;
 
@@ -43,8 +44,8 @@ pub(super) struct Rest {
 impl CutOff {
     /// For the answer to a request; `None` if it may end by itself.
     pub(super) fn of(request: &ChatRequest, record: &Arc<RequestRecord>) -> Option<Self> {
-        let left = left(record)?;
         let input_tokens = Usage::estimated_tokens(request.body.text().len());
+        let allowed = left(record, input_tokens)?;
         let answers = request.body.get("n").and_then(|json| serde_json::from_slice(json).ok());
         Some(Self {
             record: record.clone(),
@@ -52,7 +53,7 @@ impl CutOff {
             model: request.model.clone(),
             answers: answers.unwrap_or(1),
             input_tokens,
-            allowed: left.saturating_sub(input_tokens),
+            allowed,
             looked_at: 0,
             passed: 0,
             ends: Ends::default(),
@@ -94,19 +95,23 @@ impl CutOff {
     fn look(&mut self, passed: u64) {
         self.looked_at = passed;
         // Without a permit any more, nobody would count what comes.
-        let left = left(&self.record).unwrap_or(0);
-        self.allowed = left.saturating_sub(self.input_tokens);
+        self.allowed = left(&self.record, self.input_tokens).unwrap_or(0);
     }
 }
 
-/// How many tokens the budget has for the whole request.
-fn left(record: &RequestRecord) -> Option<u64> {
-    record.facts().permit.as_ref()?.left(now_ms())
+/// How many tokens the budgets have for the answer to a prompt of so many, at the price of who answers.
+fn left(record: &RequestRecord, input_tokens: u64) -> Option<u64> {
+    let facts = record.facts();
+    facts.permit.as_ref()?.left(now_ms()).for_answer(input_tokens, facts.price.as_deref())
 }
 
-/// How long an answer in one piece may become, if a budget would end it.
-pub(super) fn most_of_whole(record: &RequestRecord, input_tokens: u64) -> Option<u64> {
-    Some(left(record)?.saturating_sub(input_tokens).max(1))
+/// The request for an answer in one piece that may become no longer than budgets allow that would end it: by the price of
+/// who is asked first. `None` if nothing ends it, or the gateway does.
+pub(super) fn bounded<R: Ask>(request: &R, route: &Route, record: &RequestRecord) -> Option<R> {
+    let left = record.facts().permit.as_ref()?.left(now_ms());
+    let price = route.deployments.first().and_then(|deployment| deployment.prices.now());
+    let most = left.for_answer(request.input_tokens(), price.map(|price| &**price))?;
+    request.within(most.max(1))
 }
 
 impl Rest {

@@ -13,7 +13,8 @@ use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, Method};
 
-use super::admission::{USUAL_ANSWER, may_use};
+use super::admission::{Expected, USUAL_ANSWER, may_use};
+use super::asking::Asking;
 use super::meter::note_first_token;
 use super::{Gateway, GatewayError, State, note_route};
 use crate::callers::{Caller, now_ms};
@@ -48,9 +49,16 @@ impl Gateway {
             facts.price = deployment.prices.at(now_ms()).cloned();
         }
         let of_model = meant.as_ref().map(|(route, deployment)| (&**route, Some(deployment)));
-        self.admit_expected(of_model, record, || task.expected(USUAL_ANSWER)).await?;
+        let expected = || Expected {
+            usage: task.expected(USUAL_ANSWER),
+            is_guess: task.kind == TaskKind::Generates && task.output_tokens.is_none(),
+        };
+        self.admit_expected(of_model, record, expected).await?;
         let asked = record.elapsed();
-        let response = provider.forward(request).await;
+        record.facts().attempts = 1;
+        let asking = Asking::new(record, task.expected(0).input_tokens);
+        let response = asking.handing_over(provider.forward(request)).await;
+        asking.end();
         record.facts().upstream = record.elapsed().saturating_sub(asked);
         let mut response = response.map_err(Box::new)?;
         if is_post && response.status.is_success() {

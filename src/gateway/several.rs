@@ -90,7 +90,9 @@ impl Gateway {
             match asked.next().await {
                 Some((index, Ok(answer))) => answers.push((index, answer)),
                 // The others hold what it needs: it waits until one of them has ended.
-                Some((index, Err(GatewayError::Refused(refusal)))) if !asked.is_empty() => {
+                Some((index, Err(GatewayError::Refused(refusal))))
+                    if !asked.is_empty() && !refusal.is_for_good() =>
+                {
                     tracing::debug!(%refusal, "A text waits for others of its request");
                     waiting.extend(texts.get(index).map(|text| (index, text)));
                     at_once = asked.len();

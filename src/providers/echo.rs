@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::error::{ErrorKind, ProviderError, Rejection};
+use super::handover::Handover;
 use super::stream::{FrameStream, RawFrames};
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, openai};
 use crate::config::{Fault, ProviderConfig, Timeouts};
@@ -75,6 +76,7 @@ impl Provider for Echo {
         let asked: Asked = serde_json::from_slice(request.body.text())
             .map_err(|error| self.rejected("body", &json_fault(&error)))?;
         let trouble = self.trouble(asked.echo.clone())?;
+        Handover::note(true);
         let started = Instant::now();
         self.make(&trouble).await?;
         let frames = frames(model, request, &asked, &trouble);

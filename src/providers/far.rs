@@ -7,10 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::Inspect;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
+
+use super::handover::Handover;
 
 /// Clients by what sets them apart. Providers with the same needs share one, and with it the trust store.
 #[derive(Debug, Default)]
@@ -55,6 +59,8 @@ fn build(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
 /// says nothing about the server.
 pub(super) async fn send(client: &Client, request: Request) -> Result<Response, reqwest::Error> {
     let again = request.try_clone();
+    // On a connection that is there it goes out at once; where there is none, that is noted, and when it has come.
+    Handover::note(true);
     let (sent, on_own_connection) = noting_connection(client.execute(request)).await;
     match (sent, again) {
         (Err(error), Some(again)) if !on_own_connection && is_closed(&error) => client.execute(again).await,
@@ -113,15 +119,16 @@ impl<S> Layer<S> for NoteNew {
 impl<S: Service<R>, R> Service<R> for Noting<S> {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Inspect<S::Future, fn(&Result<S::Response, S::Error>)>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, destination: R) -> S::Future {
+    fn call(&mut self, destination: R) -> Self::Future {
         // Outside of a scope nobody wants to know.
         let _ = CONNECTED.try_with(|connected| connected.set(true));
-        self.0.call(destination)
+        Handover::note(false);
+        self.0.call(destination).inspect(|connected| Handover::note(connected.is_ok()))
     }
 }

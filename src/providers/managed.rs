@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{ErrorKind, OVERFLOWED, ProviderError};
+use super::handover::Handover;
 use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
@@ -266,6 +267,8 @@ impl Provider for Managed {
         let (mut need, thought) = known.counting.need(&self.pool, request).await;
         let mut tries = Tries::default();
         loop {
+            // Whoever waits for an engine has handed over nothing.
+            Handover::note(false);
             let (lease, server) = self.lease(known, need, request.patience).await?;
             let (variant, engine) = (lease.place().variant.clone(), lease.place().engine);
             let limited = lease.answer_limit().map(|limit| limited(request, limit));

@@ -8,6 +8,7 @@ mod echo;
 mod error;
 mod far;
 mod frames;
+mod handover;
 mod listing;
 mod llamacpp;
 mod managed;
@@ -38,6 +39,7 @@ use crate::llm::{Abilities, ChatRequest, Completion, Count, CountRequest, EmbedR
 pub use error::{Cooldown, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection};
 pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};
+pub use handover::Handover;
 pub use redact::Redactor;
 pub use stream::{FrameStream, Item, RawFrames};
 

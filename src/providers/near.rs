@@ -22,6 +22,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::handover::Handover;
+
 /// vLLM and llama-server close a connection that is idle for 5 s. Ours must be gone before.
 const IDLE: Duration = Duration::from_secs(4);
 /// More idle connections than this help nobody.
@@ -84,7 +86,7 @@ impl Near {
         if let Some(line) = self.take() {
             match self.exchange(line, &asked).await {
                 // Closed while it was idle, which says nothing about the server: once more, on a new one.
-                Err(error) if is_closed(&error) => {}
+                Err(error) if is_closed(&error) => Handover::note(false),
                 answered => return answered.map_err(NoAnswer::Broken),
             }
         }
@@ -102,6 +104,7 @@ impl Near {
         *request.uri_mut() = Uri::from(asked.target.clone());
         *request.headers_mut() = asked.headers.clone();
         request.headers_mut().insert(HOST, self.host_header.clone());
+        Handover::note(true);
         let response = line.send(request).await?;
         Ok(response.map(|incoming| NearBody { incoming, line: Some(line), near: self.clone() }))
     }

@@ -3,6 +3,7 @@
 mod engines;
 mod fields;
 mod models;
+mod prices;
 mod prompts;
 mod providers;
 #[cfg(test)]
@@ -143,7 +144,7 @@ impl Diff {
             }
         };
         whole(What::Limits, old.rules != new.rules, Vec::new());
-        whole(What::Prices, old.prices != new.prices, Vec::new());
+        whole(What::Prices, old.prices != new.prices, prices::details(&old.prices, &new.prices));
         whole(What::Adjustments, old.adjustments != new.adjustments, Vec::new());
         whole(What::Listen, old.listen != new.listen, vec!["takes effect with the next start".to_owned()]);
         Self { changes, kept_engines }

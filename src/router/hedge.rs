@@ -109,7 +109,7 @@ impl Route {
                 other.await
             }
             Either::Right((failed, other)) => {
-                round.failed_beside(failed);
+                round.failed_beside(failed, slow);
                 other.await
             }
         }

@@ -61,6 +61,22 @@ pub struct RouteError {
     pub source: Box<ProviderError>,
 }
 
+/// Sees who is asked, while nobody has answered yet.
+pub trait Watch: Sync {
+    /// This one is asked now, as so many have been in all.
+    fn asked(&self, deployment: &Deployment, attempts: u32);
+
+    /// The one who was asked has failed, and nobody is asked at the moment.
+    fn failed(&self);
+}
+
+/// Nobody looks.
+impl Watch for () {
+    fn asked(&self, _: &Deployment, _: u32) {}
+
+    fn failed(&self) {}
+}
+
 /// A request that a deployment can be asked.
 pub trait Ask: Sync {
     /// What it answers.
@@ -183,6 +199,7 @@ impl Route {
         &self,
         request: &R,
         deadline: Option<Instant>,
+        watch: &dyn Watch,
     ) -> Result<Routed<R::Answer>, RouteError> {
         let demands = self.is_choosy.then(|| request.demands()).flatten();
         if self.routing.hedge_after.is_some() {
@@ -191,7 +208,7 @@ impl Route {
         let mut turn = None;
         loop {
             let order = self.order.of(&self.deployments, request.is_stream());
-            let mut round = Round::new(self, fitting_first(order, demands.as_ref()));
+            let mut round = Round::new((self, watch), fitting_first(order, demands.as_ref()));
             while let Some(candidate) = round.next() {
                 // Whoever waits next may look.
                 turn = None;
@@ -200,7 +217,10 @@ impl Route {
                         let deployment = deployment.clone();
                         return Ok(Routed { answer, deployment, key, attempts: round.attempts });
                     }
-                    failed => round.failed(failed),
+                    failed => {
+                        round.failed(failed);
+                        watch.failed();
+                    }
                 }
             }
             if let Some(failure) = round.failure {

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::RouteError;
 use super::attempt::{Candidate, Outcome};
 use super::table::{Deployment, Route};
+use super::{RouteError, Watch};
 use crate::providers::{Cooldown, ErrorKind, Failover, OVERFLOWED};
 
 /// One pass.
-#[derive(Debug)]
 pub(super) struct Round<'r, I> {
     route: &'r Route,
+    watch: &'r dyn Watch,
     order: I,
     /// Those that are asked again with another key, so many times at most.
     again: Vec<(&'r Arc<Deployment>, usize)>,
@@ -30,9 +30,10 @@ pub(super) struct Round<'r, I> {
 }
 
 impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
-    pub(super) fn new(route: &'r Route, order: I) -> Self {
+    pub(super) fn new((route, watch): (&'r Route, &'r dyn Watch), order: I) -> Self {
         Self {
             route,
+            watch,
             order,
             again: Vec::new(),
             overflowed: None,
@@ -61,6 +62,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
     /// It is asked.
     pub(super) fn began(&mut self, candidate: Candidate<'r>) -> Candidate<'r> {
         self.attempts += 1;
+        self.watch.asked(candidate.deployment, self.attempts);
         if let Some(source) = &self.failure {
             tracing::warn!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source, "Another deployment is asked after a failure");
         }
@@ -125,9 +127,10 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
     }
 
     /// One that was asked beside another has failed or refused: that other one says what comes of it.
-    pub(super) fn failed_beside<A>(&mut self, outcome: Outcome<'r, A>) {
+    pub(super) fn failed_beside<A>(&mut self, outcome: Outcome<'r, A>, other: &Deployment) {
         let (is_over, larger_than) = (self.is_over, self.larger_than);
         self.failed(outcome);
         (self.is_over, self.larger_than) = (is_over, larger_than);
+        self.watch.asked(other, self.attempts);
     }
 }

@@ -130,15 +130,22 @@ impl Limiter {
                 scope.part().give((given, missing), second, left, now);
                 Ok(Taken::new(scope, needed, second, true))
             }
-            [0, second, kind, wait] => {
+            [0, second, kind, wait, left] => {
                 self.link.heard(second);
                 let (dimension, limit) = match kind {
                     0 => (Dimension::Requests, limits.requests_per_minute),
                     1 => (Dimension::Tokens, limits.tokens_per_minute),
                     _ => (Dimension::Parallel, limits.parallel_requests),
                 };
-                let retry_after = Duration::from_secs(count(wait).max(1));
-                let short = Short { dimension, limit: limit.unwrap_or(0), retry_after };
+                let short = Short {
+                    dimension,
+                    limit: limit.unwrap_or(0),
+                    asked: needed.of(dimension),
+                    // What the node has of it is its own to use.
+                    left: count(left).saturating_add(held.of(dimension)),
+                    // What is never enough was refused before anybody was asked.
+                    retry_after: Some(Duration::from_secs(count(wait).max(1))),
+                };
                 let mut part = scope.part();
                 part.put_back(held);
                 part.refuse(short, needed, now);

@@ -50,6 +50,15 @@ impl Amounts {
         *self == Self::default()
     }
 
+    /// So much of one of them.
+    pub(super) fn of(&self, dimension: Dimension) -> u64 {
+        match dimension {
+            Dimension::Requests => self.requests,
+            Dimension::Tokens => self.tokens,
+            Dimension::Parallel => self.places,
+        }
+    }
+
     fn holds(&self, other: Self) -> bool {
         self.least(other) == other
     }
@@ -158,13 +167,12 @@ impl Part {
             self.under_way += needed.places;
             return Look::Taken(second);
         }
-        let covers = |dry: &&Dry| match dry.short.dimension {
-            Dimension::Requests => needed.requests >= dry.needed.requests,
-            Dimension::Tokens => needed.tokens >= dry.needed.tokens,
-            Dimension::Parallel => needed.places >= dry.needed.places,
+        let covers = |dry: &&Dry| {
+            let of = dry.short.dimension;
+            needed.of(of) >= dry.needed.of(of)
         };
         match self.dry.as_ref().filter(|dry| now < dry.until).filter(covers) {
-            Some(dry) => Look::Dry(dry.short),
+            Some(dry) => Look::Dry(Short { asked: needed.of(dry.short.dimension), ..dry.short }),
             None => Look::Ask,
         }
     }
@@ -371,10 +379,15 @@ mod tests {
     #[test]
     fn a_refusal_holds_for_a_moment_for_those_who_need_as_much() {
         let (mut part, now) = (Part::default(), Instant::now());
-        let short =
-            Short { dimension: Dimension::Tokens, limit: 60_000, retry_after: Duration::from_secs(9) };
+        let short = Short {
+            dimension: Dimension::Tokens,
+            limit: 60_000,
+            asked: 500,
+            left: 3,
+            retry_after: Some(Duration::from_secs(9)),
+        };
         part.refuse(short, amounts(1, 500, 0), now);
-        assert_eq!(part.take(amounts(1, 600, 0), now), Look::Dry(short));
+        assert_eq!(part.take(amounts(1, 600, 0), now), Look::Dry(Short { asked: 600, ..short }));
         assert_eq!(part.take(amounts(1, 400, 0), now), Look::Ask);
         assert_eq!(part.take(amounts(1, 600, 0), now + DRY), Look::Ask);
     }

@@ -33,9 +33,9 @@ pub struct Facts {
     pub model: Option<Arc<str>>,
     /// The figures of that model.
     pub model_metrics: Option<Arc<ModelMetrics>>,
-    /// The provider that answered.
+    /// The provider that answered, or is asked, or was asked last.
     pub provider: Option<Arc<str>>,
-    /// The deployment that answered.
+    /// Its deployment.
     pub deployment: Option<Arc<str>>,
     /// How many deployments were asked.
     pub attempts: u32,
@@ -55,7 +55,7 @@ pub struct Facts {
     pub caller: Option<Caller>,
     /// What was reserved for it, where something is limited.
     pub permit: Option<Permit>,
-    /// The price at the deployment that answered.
+    /// The price at that deployment.
     pub price: Option<Arc<Price>>,
     /// What it cost, as far as there are prices.
     pub cost: f64,

@@ -124,7 +124,7 @@ async fn limits_let_through_what_they_say_and_tell_what_is_left() {
         &json!({"model": "echo", "max_tokens": 990, "messages": [{"role": "user", "content": "x"}]}),
     )
     .await;
-    assert_eq!(json_of(refused).await["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(json_of(refused).await["error"]["code"], "request_exceeds_limit");
 }
 
 #[tokio::test]

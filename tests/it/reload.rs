@@ -127,3 +127,57 @@ async fn a_folder_that_comes_later_takes_no_shipped_prompt_away() {
     assert!(line.contains("mine.prompt: line 2: there is no helper `upper`"), "{line}");
     assert_eq!(status("mine").await, 200, "the last good set goes on");
 }
+
+fn prices(output: f64) -> String {
+    json!({"prices": [{"model": "echo", "input": 0.0, "output": output}]}).to_string()
+}
+
+/// What one call of a word costs now.
+async fn cost(gateway: &Gateway) -> f64 {
+    let told = async || {
+        let rows = answer(gateway.get("/admin/usage").header("x-admin-key", "an-admin-key-of-some-length"))
+            .await
+            .1["rows"]
+            .clone();
+        (rows[0]["requests"].as_u64().unwrap_or(0), rows[0]["cost"].as_f64().unwrap_or(0.0))
+    };
+    let (requests, before) = told().await;
+    let body = json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "word"}]});
+    assert_eq!(gateway.ask("/api/chat", &body).await.0, 200);
+    eventually("it is written down", async || told().await.0 > requests).await;
+    told().await.1 - before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_of_prices_is_read_by_itself_and_whole_or_not_at_all() {
+    let mut file: Value = serde_json::from_str(&models(&["echo"])).unwrap();
+    file["prices"] = json!("costs/prices.json");
+    let setup = Setup::new().env("ADMIN_KEY", "an-admin-key-of-some-length").models(&file);
+    let gateway = setup.file("costs/prices.json", &prices(1_000_000.0)).start();
+    assert_eq!(cost(&gateway).await, 1.0);
+
+    write(&gateway, "costs/prices.json", &prices(2_500_000.0));
+    let diff = gateway.post("/admin/reload?dry_run=true", &json!({}));
+    let diff = answer(diff.header("x-admin-key", "an-admin-key-of-some-length")).await.1;
+    assert!(diff.to_string().contains("echo: output 1000000 → 2500000"), "{diff}");
+    let line = gateway.logged("The changed configuration is in place");
+    assert!(line.contains("prices changed"), "{line}");
+    assert_eq!(cost(&gateway).await, 2.5);
+
+    write(&gateway, "costs/prices.json", "{\"prices\": [{\"model\": \"echo\"}]}");
+    let line = gateway.logged("ERROR");
+    assert!(line.contains("costs/prices.json") && line.contains("input"), "{line}");
+    assert_eq!(cost(&gateway).await, 2.5, "the last good set goes on");
+
+    // Another file, which is broken at first: it is watched all the same.
+    file["prices"] = json!("other.json");
+    write(&gateway, "other.json", "{");
+    write(&gateway, "models.json", &file.to_string());
+    eventually("it is told", async || {
+        answer(gateway.get("/readyz")).await.1["reload"]["error"].to_string().contains("other.json")
+    })
+    .await;
+    write(&gateway, "other.json", &prices(3_000_000.0));
+    eventually("it is mended", async || answer(gateway.get("/readyz")).await.1["reload"]["ok"] == true).await;
+    assert_eq!(cost(&gateway).await, 3.0);
+}

@@ -1,8 +1,12 @@
-//! Planted secrets: no key, prompt, answer or query string reaches a log, an error, a figure or a debug print.
+//! Planted secrets: no key, password, prompt, answer or query string reaches a log, an error, a figure, a debug print, an
+//! answer about keys and usage, or the database.
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 
-use crate::support::{Gateway, Setup, Step, Upstream, answer, json, sse};
+use crate::support::postgres::Postgres;
+use crate::support::redis::Redis;
+use crate::support::{Gateway, Setup, Step, Upstream, answer, eventually, json, sse};
 
 const KEY: &str = "sk-planted-provider-key-4711";
 const HEADER: &str = "planted-header-value-4712";
@@ -12,12 +16,19 @@ const QUERY: &str = "planted-query-4715";
 const CALLER: &str = "planted-caller-key-4716";
 const VARIABLE: &str = "planted-variable-4717";
 const ADMIN: &str = "planted-admin-key-4718";
+const REDIS: &str = "planted-redis-password-4719";
+const DATABASE: &str = "planted-database-password-4720";
 const ADDRESS: &str = "127.9.8.7";
 
-const ALL: [&str; 9] = [KEY, HEADER, PROMPT, ANSWER, QUERY, CALLER, VARIABLE, ADMIN, ADDRESS];
+const ALL: [&str; 11] =
+    [KEY, HEADER, PROMPT, ANSWER, QUERY, CALLER, VARIABLE, ADMIN, REDIS, DATABASE, ADDRESS];
 
 fn assert_clean(place: &str, text: &str) {
-    for secret in ALL {
+    assert_without(place, text, &ALL);
+}
+
+fn assert_without(place: &str, text: &str, secrets: &[&str]) {
+    for secret in secrets {
         assert!(!text.contains(secret), "{place} shows `{secret}`:\n{text}");
     }
 }
@@ -39,25 +50,30 @@ async fn upstream() -> Upstream {
     .await
 }
 
+/// Whoever fails is asked again at once: nobody waits for rests.
 fn setup(upstream: &Upstream) -> Setup {
+    with_routing(upstream, &json!({"max_cooldown": 0.000_001}))
+}
+
+fn with_routing(upstream: &Upstream, routing: &Value) -> Setup {
     Setup::new()
         .variable("PLANTED_KEY", KEY)
         .variable("PLANTED_HEADER", HEADER)
         .env("ADMIN_KEY", ADMIN)
-        .models(&json!({"providers": {
+        .models(&json!({"routing": routing, "providers": {
             "up": {"type": "openai", "base_url": upstream.v1(), "api_key": "${PLANTED_KEY}", "headers": {"x-team": "${PLANTED_HEADER}"}, "models": {"m": {}}},
             "dead": {"type": "vllm", "base_url": format!("http://{ADDRESS}:9/v1"), "api_key": "${PLANTED_KEY}", "models": {"dead": {}}}}}))
 }
 
 /// Everything that can go right or wrong, and the errors that callers got to read.
-async fn exercise(gateway: &Gateway) -> Vec<String> {
+async fn exercise(gateway: &Gateway, key: &str) -> Vec<String> {
     let mut errors = Vec::new();
     for kind in ["fine", "make-500", "make-400", "make-401", "make-garbage", "make-cut", "make-close"] {
         for (model, stream) in [("m", false), ("m", true), ("dead", false)] {
             let body = json!({"model": model, "stream": stream, "user": kind, "messages": [{"role": "user", "content": PROMPT}]});
             let request = gateway
                 .post(&format!("/api/chat?token={QUERY}"), &body)
-                .header("authorization", format!("Bearer {CALLER}"));
+                .header("authorization", format!("Bearer {key}"));
             let response = request.send().await.unwrap();
             let text = response.text().await.unwrap();
             let told = text.lines().filter(|line| line.contains("\"error\""));
@@ -81,8 +97,13 @@ async fn exercise(gateway: &Gateway) -> Vec<String> {
         let request = gateway
             .http()
             .post(format!("{}{path}?q={QUERY}", gateway.base()))
-            .header("content-type", "application/json");
-        errors.push(request.body(body).send().await.unwrap().text().await.unwrap());
+            .header("content-type", "application/json")
+            .header("x-api-key", key);
+        let response = request.body(body).send().await.unwrap();
+        // An answer has what was asked for in it.
+        if !response.status().is_success() {
+            errors.push(response.text().await.unwrap());
+        }
     }
     for (name, value) in [("x-admin-key", ADMIN.to_owned()), ("authorization", format!("Bearer {ADMIN}x"))] {
         for path in ["/admin/reload", "/admin/reload?dry_run=true"] {
@@ -96,11 +117,18 @@ async fn exercise(gateway: &Gateway) -> Vec<String> {
 #[tokio::test]
 async fn nothing_planted_is_found_again() {
     let upstream = upstream().await;
-    for (format, level, debug) in [("text", "DEBUG", ""), ("json", "trace", "1"), ("text", "INFO", "1")] {
-        let setup = setup(&upstream).env("LOG_FORMAT", format).env("LOG_LEVEL", level).env("IN_DEBUG", debug);
+    let (awake, resting) = (json!({"max_cooldown": 0.000_001}), json!({"max_wait": 0.01}));
+    for (format, level, debug, routing) in [
+        ("text", "DEBUG", "", &awake),
+        ("json", "trace", "1", &awake),
+        ("text", "INFO", "1", &awake),
+        ("text", "DEBUG", "1", &resting),
+    ] {
+        let setup = with_routing(&upstream, routing);
+        let setup = setup.env("LOG_FORMAT", format).env("LOG_LEVEL", level).env("IN_DEBUG", debug);
         let gateway = setup.env("LOG_FILENAME", "gateway.log").start();
 
-        let errors = exercise(&gateway).await;
+        let errors = exercise(&gateway, CALLER).await;
         // A panic's own words and whatever a reload says belong to the log, too.
         std::fs::write(
             gateway.folder.path().join("models.json"),
@@ -135,6 +163,173 @@ async fn nothing_planted_is_found_again() {
             assert_clean(&log.display().to_string(), &text);
         }
     }
+}
+
+/// All that is told of keys and usage, with the admin key and with the caller's own.
+async fn told_of_keys(gateway: &Gateway, id: &str, key: &str) -> Vec<String> {
+    let one = format!("/admin/keys/{id}");
+    let usage = "/admin/usage?group_by=hour,day,model,key,owner,provider";
+    let csv = format!("{usage}&format=csv");
+    let mut told = Vec::new();
+    for path in [
+        "/admin/keys",
+        &one,
+        usage,
+        &csv,
+        "/admin/audit",
+        "/admin/owners",
+        "/admin/budgets",
+        "/metrics",
+        "/readyz",
+    ] {
+        let response = gateway.get(path).header("x-admin-key", ADMIN).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        told.push(response.text().await.unwrap());
+    }
+    for path in
+        ["/api/me", "/api/me/usage?group_by=model", "/api/me/usage?format=csv", "/api/tags", "/api/routes"]
+    {
+        let response = gateway.get(path).bearer_auth(key).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        told.push(response.text().await.unwrap());
+    }
+    // What is refused.
+    for (path, key) in
+        [("/admin/keys", key), ("/admin/keys", CALLER), ("/api/me", ADMIN), ("/api/me", CALLER)]
+    {
+        let response = gateway.get(path).header("x-admin-key", key).bearer_auth(key).send().await.unwrap();
+        assert_eq!(response.status(), 401, "{path}");
+        told.push(response.text().await.unwrap());
+    }
+    let odd = json!({"name": "x", "key": key, "limits": {"tokens_per_minute": KEY}});
+    told.push(
+        gateway
+            .post("/admin/keys", &odd)
+            .header("x-admin-key", ADMIN)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+            .replace(KEY, ""),
+    );
+    told
+}
+
+/// A key's id and its secret; and all that of the secret that is not shown on purpose.
+fn made(answer: &Value) -> (String, String, String) {
+    let text = |name: &str| answer[name].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    let (secret, prefix) = (text("key"), text("prefix"));
+    let rest = secret.strip_prefix(&prefix).unwrap().to_owned();
+    assert!(rest.len() > 20, "{answer}");
+    (text("id"), secret, rest)
+}
+
+/// Everything that callers with keys can do, and all that is told and kept of it.
+async fn with_keys(setup: Setup) -> (Gateway, Vec<String>) {
+    let gateway = setup.env("AUTH", "keys").env("LOG_LEVEL", "trace").env("IN_DEBUG", "1").start();
+    let admin = |path: &str, body: &Value| gateway.post(path, body).header("x-admin-key", ADMIN);
+    let limits = json!({"requests_per_minute": 10_000, "tokens_per_minute": 9_000_000});
+    let budget = json!({"tokens": 1_000_000_000, "period": "month"});
+    let first = json!({"name": "first", "owner": "team", "limits": limits, "budget": budget});
+    let (id, before, rest_before) = made(&answer(admin("/admin/keys", &first)).await.1);
+    let rotated = answer(admin(&format!("/admin/keys/{id}/rotate"), &json!({"grace_seconds": 600}))).await.1;
+    let (_, admins, rest_of_admins) = made(&rotated);
+    let own = gateway.post("/api/me/rotate", &json!({})).bearer_auth(&admins);
+    let (_, secret, rest) = made(&answer(own).await.1);
+    assert_ne!((&before, &admins), (&secret, &before));
+
+    let mut errors = exercise(&gateway, &secret).await;
+    eventually("all is written down", async || {
+        let rows = answer(gateway.get("/admin/usage").header("x-admin-key", ADMIN)).await.1;
+        rows["rows"][0]["requests"].as_u64().unwrap_or(0) >= 20
+    })
+    .await;
+    errors.extend(told_of_keys(&gateway, &id, &secret).await);
+    let kept = vec![rest_before, rest_of_admins, rest];
+    let secrets: Vec<&str> = ALL.into_iter().chain(kept.iter().map(String::as_str)).collect();
+    assert!(errors.len() > 40, "{errors:?}");
+    for error in &errors {
+        assert_without("an answer", error, &secrets);
+    }
+    assert_without("the log", &gateway.log(), &secrets);
+    (gateway, kept)
+}
+
+#[tokio::test]
+async fn nothing_planted_is_kept_of_callers_with_keys() {
+    let upstream = upstream().await;
+    // With a Redis that asks for the password, if there is one; and with one that is away.
+    let redis = Redis::start().map(|redis| {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        (redis.with(&["--port", &port.to_string(), "--requirepass", REDIS]), port)
+    });
+    for port in redis.iter().map(|(_, port)| *port).chain([9]) {
+        let setup = setup(&upstream).env("REDIS_URL", &format!("redis://:{REDIS}@127.0.0.1:{port}/0"));
+        let (mut gateway, kept) = with_keys(setup).await;
+        let secrets: Vec<&str> = ALL.into_iter().chain(kept.iter().map(String::as_str)).collect();
+        let ready = answer(gateway.get("/readyz")).await.1;
+        assert_eq!(ready["redis"]["ok"], json!(port != 9), "{ready}");
+        let data = gateway.folder.path().join("data");
+        let in_files = |when: &str| {
+            let mut names = Vec::new();
+            let mut all = Vec::new();
+            for entry in std::fs::read_dir(&data).unwrap() {
+                let path = entry.unwrap().path();
+                names.push(path.file_name().unwrap().to_string_lossy().into_owned());
+                let bytes = std::fs::read(&path).unwrap();
+                let is_in = |secret: &&&str| memchr::memmem::find(&bytes, secret.as_bytes()).is_some();
+                assert_eq!(secrets.iter().find(is_in), None, "{} {when}", path.display());
+                all.extend(bytes);
+            }
+            for shown in ["\"name\":\"first\"", "team", "/chat", "up/m"] {
+                let is_there = memchr::memmem::find(&all, shown.as_bytes()).is_some();
+                assert!(is_there, "{when} there is no `{shown}` in {names:?}");
+            }
+            names
+        };
+        let names = in_files("while it runs");
+        for file in ["llm-proxy-api.db", "llm-proxy-api.db-wal"] {
+            assert!(names.iter().any(|name| name == file), "{names:?}");
+        }
+        gateway.signal("TERM");
+        gateway.ended().await;
+        in_files("after its end");
+        assert_without("the log", &gateway.log(), &secrets);
+    }
+}
+
+#[tokio::test]
+async fn nothing_planted_is_kept_in_another_database() {
+    let upstream = upstream().await;
+    // One that nobody reaches ends the start, with the reason.
+    let away = format!("postgres://gateway:{DATABASE}@127.0.0.1:9/{QUERY}");
+    let ended = setup(&upstream).env("AUTH", "keys").env("DATABASE_URL", &away).run(&[]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("LLM_PROXY_API_DATABASE_URL"), "{}", ended.stderr);
+    assert_clean("the refused start", &ended.stderr);
+
+    let Some(postgres) = Postgres::start() else { return };
+    let url = postgres.url().replace("a-secret", DATABASE);
+    let (gateway, kept) = with_keys(setup(&upstream).env("DATABASE_URL", &url)).await;
+    let mut other = PgConnection::connect(&postgres.url()).await.unwrap();
+    let tables: Vec<String> =
+        sqlx::query_scalar("select tablename::text from pg_tables where schemaname = 'public'")
+            .fetch_all(&mut other)
+            .await
+            .unwrap();
+    assert!(tables.len() > 5, "{tables:?}");
+    let secrets: Vec<&str> = ALL.into_iter().chain(kept.iter().map(String::as_str)).collect();
+    let mut size = 0;
+    for table in tables {
+        let rows = sqlx::AssertSqlSafe(format!("select row_to_json(t)::text from \"{table}\" t"));
+        let rows: Vec<String> = sqlx::query_scalar(rows).fetch_all(&mut other).await.unwrap();
+        size += rows.len();
+        assert_without(&table, &rows.join("\n"), &secrets);
+    }
+    assert!(size > 30, "{size}");
+    assert!(!gateway.folder.path().join("data").exists());
 }
 
 #[test]

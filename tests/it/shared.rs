@@ -71,7 +71,7 @@ impl Node {
     }
 
     async fn ask(&self, tokens: u64) -> Result<Permit, Refusal> {
-        let part = Part { spent: Spent { tokens, money: 0.0 }, is_request: true };
+        let part = Part { spent: Spent { tokens, money: 0.0 }, guessed: 0, is_request: true };
         self.gate.admit_shared(None, "m", part, now_ms()).await
     }
 
@@ -133,7 +133,7 @@ async fn flood(nodes: &[Node], each: usize, at_once: usize) -> usize {
 }
 
 async fn ask_often(gate: Arc<Gate>, times: usize) -> usize {
-    let part = Part { spent: Spent { tokens: 1, money: 0.0 }, is_request: true };
+    let part = Part { spent: Spent { tokens: 1, money: 0.0 }, guessed: 0, is_request: true };
     let mut count = 0;
     for _ in 0..times {
         let mut asked = gate.admit_shared(None, "m", part, now_ms()).await;
@@ -153,7 +153,8 @@ async fn a_small_limit_is_exact_however_requests_are_spread() {
     let nodes: [Node; 2] = Node::several(&redis, &requests(20)).await;
     assert_eq!((nodes[0].let_through(8).await, nodes[1].let_through(15).await), (8, 12));
     let refused = nodes[0].ask(1).await.unwrap_err();
-    let Refusal::Limit { of: "gateway", dimension: Dimension::Requests, limit: 20, retry_after } = refused
+    let Refusal::Limit { of: "gateway", dimension: Dimension::Requests, limit: 20, retry_after, .. } =
+        refused
     else {
         panic!("{refused:?}")
     };
@@ -278,7 +279,7 @@ impl Node {
     }
 
     async fn spend(&self, tokens: u64) -> Result<(), Refusal> {
-        let part = Part { spent: Spent { tokens, money: 0.5 }, is_request: true };
+        let part = Part { spent: Spent { tokens, money: 0.5 }, guessed: 0, is_request: true };
         let permit = self.gate.admit_shared(Some(&caller()), "m", part, now_ms()).await?;
         permit.settle(Spent { tokens, money: 0.5 }, now_ms());
         Ok(())
@@ -508,6 +509,29 @@ async fn two_gateways_share_a_limit_and_say_how_redis_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_takes_over_counts_for_all_replicas() {
+    let Some(redis) = Redis::start() else { return };
+    let models = json!({
+        "providers": {
+            "gone": {"type": "openai", "base_url": "http://127.0.0.1:9/v1", "models": {"first": {}}},
+            "echo": {"type": "echo", "models": {"echo": {}}},
+        },
+        "models": {"first": {"fallbacks": ["echo"]}},
+        "limits": {"models": {"echo": {"requests_per_minute": 20}}},
+    });
+    let start = || Setup::new().models(&models).env("REDIS_URL", &redis.url()).start();
+    let nodes = [start(), start()];
+    let body = json!({"model": "first", "messages": [{"role": "user", "content": "hi"}]});
+    let mut statuses = Vec::new();
+    for turn in 0..40 {
+        statuses.push(nodes[turn % 2].ask("/v1/chat/completions", &body).await.0);
+    }
+    let count = statuses.iter().filter(|status| **status == 200).count();
+    assert_eq!((count, statuses[39]), (20, 429), "{statuses:?}");
+    assert_eq!(chat(&nodes[0]).await.0, 429, "whoever asks for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_starts_without_its_redis_and_ends_in_order() {
     let Some(redis) = Redis::absent() else { return };
     let mut gateway = setup(&redis, json!({"gateway": {"requests_per_minute": 3}})).start();
@@ -594,7 +618,7 @@ async fn callers_see_what_is_left_for_them_at_all_replicas() {
     let Some(redis) = Redis::start() else { return };
     let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
     let (here, there) = (caller(), caller());
-    let part = Part { spent: Spent { tokens: 1, money: 0.0 }, is_request: true };
+    let part = Part { spent: Spent { tokens: 1, money: 0.0 }, guessed: 0, is_request: true };
     for _ in 0..5 {
         one.gate.admit_shared(Some(&here), "m", part, now_ms()).await.unwrap();
     }

@@ -37,7 +37,7 @@ pub(in crate::api) struct UsageRowBody {
     pub(in crate::api) key: Option<String>,
     /// The owner of the key.
     pub(in crate::api) owner: Option<String>,
-    /// The provider that answered.
+    /// The provider that answered, or was asked last.
     pub(in crate::api) provider: Option<String>,
     /// All requests, however they ended.
     pub(in crate::api) requests: u64,

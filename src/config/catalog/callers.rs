@@ -112,6 +112,7 @@ impl Reader<'_> {
     pub(super) fn prices(&mut self, path: &str) {
         let path = Path::new(self.file).parent().map_or_else(|| path.into(), |folder| folder.join(path));
         let name = path.display().to_string();
+        self.catalog.prices_file = Some(path.clone());
         let read = std::fs::read_to_string(&path).map_err(|error| error.to_string()).and_then(|text| {
             let is_yaml = path.extension().is_some_and(|ending| ending != "json");
             let syntax = if is_yaml { Syntax::Yaml } else { Syntax::Json };
@@ -135,7 +136,6 @@ impl Reader<'_> {
             }
         }
         self.catalog.prices = Prices::new(prices);
-        self.catalog.prices_file = Some(path);
     }
 }
 

@@ -251,7 +251,7 @@ async fn what_others_spend_meanwhile_counts() {
     let request = chat(&stream_of(400, &json!({"echo": {"delay_ms": 1}})));
     let (gateway, caller) = with_tokens(&request, 300);
     let record = record_of(&caller);
-    let other = Part { spent: Spent::default(), is_request: true };
+    let other = Part { spent: Spent::default(), guessed: 0, is_request: true };
     let other = gateway.gate().admit(Some(&caller), "m", other, now_ms()).unwrap();
     let reply = gateway.chat(request, record.clone()).await.unwrap();
     let Generated::Stream(mut stream) = reply.body else { panic!("no stream") };

@@ -5,7 +5,8 @@
 -- ARGV     node, the node's places so far, for how many milliseconds they are believed; then of requests, tokens
 --          and places: the limit (-1: none), what is needed, what others who wait there need, what would be nice to have
 -- returns  1, second, requests, tokens, places, requests left, tokens left
---      or  0, second, what is short (0 requests, 1 tokens, 2 places), seconds until it is worth trying again
+--      or  0, second, what is short for longest (0 requests, 1 tokens, 2 places), seconds until it is worth trying again,
+--          how much of it is left
 local MINUTE = 60
 local node, own, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local limits, needs, waiting, spare = {}, {}, {}, {}
@@ -49,7 +50,8 @@ for from = 1, #over, 100 do
   redis.call('HDEL', KEYS[1], unpack(over, from, math.min(from + 99, #over)))
 end
 
--- Places first, for they are free again soonest.
+-- Of several that are short the one that is so for longest: who waits less meets it then.
+local short, longest = nil, 0
 for _, kind in ipairs({ 2, 0, 1 }) do
   local most = limits[kind] - needs[kind]
   if limits[kind] >= 0 and needs[kind] > 0 and used[kind] > most then
@@ -62,8 +64,11 @@ for _, kind in ipairs({ 2, 0, 1 }) do
         left, wait = left - part[2], part[1] + MINUTE + 1 - second
       end
     end
-    return { 0, second, kind, math.max(wait, 1) }
+    if math.max(wait, 1) > longest then short, longest = kind, math.max(wait, 1) end
   end
+end
+if short then
+  return { 0, second, short, longest, math.max(limits[short] - used[short], 0) }
 end
 
 local given, left = {}, {}

@@ -1,0 +1,27 @@
+//! Files as they were when they were looked at.
+
+use std::path::PathBuf;
+
+use crate::prompts::Fingerprint;
+
+/// What changes when somebody changes a file: models, prompts, leaderboard, adjustments, prices.
+pub(super) type Files = [Fingerprint; 5];
+
+/// A file that the models file may name, and what it was.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) path: Option<PathBuf>,
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl Seen {
+    /// What it is now.
+    pub(super) fn now(path: Option<PathBuf>) -> Self {
+        Self { fingerprint: path.as_deref().map(Fingerprint::of).unwrap_or_default(), path }
+    }
+
+    /// What it is now, in the place of what it was.
+    pub(super) fn again(&self) -> Fingerprint {
+        Self::now(self.path.clone()).fingerprint
+    }
+}

@@ -1,0 +1,63 @@
+//! Notes who is asked while nobody has answered yet, so that a call that is given up meanwhile is written down with it.
+
+use std::future::Future;
+
+use crate::llm::{Usage, UsageSource};
+use crate::providers::Handover;
+use crate::router::{Deployment, Watch};
+use crate::telemetry::RequestRecord;
+
+/// A question that is under way. Dropped before its [`Asking::end`], it has used the prompt, if anybody has got it.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    record: &'a RequestRecord,
+    /// Whether the prompt has reached the one who is asked.
+    handover: Handover,
+    /// About so long is the prompt.
+    input_tokens: u64,
+    /// So many were asked before, of other models.
+    pub(super) earlier: u32,
+    is_over: bool,
+}
+
+impl<'a> Asking<'a> {
+    /// Nobody is asked yet.
+    pub(super) fn new(record: &'a RequestRecord, input_tokens: u64) -> Self {
+        Self { record, handover: Handover::default(), input_tokens, earlier: 0, is_over: false }
+    }
+
+    /// Asks, and sees whether what is asked is handed over.
+    pub(super) fn handing_over<F: Future>(&self, asked: F) -> impl Future<Output = F::Output> + use<F> {
+        self.handover.watch(asked)
+    }
+
+    /// There is an answer, or none will come. What was used is for others to say.
+    pub(super) fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Watch for Asking<'_> {
+    fn asked(&self, deployment: &Deployment, attempts: u32) {
+        let mut facts = self.record.facts();
+        facts.provider = Some(deployment.provider_name.clone());
+        facts.deployment = Some(deployment.id.clone());
+        facts.price = deployment.prices.now().cloned();
+        facts.attempts = self.earlier.saturating_add(attempts);
+    }
+
+    fn failed(&self) {
+        self.handover.begin_anew();
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.is_over || self.input_tokens == 0 || !self.handover.is_done() {
+            return;
+        }
+        let input_tokens = self.input_tokens;
+        let source = UsageSource::Estimated;
+        self.record.used(Usage { input_tokens, source, ..Usage::default() });
+    }
+}

@@ -1,0 +1,206 @@
+//! Where callers stand with their limits and budgets: what is set aside, what they are told, and when it ends.
+
+use serde_json::{Value, json};
+
+use crate::support::{Gateway, Setup, Step, Upstream, answer, events_of, json, json_of};
+
+const CHAT: &str = "/v1/chat/completions";
+const ADMIN: &str = "an-admin-key-of-some-length";
+
+fn keyed(more: Value) -> Setup {
+    let models = json!({"echo": {}, "other": {"upstream": "echo"}});
+    let mut file = json!({"providers": {"echo": {"type": "echo", "models": models}}});
+    file.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+    Setup::new().models(&file).env("AUTH", "keys").env("ADMIN_KEY", ADMIN)
+}
+
+async fn make(gateway: &Gateway, key: Value) -> String {
+    let made = answer(gateway.post("/admin/keys", &key).header("x-admin-key", ADMIN)).await;
+    assert_eq!(made.0, 200, "{}", made.1);
+    made.1["key"].as_str().unwrap().to_owned()
+}
+
+async fn ask(gateway: &Gateway, key: &str, body: &Value) -> reqwest::Response {
+    gateway.post(CHAT, body).bearer_auth(key).send().await.unwrap()
+}
+
+fn says(model: &str, words: usize, more: Value) -> Value {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "w ".repeat(words)}]});
+    body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+    body
+}
+
+fn header<'r>(response: &'r reqwest::Response, name: &str) -> Option<&'r str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+fn number(response: &reqwest::Response, name: &str) -> u64 {
+    let text = header(response, name).unwrap_or_else(|| panic!("no {name}: {:?}", response.headers()));
+    text.trim_end_matches('s').parse().unwrap()
+}
+
+#[tokio::test]
+async fn small_requests_of_open_length_pass_below_a_small_limit_of_tokens() {
+    let gateway = keyed(json!({})).start();
+    let key = make(&gateway, json!({"name": "k", "limits": {"tokens_per_minute": 500}})).await;
+    for _ in 0..5 {
+        let answer = ask(&gateway, &key, &says("echo", 3, json!({}))).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    }
+    let tiny = make(&gateway, json!({"name": "k", "limits": {"tokens_per_minute": 30}})).await;
+    assert_eq!(ask(&gateway, &tiny, &says("echo", 3, json!({}))).await.status(), 200, "whatever the limit");
+}
+
+#[tokio::test]
+async fn a_refusal_tells_what_is_asked_for_and_what_is_left() {
+    let gateway = keyed(json!({})).start();
+    let key = make(&gateway, json!({"name": "k", "limits": {"tokens_per_minute": 1000}})).await;
+    assert_eq!(ask(&gateway, &key, &says("echo", 300, json!({"max_tokens": 300}))).await.status(), 200);
+    let refused = ask(&gateway, &key, &says("echo", 3, json!({"max_tokens": 900}))).await;
+    assert_eq!(refused.status(), 429);
+    let left = number(&refused, "x-ratelimit-remaining-tokens");
+    let wait = number(&refused, "retry-after");
+    assert!((1..=61).contains(&wait), "{wait}");
+    assert_eq!(header(&refused, "x-should-retry"), None);
+    let error = json_of(refused).await["error"].clone();
+    assert_eq!((&error["code"], &error["type"]), (&json!("rate_limit_exceeded"), &json!("rate_limit_error")));
+    let message = error["message"].as_str().unwrap();
+    let asked: u64 = message
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse().ok())
+        .find(|n| (901..1000).contains(n))
+        .unwrap_or_else(|| panic!("{message}"));
+    assert!(left < asked && message.contains(&format!(" {left} ")), "{message} but {left}");
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_limit_itself_is_told_never_to_come_again() {
+    let limits = json!({"limits": {"models": {"other": {"tokens_per_minute": 200}}}});
+    let gateway = keyed(limits).start();
+    let key = make(&gateway, json!({"name": "k", "limits": {"tokens_per_minute": 1000}})).await;
+    for (model, body, of) in [
+        ("echo", says("echo", 3, json!({"max_tokens": 1000})), "key"),
+        ("echo", says("echo", 4000, json!({})), "key"),
+        ("other", says("other", 3, json!({"max_tokens": 200})), "model"),
+    ] {
+        let refused = ask(&gateway, &key, &body).await;
+        assert_eq!((refused.status().as_u16(), header(&refused, "x-should-retry")), (429, Some("false")));
+        assert_eq!(header(&refused, "retry-after"), None);
+        let error = json_of(refused).await["error"].clone();
+        assert_eq!(error["code"], "request_exceeds_limit", "{model}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(&format!("of the {of}")), "{error}");
+    }
+    let whole = ask(&gateway, &key, &says("echo", 3, json!({"max_tokens": 900}))).await;
+    assert_eq!(whole.status(), 200, "nothing was taken by those that were refused");
+}
+
+#[tokio::test]
+async fn headers_tell_of_the_limit_that_binds_first() {
+    let limits = json!({"limits": {
+        "gateway": {"requests_per_minute": 5},
+        "models": {"other": {"requests_per_minute": 3, "tokens_per_minute": 900}},
+        "owners": {"shop": {"requests_per_minute": 40, "tokens_per_minute": 5000}, "bank": {"requests_per_minute": 1}},
+    }});
+    let gateway = keyed(limits).start();
+    let key = json!({"name": "k", "owner": "shop", "limits": {"requests_per_minute": 50}});
+    let key = make(&gateway, key).await;
+    let of = |response: &reqwest::Response| {
+        ["limit-requests", "remaining-requests", "limit-tokens", "remaining-tokens"]
+            .map(|name| header(response, &format!("x-ratelimit-{name}")).map(str::to_owned))
+    };
+    let text = |text: &str| Some(text.to_owned());
+    // Nothing is asked of a model or of the gateway here.
+    let listed = gateway.get("/v1/models").bearer_auth(&key).send().await.unwrap();
+    assert_eq!(of(&listed), [text("40"), text("40"), text("5000"), text("5000")]);
+
+    let short = json!({"max_tokens": 5});
+    let first = ask(&gateway, &key, &says("echo", 1, short.clone())).await;
+    let [limit, remaining, of_tokens, _] = of(&first);
+    assert_eq!([limit, remaining, of_tokens], [text("5"), text("4"), text("5000")], "the gateway's");
+    let second = ask(&gateway, &key, &says("other", 1, short.clone())).await;
+    let [limit, remaining, of_tokens, _] = of(&second);
+    assert_eq!([limit, remaining, of_tokens], [text("3"), text("2"), text("900")], "the model's");
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway, &key, &says("echo", 1, short.clone())).await.status(), 200);
+    }
+    let refused = ask(&gateway, &key, &says("echo", 1, short)).await;
+    assert_eq!((refused.status().as_u16(), number(&refused, "x-ratelimit-remaining-requests")), (429, 0));
+    let error = json_of(refused).await["error"]["message"].clone();
+    assert!(error.as_str().unwrap().contains("of the gateway"), "{error}");
+}
+
+#[tokio::test]
+async fn who_needs_no_key_is_told_of_what_binds_all() {
+    let models = json!({
+        "providers": {"echo": {"type": "echo", "models": {"echo": {}}}},
+        "limits": {"gateway": {"requests_per_minute": 7}},
+    });
+    let gateway = Setup::new().models(&models).start();
+    let answer = gateway.post(CHAT, &says("echo", 1, json!({}))).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), number(&answer, "x-ratelimit-remaining-requests")), (200, 6));
+    let other = gateway.get("/livez").send().await.unwrap();
+    assert_eq!(header(&other, "x-ratelimit-limit-requests"), None);
+}
+
+/// A million tokens of answers cost a million: one each. Prompts cost nothing.
+fn priced() -> Value {
+    json!({"prices": [{"model": "other", "input": 0.0, "output": 1_000_000.0}]})
+}
+
+#[tokio::test]
+async fn a_budget_of_money_ends_a_stream_where_the_model_has_a_price() {
+    let setup = keyed(json!({"prices": "prices.json"})).file("prices.json", &priced().to_string());
+    let gateway = setup.start();
+    let budget = json!({"money": 7.0, "period": "day", "cut_off": true});
+    for (model, reason, words) in [("other", "length", 7), ("echo", "stop", 50)] {
+        let key = make(&gateway, json!({"name": "k", "budget": budget})).await;
+        let body = says(model, 50, json!({"stream": true}));
+        let chunks = events_of(gateway.post(CHAT, &body).bearer_auth(&key)).await;
+        let said = |chunk: &&Value| {
+            chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|content| !content.is_empty())
+        };
+        let reasons: Vec<&str> =
+            chunks.iter().filter_map(|chunk| chunk["choices"][0]["finish_reason"].as_str()).collect();
+        assert_eq!(
+            (chunks.iter().filter(said).count(), reasons),
+            (words, vec![reason]),
+            "{model}: {chunks:?}"
+        );
+    }
+    // A whole answer is asked for within it.
+    let key = make(&gateway, json!({"name": "k", "budget": budget})).await;
+    let whole = json_of(ask(&gateway, &key, &says("other", 50, json!({}))).await).await;
+    assert_eq!(
+        (&whole["choices"][0]["finish_reason"], &whole["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(7))
+    );
+    let spent = answer(gateway.get("/api/me").bearer_auth(&key)).await.1["budget"]["spent_money"].clone();
+    assert_eq!(spent, json!(7.0));
+}
+
+#[tokio::test]
+async fn the_price_of_who_answers_counts() {
+    let refusing = Upstream::answering(json(500, "", &json!({"error": {"message": "no"}}))).await;
+    let sse = |word: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word}\"}},\"finish_reason\":null}}]}}\n\n"
+        )
+    };
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    let all = format!("{head}{}", sse("x ").repeat(40));
+    let answering = Upstream::answering(Step::Send(all.into_bytes())).await;
+    let provider = |url: &str, upstream: &str, priority: i32| json!({"type": "openai", "base_url": url, "models": {"m": {"upstream": upstream, "priority": priority}}});
+    let prices = json!({"prices": [
+        {"model": "dear", "input": 0.0, "output": 1_000_000.0},
+        {"model": "cheap", "input": 0.0, "output": 500_000.0},
+    ]});
+    let models = json!({"providers": {"one": provider(&refusing.v1(), "dear", 1), "two": provider(&answering.v1(), "cheap", 2)}, "prices": "prices.json"});
+    let setup = Setup::new().env("AUTH", "keys").env("ADMIN_KEY", ADMIN).models(&models);
+    let gateway = setup.file("prices.json", &prices.to_string()).start();
+    let budget = json!({"money": 5.0, "period": "day", "cut_off": true});
+    let key = make(&gateway, json!({"name": "k", "budget": budget})).await;
+    let chunks =
+        events_of(gateway.post(CHAT, &says("m", 3, json!({"stream": true}))).bearer_auth(&key)).await;
+    let words = chunks.iter().filter(|chunk| chunk["choices"][0]["delta"]["content"] == "x ").count();
+    assert_eq!(words, 10, "{chunks:?}");
+}
