@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use crate::config::{Catalog, EngineSettings, ModelConfig, ModelSource, ProviderConfig, Settings};
+use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Settings};
 use crate::providers::{self, ModelCard, Shared};
 
 /// A server on this machine answers at once, or is not there.
@@ -125,20 +125,11 @@ fn provider(
     api_key: Option<SecretString>,
 ) -> ProviderConfig {
     ProviderConfig {
-        name: name.to_owned(),
-        kind: kind.to_owned(),
         base_url: Some(base_url),
-        models_url: None,
-        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key,
-        api_keys: Vec::new(),
-        headers: Vec::new(),
         timeouts: settings.timeouts,
-        probe: None,
-        base_priority: 1.0,
-        engines: EngineSettings::default(),
-        models: ModelSource::Discovered,
         place: format!("{name}, found by itself"),
+        ..ProviderConfig::of(name, kind)
     }
 }
 

@@ -14,6 +14,7 @@ mod lua;
 mod older;
 mod policies;
 mod probes;
+mod provider;
 mod raw;
 
 use std::path::{Path, PathBuf};
@@ -90,11 +91,6 @@ pub struct ProviderConfig {
     pub engines: EngineSettings,
     /// Where it stands, for messages.
     pub place: String,
-}
-
-impl ProviderConfig {
-    /// How often a provider is asked what models it has, if nobody says.
-    pub const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 }
 
 /// Where the list of a provider's models comes from.
