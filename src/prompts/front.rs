@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::fault::DocumentFault;
 use crate::lint::{self, Object, Syntax};
+use crate::llm::option_names;
 
 /// The keys are Dotprompt's, and two of our own.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -78,6 +79,12 @@ impl FrontMatter {
             DocumentFault::new(line, format!("{place}{}", misread.problem), misread.cure)
         })?;
         Ok(front.unwrap_or_default().0)
+    }
+
+    /// Options that no provider takes, with what was perhaps meant.
+    pub(super) fn unknown_options(&self) -> impl Iterator<Item = (&str, String)> {
+        let unknown = self.config.keys().filter(|name| !option_names().any(|known| known == *name));
+        unknown.map(|name| (name.as_str(), lint::did_you_mean(name, option_names())))
     }
 
     /// What could be read and makes no sense.
