@@ -13,7 +13,7 @@ use super::{CommandError, print};
 use crate::app::Sources;
 use crate::config::{Environment, Fault, LeaderboardSource, Settings};
 use crate::fetch::{Come, Fetcher};
-use crate::leaderboard::{self, Fetched, Leaderboard, Update};
+use crate::leaderboard::{self, Fetched, Leaderboard, Source, Update};
 use crate::telemetry::Metrics;
 
 #[derive(Debug, Subcommand)]
@@ -132,8 +132,8 @@ fn overview(board: &Leaderboard) -> String {
     let mut lines = vec![line(board)];
     for source in &board.figures().sources {
         let count = board.figures().rows_of(&source.name).count();
-        let licence = source.licence.as_deref().unwrap_or("licence not stated");
-        lines.push(format!("\n{}: {count} models of {} ({licence})", source.name, source.date));
+        let licence = source.licence.as_deref().unwrap_or(Source::UNKNOWN_LICENCE);
+        lines.push(format!("\n{}: {count} models of {}, licence: {licence}", source.name, source.date));
         lines.push(format!("  {} [{}]", source.url, source.format));
         let measure = [&source.measure, &source.scale].into_iter().flatten().map(String::as_str);
         let measure = measure.collect::<Vec<_>>().join("; ");

@@ -219,6 +219,7 @@ pub(super) struct RawLeaderboardSource {
     pub(super) url: Option<String>,
     pub(super) format: Option<String>,
     pub(super) licence: Option<String>,
+    pub(super) notes: Option<String>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
 }
