@@ -2,7 +2,6 @@
 
 mod keys;
 mod leaderboard;
-mod progress;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -21,7 +20,7 @@ use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::reload::Report;
 use crate::router::Route;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, Progress};
 
 /// One gateway between applications and language models.
 #[derive(Debug, Parser)]
@@ -217,7 +216,9 @@ async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -
         Err(fault) => faults.push(Faults::from(fault)),
     }
     faults.extend(api::check_serving(&settings.serving).err().map(Faults::from));
-    let loaded = Sources::new(settings.clone(), folder, Metrics::default()).load(environment).await;
+    let loaded = Sources::new(settings.clone(), folder, Metrics::default())
+        .load(environment, Some(&Progress::on_stderr()))
+        .await;
     let loaded = loaded.and_then(|loaded| Ok((loaded.listeners(&settings)?, loaded)));
     let (listen, loaded) = Faults::beside(faults, loaded)?;
     let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
@@ -285,7 +286,9 @@ fn tell(report: &Report) -> Result<(), CommandError> {
 }
 
 async fn models(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
-    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await?;
+    let loaded = Sources::new(settings, folder, Metrics::default())
+        .load(environment, Some(&Progress::on_stderr()))
+        .await?;
     let lines: Vec<String> = loaded.routes().routes().iter().map(|route| line(route)).collect();
     for warning in loaded.warnings() {
         writeln!(std::io::stderr(), "warning: {warning}")?;

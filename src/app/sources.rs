@@ -1,15 +1,13 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use secrecy::SecretString;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use super::discovery::{self, Asking, Discovery, Silent, Told};
 use super::faults::Faults;
 use super::schedule::Schedule;
 use super::surroundings::{self, Surroundings};
@@ -20,15 +18,10 @@ use crate::engine::Engines;
 use crate::gateway::State;
 use crate::leaderboard::{self, Leaderboard};
 use crate::prompts::{Fingerprint, Language, PromptLibrary};
-use crate::providers::{self, ErrorKind, ModelCard, Provider, Shared};
+use crate::providers::{self, ModelCard, Provider, Shared};
 use crate::reload::{Diff, Report, Set};
 use crate::router::{HealthBook, RoutingTable, Served};
-use crate::telemetry::Metrics;
-
-/// How long a provider may take at the start to say what models it has: everybody waits for that.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// How long it may take later, when nobody waits.
-const LATER_ANSWER: Duration = Duration::from_secs(15);
+use crate::telemetry::{Metrics, Progress};
 
 /// Where everything is read from.
 #[derive(Debug)]
@@ -118,21 +111,43 @@ impl Sources {
         Ok(self.made(self.files(environment)?, Surroundings::default(), Silent::new()))
     }
 
-    /// Reads everything and asks the providers what they have.
+    /// Reads everything and asks the providers what they have, which is shown there if anywhere. Who has not answered in
+    /// a moment has no models.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
+    pub async fn load(
+        &self,
+        environment: &Environment,
+        progress: Option<&Progress>,
+    ) -> Result<Loaded, Faults> {
+        Ok(self.load_after(None, environment, progress).await?.0)
+    }
+
+    /// The same after something was loaded before: who does not answer keeps the models that it had. With those who have
+    /// not answered yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) async fn load_after(
+        &self,
+        former: Option<&Loaded>,
+        environment: &Environment,
+        progress: Option<&Progress>,
+    ) -> Result<(Loaded, Asking), Faults> {
         let mut files = self.files(environment)?;
         let mut surroundings = Surroundings::default();
         if self.settings.minimum {
-            surroundings = surroundings::look(&self.settings, &files.catalog, &self.shared).await;
+            let before = former.map(|former| &former.surroundings);
+            surroundings = surroundings::look(&self.settings, &files.catalog, &self.shared, before).await;
             let found = surroundings.providers();
             files.served.extend(self.served(&found)?);
             files.catalog.providers.extend(found);
         }
-        let (served, silent) = with_discovered(files.served, &surroundings).await;
-        Ok(self.made(FromFiles { served, ..files }, surroundings, silent))
+        let former = former.map_or(&[][..], |former| &former.served);
+        let Discovery { served, silent, asking } =
+            discovery::discover(files.served, &surroundings, former, progress).await;
+        Ok((self.made(FromFiles { served, ..files }, surroundings, silent), asking))
     }
 
     fn made(&self, files: FromFiles, surroundings: Surroundings, silent: Silent) -> Loaded {
@@ -290,55 +305,6 @@ struct FromFiles {
     leaderboard: Leaderboard,
 }
 
-/// Why providers that were asked for their models named none, by their names.
-type Silent = BTreeMap<String, String>;
-
-/// Asks all providers at once whose models are to be discovered, but for those that have just been asked.
-async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> (Vec<Served>, Silent) {
-    let names: Vec<&str> =
-        served.iter().filter(|served| served.discovers()).map(|served| served.config.name.as_str()).collect();
-    if !names.is_empty() {
-        tracing::info!(providers = names.join(", "), "Asking what models there are");
-    }
-    let asked = served.iter().map(|served| async {
-        match surroundings.models_of(&served.config.name) {
-            Some(answer) => answer,
-            None => discover(served).await.unwrap_or_else(|| Ok(Vec::new())),
-        }
-    });
-    let answers = join_all(asked).await;
-    let mut silent = Silent::new();
-    for (served, answer) in served.iter_mut().zip(answers) {
-        match answer {
-            Ok(models) => served.discovered = models,
-            Err(why) => drop(silent.insert(served.config.name.clone(), why)),
-        }
-    }
-    (served, silent)
-}
-
-/// What a provider says it has, or why it does not say; `None` when its models are listed.
-async fn discover(served: &Served) -> Option<Told> {
-    if served.discovers() { Some(told(served.provider.as_ref(), FIRST_ANSWER).await) } else { None }
-}
-
-/// What a provider says it has, or why it does not say.
-pub(super) type Told = Result<Vec<ModelCard>, String>;
-
-async fn told(provider: &dyn Provider, patience: Duration) -> Told {
-    match timeout(patience, provider.models()).await {
-        Ok(Ok(models)) => Ok(models),
-        Ok(Err(error)) => {
-            tracing::debug!(provider = provider.name(), %error, "The provider does not say what models it has");
-            Err(match error.kind {
-                ErrorKind::Unreachable => error.kind.to_string(),
-                kind => format!("does not say what models it has: it {kind}"),
-            })
-        }
-        Err(_) => Err(format!("cannot be reached within {} s", patience.as_secs())),
-    }
-}
-
 impl Loaded {
     /// The state for a gateway.
     pub fn state(&self) -> State {
@@ -382,10 +348,13 @@ impl Loaded {
             ));
         }
         for served in self.served.iter().filter(|served| served.discovers()) {
+            let name = &served.config.name;
+            let why = self.silent.get(name).map(String::as_str);
             if served.discovered.is_empty() {
-                let name = &served.config.name;
-                let why = self.silent.get(name).map_or("says that it has no models", String::as_str);
+                let why = why.unwrap_or("says that it has no models");
                 warnings.push(format!("provider `{name}` {why}; it is asked again from time to time"));
+            } else if let Some(why) = why {
+                warnings.push(format!("provider `{name}` {why}; the models that it had stay until it does"));
             }
         }
         warnings
@@ -426,9 +395,7 @@ impl Loaded {
 
     /// Asks a provider again what models it has; `None` if there is none of that name.
     pub(super) fn ask(&self, name: &str) -> Option<impl Future<Output = (String, Told)> + Send + use<>> {
-        let served = self.served.iter().find(|served| served.config.name == name)?;
-        let (name, provider) = (name.to_owned(), served.provider.clone());
-        Some(async move { (name, told(provider.as_ref(), LATER_ANSWER).await) })
+        self.served.iter().find(|served| served.config.name == name).map(discovery::ask)
     }
 
     /// The same with other models of a provider. `None` if nothing changes.
@@ -457,13 +424,15 @@ impl Loaded {
         })
     }
 
-    /// The providers that are to be asked again, each of which has just been asked.
-    pub(super) fn schedule(&self, now: Instant) -> Schedule {
+    /// The providers that are to be asked again, each of which has just been asked, or is being asked yet.
+    pub(super) fn schedule(&self, asking: &Asking, now: Instant) -> Schedule {
         let mut schedule = Schedule::default();
         for served in self.served.iter().filter(|served| served.discovers()) {
             let config = &served.config;
-            schedule.add(&config.name, config.discover_every, !served.discovered.is_empty(), now);
+            let has_told = !served.discovered.is_empty() && !self.silent.contains_key(&config.name);
+            schedule.add(&config.name, config.discover_every, has_told, now);
         }
+        asking.names.iter().for_each(|name| schedule.is_asked(name));
         schedule
     }
 }
