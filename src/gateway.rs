@@ -6,6 +6,7 @@
 mod admission;
 mod chain;
 mod count;
+mod course;
 mod cut_off;
 mod meter;
 mod opening;
@@ -18,9 +19,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use self::admission::allowed;
 pub use self::admission::may_use;
 use self::chain::{Chain, Tried};
+use self::course::Course;
 use self::cut_off::most_of_whole;
 use crate::callers::{Budgets, Gate, Refusal, Rules};
 use crate::llm::{
@@ -350,17 +351,6 @@ impl Gateway {
         route.deployments.first().cloned().ok_or_else(unknown)
     }
 
-    /// The way of a request for a model, which its caller may use.
-    ///
-    /// # Errors
-    /// Nobody serves a model of that name, or the caller may use none of them.
-    fn course(&self, model: &str, record: &RequestRecord) -> Result<Course, GatewayError> {
-        let state = self.state.load_full();
-        let mut others = allowed(state.wanted(model)?, record.caller().as_ref())?;
-        let first = others.next().ok_or_else(|| state.unknown(model))?;
-        Ok(Course { state, first, others })
-    }
-
     /// Asks for a model, and for those that take over from it.
     async fn routed<R: Ask>(
         &self,
@@ -412,26 +402,6 @@ impl Gateway {
             }
             (route, others) = (next_route, Chain::Several(next));
         }
-    }
-}
-
-/// The way of a request: found once, when it begins, in what there was then.
-#[derive(Clone)]
-struct Course {
-    state: Arc<State>,
-    /// The model that is asked first.
-    first: Arc<Route>,
-    /// Those that it names besides.
-    others: Chain,
-}
-
-impl Course {
-    /// The prompt of a conversation, if it has one of the library's.
-    fn opened(&self, opening: &Opening, record: &RequestRecord) -> Result<Option<Rendered>, GatewayError> {
-        note_route(record, &self.first);
-        let prompt = opening.prompt(&self.state.prompts)?;
-        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
-        Ok(prompt)
     }
 }
 

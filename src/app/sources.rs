@@ -12,7 +12,8 @@ use super::faults::Faults;
 use super::schedule::Schedule;
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    self, Catalog, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig, Settings,
+    self, Catalog, ConfigError, Environment, Fault, Judged, LeaderboardConfig, ListenAddress, ProviderConfig,
+    Settings,
 };
 use crate::engine::Engines;
 use crate::gateway::State;
@@ -98,7 +99,8 @@ impl Sources {
 
     /// Where the service is to listen, as far as that can be read.
     pub fn listeners(&self, environment: &Environment) -> Vec<ListenAddress> {
-        let stated = self.catalog(environment).and_then(|catalog| Ok(self.settings.listeners(&catalog)?));
+        let catalog = self.judged(environment).finish();
+        let stated = catalog.and_then(|catalog| self.settings.listeners(&catalog));
         // The service may run on an older file than the one that is broken now.
         stated.unwrap_or_else(|_| self.settings.listen.clone())
     }
@@ -141,7 +143,9 @@ impl Sources {
             let before = former.map(|former| &former.surroundings);
             surroundings = surroundings::look(&self.settings, &files.catalog, &self.shared, before).await;
             let found = surroundings.providers();
-            files.served.extend(self.served(&found)?);
+            let (served, faults) = made_providers(&found, &self.shared);
+            Faults::from(ConfigError::from(faults)).none()?;
+            files.served.extend(served);
             files.catalog.providers.extend(found);
         }
         let former = former.map_or(&[][..], |former| &former.served);
@@ -157,24 +161,38 @@ impl Sources {
         Loaded { catalog, served, routes, prompts, leaderboard, surroundings, silent }
     }
 
+    /// What the files say. All of them are read, so that all faults are told at once.
     fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
-        // All are read, so that all faults are told at once.
-        let catalog = self.catalog(environment).and_then(|catalog| {
-            let leaderboard = self.leaderboard(&catalog.leaderboard);
-            let served = self.served(&catalog.providers);
-            let leaderboard =
-                Faults::beside(served.as_ref().err().cloned().into_iter().collect(), leaderboard)?;
-            Ok((catalog, served?, leaderboard))
-        });
-        match (catalog, self.prompts()) {
-            (Ok((catalog, served, leaderboard)), Ok(prompts)) => {
+        let judged = self.judged(environment);
+        let mut faults = Faults::default();
+        let (mut served, mut leaderboard) = (Vec::new(), None);
+        if let Some(catalog) = &judged.catalog {
+            leaderboard = faults.note(self.leaderboard(&catalog.leaderboard));
+            // What is not in order is only looked at, and must not come near engines that run.
+            let apart = Shared { has_proxy: self.shared.has_proxy, ..Shared::default() };
+            let shared = if judged.faults.is_empty() { &self.shared } else { &apart };
+            let (made, more) = made_providers(&catalog.providers, shared);
+            served = made;
+            faults.0.extend(more.iter().filter(|fault| !judged.explains(fault)).map(ToString::to_string));
+        }
+        let catalog = faults.note_first(judged.finish().map_err(Faults::from));
+        let prompts = faults.note(self.prompts());
+        match (catalog, leaderboard, prompts) {
+            (Some(catalog), Some(leaderboard), Some(prompts)) if faults.0.is_empty() => {
                 Ok(FromFiles { catalog, served, prompts, leaderboard })
             }
-            (Err(Faults(mut faults)), Err(Faults(more))) => {
-                faults.extend(more);
-                Err(Faults(faults))
-            }
-            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => Err(faults),
+            _ => Err(faults),
+        }
+    }
+
+    /// What is wrong with the addresses that the models file says, whatever else is wrong with it.
+    ///
+    /// # Errors
+    /// It names an address that other machines reach.
+    pub fn check_listeners(&self, environment: &Environment) -> Result<(), Faults> {
+        match self.judged(environment).catalog {
+            Some(catalog) => Ok(self.settings.listeners(&catalog).map(drop)?),
+            None => Ok(()),
         }
     }
 
@@ -211,7 +229,7 @@ impl Sources {
     /// # Errors
     /// Everything that is wrong with that file.
     pub fn leaderboard_config(&self, environment: &Environment) -> Result<LeaderboardConfig, Faults> {
-        Ok(self.catalog(environment)?.leaderboard)
+        Ok(self.judged(environment).finish()?.leaderboard)
     }
 
     /// Reads the figures: those of the file, or those that come with the program.
@@ -224,19 +242,19 @@ impl Sources {
         Ok(Leaderboard::load(path)?)
     }
 
-    fn catalog(&self, environment: &Environment) -> Result<Catalog, Faults> {
+    fn judged(&self, environment: &Environment) -> Judged {
         let path = &self.settings.models_config;
         if !path.exists() && self.settings.minimum && !self.settings.models_config_is_set {
-            return Ok(Catalog::default());
+            return Judged::from(Catalog::default());
         }
         if !path.exists() && !self.settings.models_config_is_set {
-            return Err(Faults::from(Fault::new(
+            return Judged::from(Fault::new(
                 path.display().to_string(),
                 "there is no models file",
                 "write one, name another in LLM_PROXY_API_MODELS_CONFIG, or set LLM_PROXY_API_MINIMUM=1 to start on what can be found",
-            )));
+            ));
         }
-        Ok(Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)?)
+        Catalog::judge(path, environment, self.settings.timeouts, self.settings.minimum)
     }
 
     /// Reads the prompts: those of the folder, and beneath them those that come with the program.
@@ -266,34 +284,35 @@ impl Sources {
         }
         Ok(PromptLibrary::load(folder, &default)?)
     }
+}
 
-    /// A provider, and the same with each of its keys if there are several.
-    fn built(&self, config: &ProviderConfig) -> Result<Built, Fault> {
-        let with_key = |key: &SecretString| {
-            providers::build(&ProviderConfig { api_key: Some(key.clone()), ..config.clone() }, &self.shared)
-        };
-        let by_key: Vec<_> = config.api_keys.iter().map(with_key).collect::<Result<_, _>>()?;
-        let provider = match by_key.first() {
-            Some(provider) => provider.clone(),
-            None => providers::build(config, &self.shared)?,
-        };
-        Ok((provider, by_key))
-    }
+/// A provider, and the same with each of its keys if there are several.
+fn built(config: &ProviderConfig, shared: &Shared) -> Result<Built, Fault> {
+    let with_key = |key: &SecretString| {
+        providers::build(&ProviderConfig { api_key: Some(key.clone()), ..config.clone() }, shared)
+    };
+    let by_key: Vec<_> = config.api_keys.iter().map(with_key).collect::<Result<_, _>>()?;
+    let provider = match by_key.first() {
+        Some(provider) => provider.clone(),
+        None => providers::build(config, shared)?,
+    };
+    Ok((provider, by_key))
+}
 
-    fn served(&self, providers: &[ProviderConfig]) -> Result<Vec<Served>, Faults> {
-        let mut faults = Vec::new();
-        let mut served = Vec::new();
-        for config in providers {
-            match self.built(config) {
-                Ok((provider, by_key)) => {
-                    let discovered = Vec::new();
-                    served.push(Served { config: config.clone(), provider, by_key, discovered });
-                }
-                Err(fault) => faults.push(fault.to_string()),
+/// Those that can be made, and why the others cannot.
+fn made_providers(providers: &[ProviderConfig], shared: &Shared) -> (Vec<Served>, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let mut served = Vec::new();
+    for config in providers {
+        match built(config, shared) {
+            Ok((provider, by_key)) => {
+                let discovered = Vec::new();
+                served.push(Served { config: config.clone(), provider, by_key, discovered });
             }
+            Err(fault) => faults.push(fault),
         }
-        if faults.is_empty() { Ok(served) } else { Err(Faults(faults)) }
     }
+    (served, faults)
 }
 
 /// What the files say.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::{Conversation, Course, Gateway, GatewayError, Generated, Opening, Reply};
+use super::course::Course;
+use super::{Conversation, Gateway, GatewayError, Generated, Opening, Reply};
 use crate::llm::{ChatRequest, Completion};
 use crate::prompts::Rendered;
 use crate::providers::{ErrorKind, ProviderError};

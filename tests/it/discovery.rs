@@ -195,9 +195,12 @@ async fn whoever_waits_is_told_how_each_provider_was_asked() {
 async fn a_reload_leaves_a_slow_provider_its_models_until_it_answers() {
     let is_slow = Arc::new(AtomicBool::new(false));
     let slow = is_slow.clone();
-    let upstream = listing(move || match slow.load(Ordering::SeqCst) {
-        false => (Duration::ZERO, vec!["old"]),
-        true => (Duration::from_millis(2500), vec!["old", "new"]),
+    let upstream = listing(move || {
+        if slow.load(Ordering::SeqCst) {
+            (Duration::from_millis(2500), vec!["old", "new"])
+        } else {
+            (Duration::ZERO, vec!["old"])
+        }
     })
     .await;
     let gateway = Setup::new().models(&json!({"providers": {"up": discovering(&upstream)}})).start();
