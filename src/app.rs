@@ -1,6 +1,7 @@
 //! The composition root: puts the rooms together, runs what runs beside the requests, and ends in order.
 
 mod banner;
+mod discovery;
 mod faults;
 mod keeping;
 mod probing;
@@ -26,7 +27,7 @@ use crate::config::{Environment, Fault, ListenAddress, Settings};
 use crate::engine::{Engines, Launcher, RunFolder};
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{Health, Metrics, Progress};
 
 use keeping::Keeping;
 
@@ -71,7 +72,9 @@ impl App {
         let sources = Sources::new(settings.clone(), folder, metrics.clone())
             .with_engines(engines.clone())
             .with_rests(others.book.clone());
-        let loaded = sources.load(&environment).await?;
+        let progress = Progress::if_watched();
+        let (loaded, asking) = sources.load_after(None, &environment, progress.as_ref()).await?;
+        drop(progress);
         sources.settle(&loaded);
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
@@ -92,7 +95,7 @@ impl App {
         let banner = banner::text(&settings, &addresses, &loaded);
         let (reloads, requests) = Reloads::new();
         let figures = (health.clone(), metrics.clone());
-        let watcher = watch::Watcher::new(sources, loaded, gateway.clone(), figures, requests);
+        let watcher = watch::Watcher::new(sources, (loaded, asking), gateway.clone(), figures, requests);
         Ok(Self {
             settings,
             gateway,

@@ -2,7 +2,6 @@
 
 mod keys;
 mod leaderboard;
-mod progress;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -21,7 +20,7 @@ use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::reload::Report;
 use crate::router::Route;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, Progress};
 
 /// One gateway between applications and language models.
 #[derive(Debug, Parser)]
@@ -170,6 +169,9 @@ impl Cli {
     /// It could not be done.
     pub async fn run(self) -> Result<(), CommandError> {
         let folder = std::env::current_dir()?;
+        if let Some(Command::Check(Check { diff: None })) = &self.command {
+            return check(folder).await;
+        }
         let environment = Environment::load(&folder).map_err(Faults::from)?;
         if let Some(Command::Import { file }) = &self.command {
             return import(file, &environment);
@@ -177,7 +179,6 @@ impl Cli {
         let settings = Settings::from_environment(&environment).map_err(Faults::from)?;
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => Box::pin(serve(settings, folder, environment)).await,
-            Command::Check(Check { diff: None }) => check(settings, folder, &environment).await,
             Command::Check(Check { diff: Some(Against::Running) }) => {
                 rehearse(settings, folder, &environment).await
             }
@@ -189,7 +190,10 @@ impl Cli {
             Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
             Command::Keys(command) => keys::run(command, &settings).await,
             Command::Openapi => print(&api::document(&settings.prefix)),
-            Command::EngineGuard { .. } | Command::EngineWatch { .. } | Command::Import { .. } => {
+            Command::EngineGuard { .. }
+            | Command::EngineWatch { .. }
+            | Command::Import { .. }
+            | Command::Check(Check { diff: None }) => {
                 Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))
             }
         }
@@ -208,18 +212,24 @@ async fn serve(settings: Settings, folder: PathBuf, environment: Environment) ->
     Ok(())
 }
 
-async fn check(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
+/// Looks at everything, so that all faults are told at once.
+async fn check(folder: PathBuf) -> Result<(), CommandError> {
+    let (environment, fault) = Environment::judge(&folder);
+    let mut faults: Vec<Faults> = fault.into_iter().map(Faults::from).collect();
+    let (settings, more) = Settings::judge(&environment);
+    faults.extend(more.into_iter().map(Faults::from));
+    let Some(settings) = settings else { return Ok(Faults::beside(faults, Ok(()))?) };
     let mut warnings = settings.warnings.clone();
-    // All are looked at, so that all faults are told at once.
-    let mut faults = Vec::new();
     match telemetry::check(&settings.log) {
         Ok(more) => warnings.extend(more),
         Err(fault) => faults.push(Faults::from(fault)),
     }
     faults.extend(api::check_serving(&settings.serving).err().map(Faults::from));
-    let loaded = Sources::new(settings.clone(), folder, Metrics::default()).load(environment).await;
-    let loaded = loaded.and_then(|loaded| Ok((loaded.listeners(&settings)?, loaded)));
-    let (listen, loaded) = Faults::beside(faults, loaded)?;
+    let sources = Sources::new(settings.clone(), folder, Metrics::default());
+    let loaded = sources.load(&environment, Some(&Progress::on_stderr())).await;
+    faults.extend(sources.check_listeners(&environment).err());
+    let loaded = Faults::beside(faults, loaded)?;
+    let listen = loaded.listeners(&settings)?;
     let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     let mut lines = vec![format!("would listen on {}", listen.join(", "))];
     lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));
@@ -285,7 +295,9 @@ fn tell(report: &Report) -> Result<(), CommandError> {
 }
 
 async fn models(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
-    let loaded = Sources::new(settings, folder, Metrics::default()).load(environment).await?;
+    let loaded = Sources::new(settings, folder, Metrics::default())
+        .load(environment, Some(&Progress::on_stderr()))
+        .await?;
     let lines: Vec<String> = loaded.routes().routes().iter().map(|route| line(route)).collect();
     for warning in loaded.warnings() {
         writeln!(std::io::stderr(), "warning: {warning}")?;

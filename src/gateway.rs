@@ -7,6 +7,7 @@ mod admission;
 mod asking;
 mod chain;
 mod count;
+mod course;
 mod cut_off;
 mod meter;
 mod opening;
@@ -19,10 +20,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use self::admission::allowed;
 pub use self::admission::may_use;
 use self::asking::Asking;
 use self::chain::{Chain, Tried};
+use self::course::Course;
 use self::cut_off::bounded;
 use crate::callers::{Budgets, Gate, Refusal, Rules};
 use crate::llm::{
@@ -186,6 +187,23 @@ impl State {
         if routes.is_empty() { Err(self.unknown(model)) } else { Ok(Chain::Several(routes.into_iter())) }
     }
 
+    /// The models that take over from one after such a failure, as far as the caller may use them.
+    fn taking_over(
+        &self,
+        route: &Route,
+        fallback: Option<Fallback>,
+        record: &RequestRecord,
+    ) -> Vec<Arc<Route>> {
+        let names: &[String] = match fallback {
+            Some(Fallback::Any) => &route.fallbacks,
+            Some(Fallback::Larger) => &route.context_fallbacks,
+            None => &[],
+        };
+        let caller = record.caller();
+        let routes = names.iter().filter_map(|name| self.routes.route(name).cloned());
+        routes.filter(|route| may_use(caller.as_ref(), route)).collect()
+    }
+
     fn unknown(&self, model: &str) -> GatewayError {
         let nearest = self.routes.nearest(model).map(str::to_owned);
         GatewayError::UnknownModel { name: model.to_owned(), nearest }
@@ -225,7 +243,18 @@ impl Gateway {
         request: ChatRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
-        let routed = self.routed(&request.model, &request, &record).await?;
+        let course = self.course(&request.model, &record)?;
+        self.generated(course, request, record).await
+    }
+
+    /// As [`Gateway::chat`], for a request whose way is known.
+    async fn generated(
+        &self,
+        course: Course,
+        request: ChatRequest,
+        record: Arc<RequestRecord>,
+    ) -> Result<Reply<Generated>, GatewayError> {
+        let routed = self.routed(course, &request, &record).await?;
         let meter = Meter::new(&request, record, (routed.deployment.clone(), routed.key));
         let body = match routed.answer.content {
             Content::Whole(completion) => {
@@ -253,9 +282,11 @@ impl Gateway {
         conversation: Conversation,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
-        let prompt = self.opened(&conversation, &record)?;
+        // A model that is not there is told before a variable that is missing.
+        let course = self.course(&conversation.model, &record)?;
+        let prompt = course.opened(&conversation.opening, &record)?;
         let request = conversation.into_request(prompt.as_ref());
-        let reply = self.chat(request, record).await?;
+        let reply = self.generated(course, request, record).await?;
         Ok(Reply { prompt, ..reply })
     }
 
@@ -290,7 +321,8 @@ impl Gateway {
         request: EmbedRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Embeddings>, GatewayError> {
-        let routed = self.routed(&request.model, &request, &record).await?;
+        let course = self.course(&request.model, &record)?;
+        let routed = self.routed(course, &request, &record).await?;
         meter::embeddings(&record, &request, &routed.answer);
         Ok(Reply {
             body: routed.answer,
@@ -321,47 +353,29 @@ impl Gateway {
         route.deployments.first().cloned().ok_or_else(unknown)
     }
 
-    /// The prompt of a conversation, if it has one of the library's.
-    fn opened(
-        &self,
-        conversation: &Conversation,
-        record: &RequestRecord,
-    ) -> Result<Option<Rendered>, GatewayError> {
-        // A model that is not there is told before a variable that is missing.
-        self.route(&conversation.model, record)?;
-        let prompt = conversation.opening.prompt(&self.state.load().prompts)?;
-        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
-        Ok(prompt)
-    }
-
     /// Asks for a model, and for those that take over from it.
     async fn routed<R: Ask>(
         &self,
-        model: &str,
+        course: Course,
         request: &R,
         record: &RequestRecord,
     ) -> Result<Routed<R::Answer>, GatewayError> {
-        let caller = record.caller();
-        let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
+        let Course { state, first: mut route, mut others } = course;
         let mut tried = Tried::default();
         let mut attempts = 0;
         let asked = record.elapsed();
         let mut asking = Asking::new(record, request.input_tokens());
         loop {
-            // There is one, and after it those that take over.
-            let Some(route) = wanted.next() else { return Err(self.state.load().unknown(model)) };
             if tried.seen.is_empty() {
                 note_route(record, &route);
             }
             if let Err(refusal) = self.admit_to(request, &route, &tried, record).await {
-                if wanted.is_over() {
-                    return Err(refusal);
-                }
+                route = others.next().ok_or(refusal)?;
                 continue;
             }
             note_route(record, &route);
             let bounded = bounded(request, &route, record);
-            let deadline = tried.deadline(&route, &wanted);
+            let deadline = tried.deadline(&route, &others);
             asking.earlier = attempts;
             let within = bounded.as_ref().unwrap_or(request);
             let mut error = match asking.handing_over(route.answer(within, deadline, &asking)).await {
@@ -377,38 +391,23 @@ impl Gateway {
             error.attempts = attempts;
             tried.failed(&route, &error);
             let fallback = error.fallback();
-            let others: &[String] = match fallback {
-                Some(Fallback::Any) => &route.fallbacks,
-                Some(Fallback::Larger) => &route.context_fallbacks,
-                None => &[],
-            };
-            let state = self.state.load();
-            let may_use = |route: &Arc<Route>| may_use(caller.as_ref(), route);
-            let taking_over =
-                others.iter().filter_map(|name| state.routes.route(name).cloned()).filter(may_use);
+            let taking_over = state.taking_over(&route, fallback, record);
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
-            let listed = wanted.filter(|_| fallback == Some(Fallback::Any));
+            let listed = others.filter(|_| fallback == Some(Fallback::Any));
             let next = listed.chain(taking_over).filter(|route| !tried.seen.contains(&route.model));
             let next: Vec<Arc<Route>> = next.collect();
             let next = if next.is_empty() { tried.worth_waiting().into_iter().collect() } else { next };
-            if next.is_empty() {
+            let mut next = next.into_iter();
+            let Some(next_route) = next.next() else {
                 asking.end();
                 note_failure(record, &error, asked);
                 return Err(error.into());
-            }
-            if next.first().is_some_and(|next| next.model != route.model) {
+            };
+            if next_route.model != route.model {
                 tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
             }
-            wanted = Chain::Several(next.into_iter());
+            (route, others) = (next_route, Chain::Several(next));
         }
-    }
-
-    fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
-        let caller = record.caller();
-        let first = allowed(self.state.load().wanted(model)?, caller.as_ref())?.next();
-        let route = first.ok_or_else(|| self.state.load().unknown(model))?;
-        note_route(record, &route);
-        Ok(route)
     }
 }
 

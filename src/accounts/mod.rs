@@ -111,7 +111,7 @@ impl Accounts {
     /// # Errors
     /// There is none of that id, or the store does not tell.
     pub async fn get(&self, id: &str) -> Result<Key, AccountError> {
-        let key = self.store.keys().await?.into_iter().find(|key| key.id == id);
+        let key = self.store.key(id).await?;
         key.map(|key| self.with_last_use(key)).ok_or(AccountError::NoSuchKey)
     }
 

@@ -6,7 +6,7 @@ use crate::config::{ConfigError, Fault};
 use crate::prompts::LibraryError;
 
 /// Everything that is wrong, one fault a line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(pub(super) Vec<String>);
 
 impl Faults {
@@ -26,6 +26,24 @@ impl Faults {
 }
 
 impl Faults {
+    /// The value, or else its faults behind these.
+    pub(super) fn note<T, E: Into<Self>>(&mut self, value: Result<T, E>) -> Option<T> {
+        value.map_err(|faults| self.0.extend(faults.into().0)).ok()
+    }
+
+    /// The value, or else its faults before these.
+    pub(super) fn note_first<T>(&mut self, value: Result<T, Self>) -> Option<T> {
+        value.map_err(|faults| drop(self.0.splice(0..0, faults.0))).ok()
+    }
+
+    /// Whether there are none.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn none(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
+
     /// All of them, one a line.
     pub fn lines(&self) -> &[String] {
         &self.0

@@ -46,6 +46,13 @@ impl Schedule {
         self.0.push(turn);
     }
 
+    /// A provider is being asked: it has no time until what it tells is [`Schedule::told`].
+    pub(super) fn is_asked(&mut self, provider: &str) {
+        if let Some(turn) = self.0.iter_mut().find(|turn| turn.provider == provider) {
+            turn.due = None;
+        }
+    }
+
     /// When somebody is to be asked next; `None` if nobody is.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().filter_map(|turn| turn.due).min()
@@ -114,6 +121,10 @@ mod tests {
         schedule.add("often", HALF_A_MINUTE, true, now);
         schedule.add("daily", A_DAY, true, now);
         assert_eq!(schedule.take_due(now + HALF_A_MINUTE), ["often"]);
+        assert_eq!(schedule.next(), Some(now + A_DAY));
+        schedule.is_asked("daily");
+        assert_eq!(schedule.next(), None);
+        schedule.told("daily", true, now);
         assert_eq!(schedule.next(), Some(now + A_DAY));
         schedule.told("gone", true, now);
         schedule.told("often", true, now + HALF_A_MINUTE);

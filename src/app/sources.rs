@@ -1,36 +1,29 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use secrecy::SecretString;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use super::discovery::{self, Asking, Discovery, Silent, Told};
 use super::faults::Faults;
 use super::schedule::Schedule;
 use super::seen::{Files, Seen};
 use super::surroundings::{self, Surroundings};
 use crate::config::{
-    self, Catalog, ConfigError, Environment, Fault, LeaderboardConfig, ListenAddress, ProviderConfig,
+    self, Catalog, ConfigError, Environment, Fault, Judged, LeaderboardConfig, ListenAddress, ProviderConfig,
     Settings,
 };
 use crate::engine::Engines;
 use crate::gateway::State;
 use crate::leaderboard::{self, Leaderboard};
 use crate::prompts::{Fingerprint, Language, PromptLibrary};
-use crate::providers::{self, ErrorKind, ModelCard, Provider, Shared};
+use crate::providers::{self, ModelCard, Provider, Shared};
 use crate::reload::{Diff, Report, Set};
 use crate::router::{HealthBook, RoutingTable, Served};
-use crate::telemetry::Metrics;
-
-/// How long a provider may take at the start to say what models it has: everybody waits for that.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// How long it may take later, when nobody waits.
-const LATER_ANSWER: Duration = Duration::from_secs(15);
+use crate::telemetry::{Metrics, Progress};
 
 /// Where everything is read from.
 #[derive(Debug)]
@@ -97,7 +90,8 @@ impl Sources {
 
     /// Where the service is to listen, as far as that can be read.
     pub fn listeners(&self, environment: &Environment) -> Vec<ListenAddress> {
-        let stated = self.catalog(environment).and_then(|catalog| Ok(self.settings.listeners(&catalog)?));
+        let catalog = self.judged(environment).finish();
+        let stated = catalog.and_then(|catalog| self.settings.listeners(&catalog));
         // The service may run on an older file than the one that is broken now.
         stated.unwrap_or_else(|_| self.settings.listen.clone())
     }
@@ -110,21 +104,45 @@ impl Sources {
         Ok(self.made(self.files(environment)?, Surroundings::default(), Silent::new()))
     }
 
-    /// Reads everything and asks the providers what they have.
+    /// Reads everything and asks the providers what they have, which is shown there if anywhere. Who has not answered in
+    /// a moment has no models.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub async fn load(&self, environment: &Environment) -> Result<Loaded, Faults> {
+    pub async fn load(
+        &self,
+        environment: &Environment,
+        progress: Option<&Progress>,
+    ) -> Result<Loaded, Faults> {
+        Ok(self.load_after(None, environment, progress).await?.0)
+    }
+
+    /// The same after something was loaded before: who does not answer keeps the models that it had. With those who have
+    /// not answered yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) async fn load_after(
+        &self,
+        former: Option<&Loaded>,
+        environment: &Environment,
+        progress: Option<&Progress>,
+    ) -> Result<(Loaded, Asking), Faults> {
         let mut files = self.files(environment)?;
         let mut surroundings = Surroundings::default();
         if self.settings.minimum {
-            surroundings = surroundings::look(&self.settings, &files.catalog, &self.shared).await;
+            let before = former.map(|former| &former.surroundings);
+            surroundings = surroundings::look(&self.settings, &files.catalog, &self.shared, before).await;
             let found = surroundings.providers();
-            files.served.extend(self.served(&found)?);
+            let (served, faults) = made_providers(&found, &self.shared);
+            Faults::from(ConfigError::from(faults)).none()?;
+            files.served.extend(served);
             files.catalog.providers.extend(found);
         }
-        let (served, silent) = with_discovered(files.served, &surroundings).await;
-        Ok(self.made(FromFiles { served, ..files }, surroundings, silent))
+        let former = former.map_or(&[][..], |former| &former.served);
+        let Discovery { served, silent, asking } =
+            discovery::discover(files.served, &surroundings, former, progress).await;
+        Ok((self.made(FromFiles { served, ..files }, surroundings, silent), asking))
     }
 
     fn made(&self, files: FromFiles, surroundings: Surroundings, silent: Silent) -> Loaded {
@@ -134,24 +152,38 @@ impl Sources {
         Loaded { catalog, served, routes, prompts, leaderboard, surroundings, silent }
     }
 
+    /// What the files say. All of them are read, so that all faults are told at once.
     fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
-        // All are read, so that all faults are told at once.
-        let catalog = self.catalog_and_prices(environment).and_then(|catalog| {
-            let leaderboard = self.leaderboard(&catalog.leaderboard);
-            let served = self.served(&catalog.providers);
-            let leaderboard =
-                Faults::beside(served.as_ref().err().cloned().into_iter().collect(), leaderboard)?;
-            Ok((catalog, served?, leaderboard))
-        });
-        match (catalog, self.prompts()) {
-            (Ok((catalog, served, leaderboard)), Ok(prompts)) => {
+        let judged = self.judged_and_prices(environment);
+        let mut faults = Faults::default();
+        let (mut served, mut leaderboard) = (Vec::new(), None);
+        if let Some(catalog) = &judged.catalog {
+            leaderboard = faults.note(self.leaderboard(&catalog.leaderboard));
+            // What is not in order is only looked at, and must not come near engines that run.
+            let apart = Shared { has_proxy: self.shared.has_proxy, ..Shared::default() };
+            let shared = if judged.faults.is_empty() { &self.shared } else { &apart };
+            let (made, more) = made_providers(&catalog.providers, shared);
+            served = made;
+            faults.0.extend(more.iter().filter(|fault| !judged.explains(fault)).map(ToString::to_string));
+        }
+        let catalog = faults.note_first(judged.finish().map_err(Faults::from));
+        let prompts = faults.note(self.prompts());
+        match (catalog, leaderboard, prompts) {
+            (Some(catalog), Some(leaderboard), Some(prompts)) if faults.0.is_empty() => {
                 Ok(FromFiles { catalog, served, prompts, leaderboard })
             }
-            (Err(Faults(mut faults)), Err(Faults(more))) => {
-                faults.extend(more);
-                Err(Faults(faults))
-            }
-            (Err(faults), Ok(_)) | (Ok(_), Err(faults)) => Err(faults),
+            _ => Err(faults),
+        }
+    }
+
+    /// What is wrong with the addresses that the models file says, whatever else is wrong with it.
+    ///
+    /// # Errors
+    /// It names an address that other machines reach.
+    pub fn check_listeners(&self, environment: &Environment) -> Result<(), Faults> {
+        match self.judged(environment).catalog {
+            Some(catalog) => Ok(self.settings.listeners(&catalog).map(drop)?),
+            None => Ok(()),
         }
     }
 
@@ -194,7 +226,7 @@ impl Sources {
     /// # Errors
     /// Everything that is wrong with that file.
     pub fn leaderboard_config(&self, environment: &Environment) -> Result<LeaderboardConfig, Faults> {
-        Ok(self.catalog(environment)?.leaderboard)
+        Ok(self.judged(environment).finish()?.leaderboard)
     }
 
     /// Reads the figures: those of the file, or those that come with the program.
@@ -207,40 +239,35 @@ impl Sources {
         Ok(Leaderboard::load(path)?)
     }
 
-    fn catalog(&self, environment: &Environment) -> Result<Catalog, Faults> {
-        Ok(self.models_file(environment)?)
-    }
-
     /// The same, for a load: from now on the file of prices is watched that the models file names, good or bad.
-    fn catalog_and_prices(&self, environment: &Environment) -> Result<Catalog, Faults> {
+    fn judged_and_prices(&self, environment: &Environment) -> Judged {
         let known = self.prices.load().path.clone();
         // Before it is read: what is written from now on is another change.
         self.prices.store(Arc::new(Seen::now(known.clone())));
-        let read = self.models_file(environment);
-        let named = match &read {
-            Ok(catalog) => catalog.prices_file.clone(),
-            Err(error) => error.prices_file.clone().or_else(|| known.clone()),
-        };
+        let judged = self.judged(environment);
+        let named = judged.catalog.as_ref().and_then(|catalog| catalog.prices_file.clone());
+        // What cannot be read may name it all the same.
+        let named = if judged.faults.is_empty() { named } else { named.or_else(|| known.clone()) };
         if named == known {
-            return Ok(read?);
+            return judged;
         }
         self.prices.store(Arc::new(Seen::now(named)));
-        self.catalog(environment)
+        self.judged(environment)
     }
 
-    fn models_file(&self, environment: &Environment) -> Result<Catalog, ConfigError> {
+    fn judged(&self, environment: &Environment) -> Judged {
         let path = &self.settings.models_config;
         if !path.exists() && self.settings.minimum && !self.settings.models_config_is_set {
-            return Ok(Catalog::default());
+            return Judged::from(Catalog::default());
         }
         if !path.exists() && !self.settings.models_config_is_set {
-            return Err(ConfigError::from(Fault::new(
+            return Judged::from(Fault::new(
                 path.display().to_string(),
                 "there is no models file",
                 "write one, name another in LLM_PROXY_API_MODELS_CONFIG, or set LLM_PROXY_API_MINIMUM=1 to start on what can be found",
-            )));
+            ));
         }
-        Catalog::load(path, environment, self.settings.timeouts, self.settings.minimum)
+        Catalog::judge(path, environment, self.settings.timeouts, self.settings.minimum)
     }
 
     /// Reads the prompts: those of the folder, and beneath them those that come with the program.
@@ -270,34 +297,35 @@ impl Sources {
         }
         Ok(PromptLibrary::load(folder, &default)?)
     }
+}
 
-    /// A provider, and the same with each of its keys if there are several.
-    fn built(&self, config: &ProviderConfig) -> Result<Built, Fault> {
-        let with_key = |key: &SecretString| {
-            providers::build(&ProviderConfig { api_key: Some(key.clone()), ..config.clone() }, &self.shared)
-        };
-        let by_key: Vec<_> = config.api_keys.iter().map(with_key).collect::<Result<_, _>>()?;
-        let provider = match by_key.first() {
-            Some(provider) => provider.clone(),
-            None => providers::build(config, &self.shared)?,
-        };
-        Ok((provider, by_key))
-    }
+/// A provider, and the same with each of its keys if there are several.
+fn built(config: &ProviderConfig, shared: &Shared) -> Result<Built, Fault> {
+    let with_key = |key: &SecretString| {
+        providers::build(&ProviderConfig { api_key: Some(key.clone()), ..config.clone() }, shared)
+    };
+    let by_key: Vec<_> = config.api_keys.iter().map(with_key).collect::<Result<_, _>>()?;
+    let provider = match by_key.first() {
+        Some(provider) => provider.clone(),
+        None => providers::build(config, shared)?,
+    };
+    Ok((provider, by_key))
+}
 
-    fn served(&self, providers: &[ProviderConfig]) -> Result<Vec<Served>, Faults> {
-        let mut faults = Vec::new();
-        let mut served = Vec::new();
-        for config in providers {
-            match self.built(config) {
-                Ok((provider, by_key)) => {
-                    let discovered = Vec::new();
-                    served.push(Served { config: config.clone(), provider, by_key, discovered });
-                }
-                Err(fault) => faults.push(fault.to_string()),
+/// Those that can be made, and why the others cannot.
+fn made_providers(providers: &[ProviderConfig], shared: &Shared) -> (Vec<Served>, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let mut served = Vec::new();
+    for config in providers {
+        match built(config, shared) {
+            Ok((provider, by_key)) => {
+                let discovered = Vec::new();
+                served.push(Served { config: config.clone(), provider, by_key, discovered });
             }
+            Err(fault) => faults.push(fault),
         }
-        if faults.is_empty() { Ok(served) } else { Err(Faults(faults)) }
     }
+    (served, faults)
 }
 
 /// What the files say.
@@ -307,55 +335,6 @@ struct FromFiles {
     served: Vec<Served>,
     prompts: PromptLibrary,
     leaderboard: Leaderboard,
-}
-
-/// Why providers that were asked for their models named none, by their names.
-type Silent = BTreeMap<String, String>;
-
-/// Asks all providers at once whose models are to be discovered, but for those that have just been asked.
-async fn with_discovered(mut served: Vec<Served>, surroundings: &Surroundings) -> (Vec<Served>, Silent) {
-    let names: Vec<&str> =
-        served.iter().filter(|served| served.discovers()).map(|served| served.config.name.as_str()).collect();
-    if !names.is_empty() {
-        tracing::info!(providers = names.join(", "), "Asking what models there are");
-    }
-    let asked = served.iter().map(|served| async {
-        match surroundings.models_of(&served.config.name) {
-            Some(answer) => answer,
-            None => discover(served).await.unwrap_or_else(|| Ok(Vec::new())),
-        }
-    });
-    let answers = join_all(asked).await;
-    let mut silent = Silent::new();
-    for (served, answer) in served.iter_mut().zip(answers) {
-        match answer {
-            Ok(models) => served.discovered = models,
-            Err(why) => drop(silent.insert(served.config.name.clone(), why)),
-        }
-    }
-    (served, silent)
-}
-
-/// What a provider says it has, or why it does not say; `None` when its models are listed.
-async fn discover(served: &Served) -> Option<Told> {
-    if served.discovers() { Some(told(served.provider.as_ref(), FIRST_ANSWER).await) } else { None }
-}
-
-/// What a provider says it has, or why it does not say.
-pub(super) type Told = Result<Vec<ModelCard>, String>;
-
-async fn told(provider: &dyn Provider, patience: Duration) -> Told {
-    match timeout(patience, provider.models()).await {
-        Ok(Ok(models)) => Ok(models),
-        Ok(Err(error)) => {
-            tracing::debug!(provider = provider.name(), %error, "The provider does not say what models it has");
-            Err(match error.kind {
-                ErrorKind::Unreachable => error.kind.to_string(),
-                kind => format!("does not say what models it has: it {kind}"),
-            })
-        }
-        Err(_) => Err(format!("cannot be reached within {} s", patience.as_secs())),
-    }
 }
 
 impl Loaded {
@@ -401,10 +380,13 @@ impl Loaded {
             ));
         }
         for served in self.served.iter().filter(|served| served.discovers()) {
+            let name = &served.config.name;
+            let why = self.silent.get(name).map(String::as_str);
             if served.discovered.is_empty() {
-                let name = &served.config.name;
-                let why = self.silent.get(name).map_or("says that it has no models", String::as_str);
+                let why = why.unwrap_or("says that it has no models");
                 warnings.push(format!("provider `{name}` {why}; it is asked again from time to time"));
+            } else if let Some(why) = why {
+                warnings.push(format!("provider `{name}` {why}; the models that it had stay until it does"));
             }
         }
         warnings
@@ -445,9 +427,7 @@ impl Loaded {
 
     /// Asks a provider again what models it has; `None` if there is none of that name.
     pub(super) fn ask(&self, name: &str) -> Option<impl Future<Output = (String, Told)> + Send + use<>> {
-        let served = self.served.iter().find(|served| served.config.name == name)?;
-        let (name, provider) = (name.to_owned(), served.provider.clone());
-        Some(async move { (name, told(provider.as_ref(), LATER_ANSWER).await) })
+        self.served.iter().find(|served| served.config.name == name).map(discovery::ask)
     }
 
     /// The same with other models of a provider. `None` if nothing changes.
@@ -476,13 +456,15 @@ impl Loaded {
         })
     }
 
-    /// The providers that are to be asked again, each of which has just been asked.
-    pub(super) fn schedule(&self, now: Instant) -> Schedule {
+    /// The providers that are to be asked again, each of which has just been asked, or is being asked yet.
+    pub(super) fn schedule(&self, asking: &Asking, now: Instant) -> Schedule {
         let mut schedule = Schedule::default();
         for served in self.served.iter().filter(|served| served.discovers()) {
             let config = &served.config;
-            schedule.add(&config.name, config.discover_every, !served.discovered.is_empty(), now);
+            let has_told = !served.discovered.is_empty() && !self.silent.contains_key(&config.name);
+            schedule.add(&config.name, config.discover_every, has_told, now);
         }
+        asking.names.iter().for_each(|name| schedule.is_asked(name));
         schedule
     }
 }

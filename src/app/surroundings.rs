@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use crate::config::{Catalog, EngineSettings, ModelConfig, ModelSource, ProviderConfig, Settings};
-use crate::providers::{self, ModelCard, Shared};
+use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Settings};
+use crate::providers::{self, ErrorKind, ModelCard, Shared};
 
 /// A server on this machine answers at once, or is not there.
 const NEAR: Duration = Duration::from_millis(700);
@@ -53,6 +53,12 @@ impl Surroundings {
             .collect()
     }
 
+    /// What was found by that title.
+    fn found(&self, title: &str) -> Option<&ProviderConfig> {
+        let place = self.places.iter().find(|place| place.title == title)?;
+        place.found.as_ref().map(|(config, _)| config)
+    }
+
     pub(super) fn places(&self) -> &[Place] {
         &self.places
     }
@@ -66,10 +72,19 @@ impl Surroundings {
     }
 }
 
-/// Looks for what the catalog does not have already.
-pub(super) async fn look(settings: &Settings, catalog: &Catalog, shared: &Shared) -> Surroundings {
+/// Looks for what the catalog does not have already. What was there before and is only slow now, is there.
+pub(super) async fn look(
+    settings: &Settings,
+    catalog: &Catalog,
+    shared: &Shared,
+    former: Option<&Surroundings>,
+) -> Surroundings {
     let candidates = [openai(settings), ollama(settings), local_server(settings)];
-    let looked = join_all(candidates.into_iter().map(|candidate| seen(candidate, catalog, shared))).await;
+    let looked = candidates.into_iter().map(|candidate| {
+        let before = former.and_then(|former| former.found(&candidate.title));
+        seen(candidate, catalog, shared, before)
+    });
+    let looked = join_all(looked).await;
     let mut places: Vec<Place> = looked.into_iter().flatten().collect();
     places.extend(engines(settings));
     if !has_echo(catalog) {
@@ -96,7 +111,12 @@ struct Candidate {
 }
 
 /// Asks a candidate, unless the catalog has it: then there is nothing to say.
-async fn seen(candidate: Candidate, catalog: &Catalog, shared: &Shared) -> Option<Place> {
+async fn seen(
+    candidate: Candidate,
+    catalog: &Catalog,
+    shared: &Shared,
+    before: Option<&ProviderConfig>,
+) -> Option<Place> {
     let Candidate { title, advice, config, patience, named_by } = candidate;
     let Some(config) = config else { return Some(Place { title, advice, found: None, note: None }) };
     let same = |other: &ProviderConfig| other.name == config.name || other.base_url == config.base_url;
@@ -107,11 +127,14 @@ async fn seen(candidate: Candidate, catalog: &Catalog, shared: &Shared) -> Optio
         Ok(provider) => provider,
         Err(fault) => return Some(Place { title, advice, found: None, note: Some(fault.problem) }),
     };
-    let answer = timeout(patience, provider.models()).await.ok();
-    let (found, note) = match answer {
-        Some(Ok(models)) => (Some((named_by(&models, config), models)), None),
+    let answer = timeout(patience, provider.models()).await;
+    let is_nobody_there = matches!(&answer, Ok(Err(error)) if matches!(error.kind, ErrorKind::Unreachable));
+    let silent = |config| (Some((config, Vec::new())), Some("does not answer now".to_owned()));
+    let (found, note) = match (answer, before) {
+        (Ok(Ok(models)), _) => (Some((named_by(&models, config), models)), None),
+        (_, Some(before)) if !is_nobody_there => silent(before.clone()),
         // A cloud that does not answer now is still the one whose key there is.
-        _ if config.api_key.is_some() => (Some((config, Vec::new())), Some("does not answer now".to_owned())),
+        _ if config.api_key.is_some() => silent(config),
         _ => (None, None),
     };
     Some(Place { title, advice, found, note })
@@ -125,20 +148,11 @@ fn provider(
     api_key: Option<SecretString>,
 ) -> ProviderConfig {
     ProviderConfig {
-        name: name.to_owned(),
-        kind: kind.to_owned(),
         base_url: Some(base_url),
-        models_url: None,
-        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key,
-        api_keys: Vec::new(),
-        headers: Vec::new(),
         timeouts: settings.timeouts,
-        probe: None,
-        base_priority: 1.0,
-        engines: EngineSettings::default(),
-        models: ModelSource::Discovered,
         place: format!("{name}, found by itself"),
+        ..ProviderConfig::of(name, kind)
     }
 }
 

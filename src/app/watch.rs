@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::discovery::{Asking, Told};
 use super::faults::Faults;
 use super::probing::Probing;
 use super::schedule::Schedule;
 use super::seen::Files;
-use super::sources::{Loaded, Sources, Told};
+use super::sources::{Loaded, Sources};
 use crate::gateway::Gateway;
 use crate::reload::{Outcome, Report, Request, Wish};
 use crate::telemetry::{Health, Metrics};
@@ -51,7 +52,7 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn new(
         sources: Sources,
-        loaded: Loaded,
+        (loaded, asking): (Loaded, Asking),
         gateway: Arc<Gateway>,
         (health, metrics): (Arc<Health>, Metrics),
         requests: mpsc::Receiver<Request>,
@@ -59,7 +60,7 @@ impl Watcher {
         let taken = sources.fingerprint();
         let (sources, seen) = (Arc::new(sources), taken.clone());
         let probing = Probing::default();
-        let (schedule, asked) = (loaded.schedule(Instant::now()), FuturesUnordered::new());
+        let (schedule, asked) = (loaded.schedule(&asking, Instant::now()), asking.answers);
         Self { sources, loaded, gateway, health, metrics, requests, probing, schedule, asked, taken, seen }
     }
 
@@ -112,7 +113,8 @@ impl Watcher {
     /// What a reload would change. Nothing is touched: everything is made apart from what serves.
     async fn rehearsed(&mut self) -> Result<Report, Faults> {
         let sources = self.sources.apart();
-        let loaded = sources.load(&sources.environment()?).await?;
+        let environment = sources.environment()?;
+        let (loaded, _) = sources.load_after(Some(&self.loaded), &environment, None).await?;
         Ok(loaded.changes_since(&self.loaded))
     }
 
@@ -124,23 +126,23 @@ impl Watcher {
         }
         let loaded = match self.sources.environment() {
             Ok(environment) => {
-                let loaded = self.sources.load(&environment).await;
+                let loaded = self.sources.load_after(Some(&self.loaded), &environment, None).await;
                 self.note_named_files(loaded.is_ok());
                 loaded
             }
             Err(faults) => Err(faults),
         };
         match loaded {
-            Ok(loaded) => {
+            Ok((loaded, asking)) => {
                 let report = loaded.changes_since(&self.loaded);
                 self.gateway.replace(loaded.state());
                 self.sources.settle(&loaded);
                 for warning in &report.warnings {
                     tracing::warn!("{warning}");
                 }
-                // Everybody has been asked just now.
-                self.asked.clear();
-                self.schedule = loaded.schedule(Instant::now());
+                // Everybody has been asked just now. Who has not answered yet is listened to.
+                self.schedule = loaded.schedule(&asking, Instant::now());
+                self.asked = asking.answers;
                 self.loaded = loaded;
                 self.probing.follow(self.loaded.routes(), &self.metrics);
                 self.health.reload_accepted();

@@ -1,6 +1,5 @@
 //! `leaderboard update` and `leaderboard show`. Nothing else ever fetches figures.
 
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -8,13 +7,12 @@ use clap::Subcommand;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::progress::{Progress, size};
 use super::{CommandError, print};
 use crate::app::Sources;
 use crate::config::{Environment, Fault, LeaderboardSource, Settings};
 use crate::fetch::{Come, Fetcher};
-use crate::leaderboard::{self, Fetched, Leaderboard, Update};
-use crate::telemetry::Metrics;
+use crate::leaderboard::{self, Fetched, Leaderboard, Source, Update};
+use crate::telemetry::{Metrics, Progress, size};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -72,9 +70,7 @@ async fn update(
     board: &Leaderboard,
     file: &Path,
 ) -> Result<(), CommandError> {
-    let stderr = std::io::stderr();
-    let is_terminal = stderr.is_terminal();
-    let progress = Progress::new(stderr, is_terminal);
+    let progress = Progress::on_stderr();
     let tables: Vec<Fetched> =
         stream::iter(asked).map(|source| fetch(fetcher, source, &progress)).buffered(AT_ONCE).collect().await;
     let (count, today) = (tables.len(), today());
@@ -95,7 +91,7 @@ async fn update(
     }
 }
 
-async fn fetch<W: Write>(fetcher: &Fetcher, source: LeaderboardSource, progress: &Progress<W>) -> Fetched {
+async fn fetch(fetcher: &Fetcher, source: LeaderboardSource, progress: &Progress) -> Fetched {
     let mut task = progress.task(&source.name, "fetching");
     let come = |Come { bytes, of }: Come| {
         task.is_at(|| match of {
@@ -132,8 +128,8 @@ fn overview(board: &Leaderboard) -> String {
     let mut lines = vec![line(board)];
     for source in &board.figures().sources {
         let count = board.figures().rows_of(&source.name).count();
-        let licence = source.licence.as_deref().unwrap_or("licence not stated");
-        lines.push(format!("\n{}: {count} models of {} ({licence})", source.name, source.date));
+        let licence = source.licence.as_deref().unwrap_or(Source::UNKNOWN_LICENCE);
+        lines.push(format!("\n{}: {count} models of {}, licence: {licence}", source.name, source.date));
         lines.push(format!("  {} [{}]", source.url, source.format));
         let measure = [&source.measure, &source.scale].into_iter().flatten().map(String::as_str);
         let measure = measure.collect::<Vec<_>>().join("; ");

@@ -9,11 +9,13 @@ mod checks;
 mod discovery;
 mod engines;
 mod expand;
+mod judged;
 mod leaderboard;
 mod lua;
 mod older;
 mod policies;
 mod probes;
+mod provider;
 mod raw;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use serde_json::{Map, Value};
 
 use self::engines::Outer;
 use self::expand::Expansion;
+pub use self::judged::Judged;
 pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
@@ -92,11 +95,6 @@ pub struct ProviderConfig {
     pub place: String,
 }
 
-impl ProviderConfig {
-    /// How often a provider is asked what models it has, if nobody says.
-    pub const DISCOVER_EVERY: Duration = Duration::from_secs(30);
-}
-
 /// Where the list of a provider's models comes from.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
@@ -163,20 +161,7 @@ impl Catalog {
         defaults: Timeouts,
         minimum: bool,
     ) -> Result<Self, ConfigError> {
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Fault::new(&place, error.to_string(), "name a readable file in LLM_PROXY_API_MODELS_CONFIG")
-        })?;
-        Self::of(&place, raw::read(path, &text)?, (environment, defaults, minimum))
-    }
-
-    fn of(
-        file: &str,
-        raw: RawCatalog,
-        (environment, timeouts, minimum): (&Environment, Timeouts, bool),
-    ) -> Result<Self, ConfigError> {
-        let (catalog, faults) = (Self::default(), Vec::new());
-        Reader { file, environment, timeouts, minimum, catalog, faults }.read(raw)
+        Self::judge(path, environment, defaults, minimum).finish()
     }
 }
 
@@ -191,13 +176,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(mut self, raw: RawCatalog) -> Result<Catalog, ConfigError> {
+    /// With the names of models that may be in what could not be read.
+    fn read(mut self, raw: RawCatalog, unread: &[String]) -> (Catalog, Vec<Fault>) {
         let (policies, routing, leaderboard) = (raw.models.0, raw.routing, raw.leaderboard);
         let (limits, prices) = (raw.limits, raw.prices);
         self.catalog.listen = raw.listen;
         self.catalog.warnings = raw.warnings;
-        let listed: Vec<String> =
-            raw.providers.0.iter().flat_map(|(_, provider)| provider.0.listed_models()).collect();
+        let read = raw.providers.0.iter().flat_map(|(_, provider)| provider.0.listed_models());
+        let listed: Vec<String> = read.chain(unread.iter().cloned()).collect();
         let anything_discovered =
             raw.providers.0.iter().any(|(_, p)| matches!(p.0.models, Some(RawModels::Discover)));
         if raw.providers.0.is_empty() && !self.minimum {
@@ -233,10 +219,7 @@ impl Reader<'_> {
         if let Some(Object(raw)) = leaderboard {
             self.leaderboard(raw);
         }
-        if self.faults.is_empty() {
-            return Ok(self.catalog);
-        }
-        Err(ConfigError { faults: self.faults, prices_file: self.catalog.prices_file })
+        (self.catalog, self.faults)
     }
 
     fn provider(&mut self, name: String, raw: RawProvider) {

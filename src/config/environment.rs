@@ -25,19 +25,29 @@ impl Environment {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn load(folder: &Path) -> Result<Self, ConfigError> {
+        match Self::judge(folder) {
+            (environment, None) => Ok(environment),
+            (_, Some(fault)) => Err(fault.into()),
+        }
+    }
+
+    /// The same, with what is wrong with the file: then its variables up to that place are read.
+    pub fn judge(folder: &Path) -> (Self, Option<Fault>) {
         let mut variables = BTreeMap::new();
         let file = folder.join(".env");
-        if file.is_file() {
-            let unreadable = |error| unreadable(&file, &error);
-            for pair in dotenvy::from_path_iter(&file).map_err(unreadable)? {
-                let (name, value) = pair.map_err(unreadable)?;
+        let mut read = || -> Result<(), dotenvy::Error> {
+            for pair in dotenvy::from_path_iter(&file)? {
+                let (name, value) = pair?;
                 variables.insert(name, value);
             }
-        }
+            Ok(())
+        };
+        let read = if file.is_file() { read() } else { Ok(()) };
+        let fault = read.err().map(|error| unreadable(&file, &error));
         let own = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         variables.extend(own);
-        Ok(Self { variables })
+        (Self { variables }, fault)
     }
 
     /// An environment of just these variables.

@@ -1,7 +1,6 @@
 //! What is wrong with a configuration, said so that it can be mended.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use crate::lint::Misread;
 
@@ -41,8 +40,6 @@ impl fmt::Display for Fault {
 pub struct ConfigError {
     /// At least one.
     pub faults: Vec<Fault>,
-    /// The file of prices, if it came so far that one was named: what is wrong may be mended there.
-    pub prices_file: Option<PathBuf>,
 }
 
 impl fmt::Display for ConfigError {
@@ -57,12 +54,12 @@ impl fmt::Display for ConfigError {
 
 impl From<Fault> for ConfigError {
     fn from(fault: Fault) -> Self {
-        Self { faults: vec![fault], prices_file: None }
+        Self { faults: vec![fault] }
     }
 }
 
 impl From<Vec<Fault>> for ConfigError {
     fn from(faults: Vec<Fault>) -> Self {
-        Self { faults, prices_file: None }
+        Self { faults }
     }
 }

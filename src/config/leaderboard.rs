@@ -22,6 +22,8 @@ pub struct LeaderboardSource {
     pub format: LeaderboardFormat,
     /// On what terms.
     pub licence: Option<String>,
+    /// What else there is to know.
+    pub notes: Option<String>,
 }
 
 /// The form in which a leaderboard is published.

@@ -18,7 +18,7 @@ mod settings;
 
 pub use crate::lint::nearest;
 pub use adjustment::Adjustment;
-pub use catalog::{Catalog, Imported, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
+pub use catalog::{Catalog, Imported, Judged, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
 pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};

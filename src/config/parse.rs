@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Auth, ConfigError, Fault, ListenAddress, LogFormat};
+use super::{Auth, Fault, ListenAddress, LogFormat};
 use crate::callers::Zone;
 use crate::lint::is_language_tag;
 
 /// Values read so far, and the faults among them. A bad value is replaced by a good one, so that all
-/// faults are found in one go; with any fault, [`Parsed::finish`] gives nothing but faults.
+/// faults are found in one go.
 pub(super) struct Parsed {
     prefix: &'static str,
     pub(super) faults: Vec<Fault>,
@@ -19,10 +19,6 @@ pub(super) struct Parsed {
 impl Parsed {
     pub(super) fn new(prefix: &'static str) -> Self {
         Self { prefix, faults: Vec::new() }
-    }
-
-    pub(super) fn finish<T>(self, value: T) -> Result<T, ConfigError> {
-        if self.faults.is_empty() { Ok(value) } else { Err(self.faults.into()) }
     }
 
     pub(super) fn fault(&mut self, name: &str, problem: String, cure: String) {
@@ -135,6 +131,7 @@ impl Parsed {
     pub(super) fn language(&mut self, name: &str, value: &str) -> String {
         if !is_language_tag(value) {
             self.bad(name, value, "a language tag, such as en or pt-BR");
+            return "en".to_owned();
         }
         value.to_owned()
     }

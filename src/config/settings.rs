@@ -259,6 +259,14 @@ impl Settings {
     /// # Errors
     /// Every variable with a bad value, with what is allowed.
     pub fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
+        match Self::judge(environment) {
+            (Some(settings), faults) if faults.is_empty() => Ok(settings),
+            (_, faults) => Err(faults.into()),
+        }
+    }
+
+    /// The same with good values in the place of bad ones, so that what does not hang on these can be judged, too.
+    pub fn judge(environment: &Environment) -> (Option<Self>, Vec<Fault>) {
         // An empty value is as good as none, but where it has a meaning: no log file, no prefix.
         let may_be_empty = |name: &str| matches!(name, "LOG_FILENAME" | "EP_PREFIX");
         let ours = environment
@@ -267,9 +275,13 @@ impl Settings {
                 name.strip_prefix(PREFIX).is_some_and(|name| !value.is_empty() || may_be_empty(name))
             })
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let raw: Raw = envy::prefixed(PREFIX).from_iter(ours).map_err(|error| {
-            Fault::new(format!("{PREFIX}*"), error.to_string(), "see the README for each variable")
-        })?;
+        let raw: Raw = match envy::prefixed(PREFIX).from_iter(ours) {
+            Ok(raw) => raw,
+            Err(error) => {
+                let cure = "see the README for each variable";
+                return (None, vec![Fault::new(format!("{PREFIX}*"), error.to_string(), cure)]);
+            }
+        };
         let mut check = Parsed::new(PREFIX);
         let mut settings = raw.checked(&mut check);
         settings.found = Found::from_environment(environment, raw.gguf_dir.clone());
@@ -280,7 +292,7 @@ impl Settings {
             settings.warnings.push(format!("{PREFIX}ADMIN_KEY {words}"));
         }
         check.faults.extend(settings.faults_of_listeners(&format!("{PREFIX}LISTEN"), &settings.listen));
-        check.finish(settings)
+        (Some(settings), check.faults)
     }
 
     /// Where to listen, as a models file may say, too.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::router::{Route, RouteError};
 
 /// Models that are asked one after the other. Nearly always there is one, for which nothing is allocated.
+#[derive(Clone)]
 pub(super) enum Chain {
     One(Option<Arc<Route>>),
     Several(std::vec::IntoIter<Arc<Route>>),
@@ -40,11 +41,23 @@ pub(super) struct Tried {
     pub(super) seen: Vec<Arc<str>>,
     /// When the waiting is over, whoever is waited for.
     deadline: Option<Instant>,
-    /// The one that is back first, as long as all of them only rest.
-    soonest: Option<(Duration, Arc<Route>)>,
-    has_failed: bool,
-    is_waiting: bool,
-    has_waited: bool,
+    waiting: Waiting,
+}
+
+/// Whether one that rests is waited for: once in a request, and not where another one has failed in earnest.
+enum Waiting {
+    /// Perhaps for this one, which is back first of those that were asked. All of them only rest.
+    Perhaps(Option<(Duration, Arc<Route>)>),
+    /// Whoever is asked now is waited for.
+    Now,
+    /// No more.
+    Never,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self::Perhaps(None)
+    }
 }
 
 impl Tried {
@@ -52,18 +65,21 @@ impl Tried {
     pub(super) fn deadline(&mut self, route: &Route, others: &Chain) -> Option<Instant> {
         let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + route.max_wait());
         let is_alone = self.seen.is_empty() && others.is_over() && route.fallbacks.is_empty();
-        self.has_waited |= is_alone;
-        (is_alone || self.is_waiting).then_some(deadline)
+        if is_alone {
+            self.waiting = Waiting::Never;
+        }
+        (is_alone || matches!(self.waiting, Waiting::Now)).then_some(deadline)
     }
 
     pub(super) fn failed(&mut self, route: &Arc<Route>, error: &RouteError) {
         if !self.seen.contains(&route.model) {
             self.seen.push(route.model.clone());
         }
+        let Waiting::Perhaps(soonest) = &mut self.waiting else { return };
         match error.is_resting() {
-            None => self.has_failed = true,
-            Some(rest) if self.soonest.as_ref().is_none_or(|(soonest, _)| rest < *soonest) => {
-                self.soonest = Some((rest, route.clone()));
+            None => self.waiting = Waiting::Never,
+            Some(rest) if soonest.as_ref().is_none_or(|(soonest, _)| rest < *soonest) => {
+                *soonest = Some((rest, route.clone()));
             }
             Some(_) => {}
         }
@@ -71,9 +87,13 @@ impl Tried {
 
     /// When all of several rest: the one that is back first, once.
     pub(super) fn worth_waiting(&mut self) -> Option<Arc<Route>> {
-        let is_last = std::mem::replace(&mut self.is_waiting, true) || self.has_failed || self.has_waited;
-        let (rest, route) = self.soonest.take().filter(|_| !is_last)?;
-        let is_in_time = self.deadline.is_some_and(|deadline| Instant::now() + rest <= deadline);
-        is_in_time.then_some(route)
+        let Waiting::Perhaps(soonest) = std::mem::replace(&mut self.waiting, Waiting::Never) else {
+            return None;
+        };
+        let is_in_time =
+            |rest: Duration| self.deadline.is_some_and(|deadline| Instant::now() + rest <= deadline);
+        let (_, route) = soonest.filter(|(rest, _)| is_in_time(*rest))?;
+        self.waiting = Waiting::Now;
+        Some(route)
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::admission::allowed;
 use super::{Gateway, GatewayError, note_route};
 use crate::llm::{Count, CountRequest};
 use crate::router::Route;
@@ -19,9 +18,7 @@ impl Gateway {
     /// # Errors
     /// The model is unknown, or the caller may not use it.
     pub async fn count(&self, request: &CountRequest, record: &RequestRecord) -> Result<Count, GatewayError> {
-        let wanted = self.state().wanted(&request.model)?;
-        let mut wanted = allowed(wanted, record.caller().as_ref())?;
-        let Some(route) = wanted.next() else { return Err(self.state().unknown(&request.model)) };
+        let route = self.course(&request.model, record)?.first;
         note_route(record, &route);
         let counted = timeout(PATIENCE, counted(&route, request)).await.ok().flatten();
         Ok(counted.unwrap_or_else(|| request.estimated()))

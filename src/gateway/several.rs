@@ -6,8 +6,9 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::course::Course;
 use super::{Conversation, Gateway, GatewayError, Generated, Opening, Reply};
-use crate::llm::Completion;
+use crate::llm::{ChatRequest, Completion};
 use crate::prompts::Rendered;
 use crate::providers::{ErrorKind, ProviderError};
 use crate::telemetry::RequestRecord;
@@ -44,8 +45,8 @@ impl From<GatewayError> for Unanswered {
 
 impl Gateway {
     /// Has the same conversation about each of several texts, which takes the place of what the user says. The prompt is
-    /// rendered once, so that a reload in between leaves no two texts with different ones. The future may be dropped
-    /// at any time, which aborts all requests to upstreams.
+    /// rendered and the model looked up once, so that a reload in between leaves no two texts with different ones. The
+    /// future may be dropped at any time, which aborts all requests to upstreams.
     ///
     /// # Errors
     /// As [`Gateway::converse`]. The first failure ends the others that are under way.
@@ -55,14 +56,15 @@ impl Gateway {
         texts: &[String],
         record: Arc<RequestRecord>,
     ) -> Result<Replies, Unanswered> {
-        let prompt = self.opened(&conversation, &record)?;
+        // A model that is not there is told before a variable that is missing.
+        let course = self.course(&conversation.model, &record)?;
+        let prompt = course.opened(&conversation.opening, &record)?;
         if let Some(prompt) = &prompt {
             conversation.opening = Opening::Text(prompt.text.clone());
         }
-        let route = self.route(&conversation.model, &record)?;
-        self.admit_whole(&route, &record).await?;
+        self.admit_whole(&course.first, &record).await?;
         let began = record.elapsed();
-        let answered = self.about_each(&conversation, texts, prompt.as_ref(), &record).await;
+        let answered = self.about_each((&course, &conversation), texts, prompt.as_ref(), &record).await;
         // The parts overlap, so their times do not add up.
         record.facts().upstream = record.elapsed().saturating_sub(began);
         Ok(Replies { answers: answered?, prompt })
@@ -70,7 +72,7 @@ impl Gateway {
 
     async fn about_each(
         &self,
-        conversation: &Conversation,
+        (course, conversation): (&Course, &Conversation),
         texts: &[String],
         prompt: Option<&Rendered>,
         record: &Arc<RequestRecord>,
@@ -85,7 +87,8 @@ impl Gateway {
             {
                 let about = Conversation { statement: text.clone(), ..conversation.clone() };
                 let part = Arc::new(record.part());
-                asked.push(async move { (index, self.about_one(about, prompt, part).await) });
+                let request = about.into_request(prompt);
+                asked.push(async move { (index, self.about_one(course.clone(), request, part).await) });
             }
             match asked.next().await {
                 Some((index, Ok(answer))) => answers.push((index, answer)),
@@ -107,12 +110,12 @@ impl Gateway {
 
     async fn about_one(
         &self,
-        conversation: Conversation,
-        prompt: Option<&Rendered>,
+        course: Course,
+        request: ChatRequest,
         part: Arc<RequestRecord>,
     ) -> Result<Reply<Completion>, GatewayError> {
         let Reply { body, deployment, attempts, ignored_options, variant, .. } =
-            self.chat(conversation.into_request(prompt), part).await?;
+            self.generated(course, request, part).await?;
         let Generated::Whole(body) = body else {
             let kind = ErrorKind::Protocol("it streams what was not asked for as a stream".to_owned());
             return Err(Box::new(ProviderError::new(&deployment.provider_name, kind)).into());

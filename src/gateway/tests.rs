@@ -1,6 +1,7 @@
 //! Conversations become requests.
 
 mod keyed;
+mod lists;
 
 use super::*;
 use crate::prompts::{Language, Wanted};

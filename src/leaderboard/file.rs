@@ -66,6 +66,14 @@ fn members<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Sour
 }
 
 impl Source {
+    /// What stands for a licence that nobody has stated.
+    pub const UNKNOWN_LICENCE: &str = "unknown";
+
+    /// Whether figures of this source and of that one come from the same place.
+    pub fn is_same(&self, other: &LeaderboardSource) -> bool {
+        self.name == other.name && self.url == other.url && self.format == other.format.name()
+    }
+
     /// The source as the configuration of an update has it, if its format is known.
     pub fn config(&self) -> Option<LeaderboardSource> {
         Some(LeaderboardSource {
@@ -73,6 +81,8 @@ impl Source {
             url: self.url.clone(),
             format: LeaderboardFormat::of(&self.format)?,
             licence: self.licence.clone(),
+            // They tell where the figures of this file came from, not where fresh ones do.
+            notes: None,
         })
     }
 }

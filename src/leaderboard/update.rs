@@ -1,6 +1,7 @@
 //! Fresh tables and former figures, put together. Pure.
 //!
-//! A source that failed keeps its former figures. One that is no longer asked for goes, and its figures with it.
+//! A source that failed keeps its former figures. One that is no longer asked for goes, and its figures with it. What is
+//! said of a source is said of its address: one of the same name from elsewhere takes over nothing of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -48,22 +49,33 @@ const MOST_TOLD: usize = 12;
 impl Update {
     /// Puts together what was fetched on a day and what there was before.
     pub fn of(former: &Figures, fetched: Vec<Fetched>, today: &str) -> Self {
-        let mut figures =
-            Figures { date: today.to_owned(), notes: former.notes.clone(), ..Figures::default() };
+        let is_known = |source: &LeaderboardSource| former.sources.iter().any(|known| known.is_same(source));
+        // They are on the sources that there were, their licences among it.
+        let notes = former.notes.iter().filter(|_| fetched.iter().all(|fetched| is_known(&fetched.source)));
+        let notes = notes.cloned().collect();
+        let mut figures = Figures { date: today.to_owned(), notes, ..Figures::default() };
         let mut changes = Changes::default();
         for Fetched { source, table } in fetched {
             let before = former.sources.iter().find(|known| known.name == source.name);
+            let same = before.filter(|before| before.is_same(&source));
             let rows_before = former.rows_of(&source.name).count();
-            let table = table.and_then(|table| plausible(table, rows_before));
+            let table = table.and_then(|table| plausible(table, same.map_or(0, |_| rows_before)));
             match table {
                 Ok(table) => {
                     let date = table.date.clone().unwrap_or_else(|| today.to_owned());
-                    let since = before.map(|before| format!(" (before: {rows_before} of {})", before.date));
-                    let since = since.unwrap_or_else(|| " (new)".to_owned());
-                    let line = format!("{}: {} models of {date}{since}", source.name, table.rows.len());
+                    let since = match before {
+                        Some(before) if same.is_some() => {
+                            format!("before: {rows_before} of {}", before.date)
+                        }
+                        Some(before) => {
+                            format!("before: {rows_before} of {} from another address", before.date)
+                        }
+                        None => "new".to_owned(),
+                    };
+                    let line = format!("{}: {} models of {date} ({since})", source.name, table.rows.len());
                     changes.sources.push(line);
                     figures.put(&source.name, table.rows);
-                    figures.sources.push(described(source, date, before));
+                    figures.sources.push(described(source, date, same));
                 }
                 Err(why) => {
                     changes.failed += 1;
@@ -101,19 +113,19 @@ fn plausible(table: Table, rows_before: usize) -> Result<Table, String> {
     Ok(table)
 }
 
-/// A source, with what was known of it before as far as it is still the same.
-fn described(source: LeaderboardSource, date: String, before: Option<&Source>) -> Source {
-    let same = before.filter(|before| before.url == source.url && before.format == source.format.name());
+/// A source, with what was known of it before if it is still the same.
+fn described(source: LeaderboardSource, date: String, same: Option<&Source>) -> Source {
+    let licence = source.licence.or_else(|| same.and_then(|same| same.licence.clone()));
     Source {
         name: source.name,
         url: source.url,
         format: source.format.name().to_owned(),
-        licence: source.licence.or_else(|| same.and_then(|same| same.licence.clone())),
+        licence: Some(licence.unwrap_or_else(|| Source::UNKNOWN_LICENCE.to_owned())),
         date,
         measure: same.and_then(|same| same.measure.clone()),
         scale: same.and_then(|same| same.scale.clone()),
-        // They tell where the former figures came from.
-        notes: None,
+        // Not the former ones: they tell where the former figures came from.
+        notes: source.notes,
     }
 }
 
@@ -165,7 +177,8 @@ mod tests {
 
     fn source(name: &str) -> LeaderboardSource {
         let url = format!("https://{name}.example");
-        LeaderboardSource { name: name.to_owned(), url, format: LeaderboardFormat::Scores, licence: None }
+        let format = LeaderboardFormat::Scores;
+        LeaderboardSource { name: name.to_owned(), url, format, licence: None, notes: None }
     }
 
     fn fetched(name: &str, rows: &[(&str, f64)]) -> Fetched {
@@ -233,6 +246,45 @@ mod tests {
         assert_eq!((names, &*update.changes.gone), (vec!["two"], &["b".to_owned()][..]));
         let told = update.changes.to_string();
         assert!(told.contains("one: gone") && told.contains("three: failed"), "{told}");
+    }
+
+    #[test]
+    fn a_source_from_elsewhere_takes_over_nothing_of_one_of_its_name() {
+        let mut former = former();
+        former.notes = vec!["All of them are under the MIT licence.".to_owned()];
+        former.sources[1].notes = Some("From a page.".to_owned());
+        let ours = |rows: &[(&str, f64)]| {
+            let mut ours = fetched("one", rows);
+            ours.source.url = "https://ours.example".to_owned();
+            ours.source.notes = Some("Our own runs.".to_owned());
+            ours
+        };
+        let two = || fetched("two", &[("a", 10.0), ("c", 30.0)]);
+        let same = Update::of(&former, vec![fetched("one", &[("a", 1.0), ("b", 2.0)]), two()], "2025-02-02");
+        assert_eq!(same.figures.notes, former.notes, "they hold as long as the sources are the same");
+
+        // Less than half of the rows that another address had.
+        let many: Vec<(String, f64)> = (0..9).map(|at| (format!("m{at}"), 1.0)).collect();
+        let many: Vec<(&str, f64)> = many.iter().map(|(name, figure)| (name.as_str(), *figure)).collect();
+        former.models.extend(Update::of(&former, vec![fetched("one", &many)], "d").figures.models);
+        let update = Update::of(&former, vec![ours(&[("a", 5.0)]), two()], "2025-02-02");
+
+        let Figures { notes, sources, .. } = &update.figures;
+        assert!(notes.is_empty(), "{notes:?}");
+        let one = (sources[0].url.as_str(), sources[0].licence.as_deref(), sources[0].notes.as_deref());
+        assert_eq!(one, ("https://ours.example", Some("unknown"), Some("Our own runs.")));
+        assert_eq!(sources[0].date, "2025-02-02");
+        assert_eq!(sources[1].notes, None);
+        let told = update.changes.to_string();
+        assert!(
+            told.contains("one: 1 models of 2025-02-02 (before: 11 of 2025-01-01 from another"),
+            "{told}"
+        );
+
+        // Where it fails, the former figures stay, with where they came from.
+        let failed = Fetched { table: Err("gone".to_owned()), ..ours(&[]) };
+        let update = Update::of(&former, vec![failed, two()], "2025-02-02");
+        assert_eq!(update.figures.sources[0], former.sources[0]);
     }
 
     #[test]

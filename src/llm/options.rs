@@ -35,6 +35,39 @@ const ALIASES: &[(&str, &str)] = &[
     ("stopSequences", "stop"),
 ];
 
+/// Canonical names of all options that some provider takes.
+const TAKEN: &[&str] = &[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "max_tokens",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "repeat_last_n",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    // Ollama's own.
+    "keep_alive",
+    "num_ctx",
+    "num_keep",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "use_mmap",
+];
+
+/// All names of options that some provider takes, whichever system's they are.
+pub fn option_names() -> impl Iterator<Item = &'static str> {
+    TAKEN.iter().copied().chain(ALIASES.iter().map(|(alias, _)| *alias))
+}
+
 impl Options {
     /// Adds an option under its canonical name. `null` is no value.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) {

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::options::{canonical, needs_mapping};
 use super::{Change, ChatRequest, EmbedRequest, InvalidObject, Options, RawObject};
 
-/// What makes no sense of an embedding, so that a model's settings for chats do not spoil requests for those.
+/// Members of a request that change what is generated. They make no sense of an embedding, so that a model's settings for
+/// chats do not spoil requests for those.
 const OF_CHATS: &[&str] = &[
     "temperature",
     "top_p",
@@ -34,6 +35,11 @@ const OF_CHATS: &[&str] = &[
     "reasoning_effort",
     "think",
 ];
+
+/// Whether a member of a request is to change what is generated, whichever system's name it has.
+pub fn changes_answers(name: &str) -> bool {
+    OF_CHATS.contains(&canonical(name))
+}
 
 impl ChatRequest {
     /// The request with `defaults` for what the caller left unsaid, and `overrides` in place of what was said.

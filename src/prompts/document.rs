@@ -49,8 +49,8 @@ impl Document {
     pub(super) fn parse(file: &SourceFile, shown: String) -> Result<Self, Vec<DocumentFault>> {
         let place = Place::parse(&file.path).map_err(|fault| vec![fault])?;
         let parts = front::split(&file.text).map_err(|fault| vec![fault])?;
-        let front = FrontMatter::read(parts.front).map_err(|fault| vec![fault])?;
-        let mut faults = front.faults(parts.front);
+        let (front, mut faults) = FrontMatter::read(parts.front);
+        faults.extend(front.faults(parts.front));
         let schema = front.input.schema.as_ref().map(Schema::parse).transpose().unwrap_or_else(|slip| {
             let keys: Vec<&str> =
                 ["input", "schema"].into_iter().chain(slip.path.iter().map(String::as_str)).collect();

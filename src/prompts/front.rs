@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::fault::DocumentFault;
 use crate::lint::{self, Object, Syntax};
+use crate::llm::option_names;
 
 /// The keys are Dotprompt's, and two of our own.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -66,18 +67,26 @@ pub(super) fn split(text: &str) -> Result<Parts<'_>, DocumentFault> {
 }
 
 impl FrontMatter {
-    /// Reads front matter, of which there may be none.
-    pub(super) fn read(yaml: &str) -> Result<Self, DocumentFault> {
-        let read = lint::read::<Option<Object<Self>>>(Syntax::Yaml, yaml);
-        let front = read.map_err(|misread| {
+    /// Reads front matter, of which there may be none, with all that is wrong with it. What is wrong is left out.
+    pub(super) fn read(yaml: &str) -> (Self, Vec<DocumentFault>) {
+        let judged = lint::read_all::<Option<Object<Self>>>(Syntax::Yaml, yaml);
+        let faults = judged.misreads.into_iter().map(|misread| {
             let is_named =
                 misread.path.is_empty() || misread.problem.contains(&format!("`{}`", misread.path));
             let place = if is_named { String::new() } else { format!("{}: ", misread.path) };
+            let keys: Vec<&str> = misread.path.split('.').collect();
             // The line `---` stands above what the parser saw.
-            let line = misread.line.map(|line| line + 1);
+            let line = misread.line.map(|line| line + 1).or_else(|| line_of(yaml, &keys));
             DocumentFault::new(line, format!("{place}{}", misread.problem), misread.cure)
-        })?;
-        Ok(front.unwrap_or_default().0)
+        });
+        let faults = faults.collect();
+        (judged.value.flatten().unwrap_or_default().0, faults)
+    }
+
+    /// Options that no provider takes, with what was perhaps meant.
+    pub(super) fn unknown_options(&self) -> impl Iterator<Item = (&str, String)> {
+        let unknown = self.config.keys().filter(|name| !option_names().any(|known| known == *name));
+        unknown.map(|name| (name.as_str(), lint::did_you_mean(name, option_names())))
     }
 
     /// What could be read and makes no sense.
@@ -161,12 +170,13 @@ mod tests {
             ("- a", 2, "this is not an object", "give an object"),
             ("config: {", 2, "this is not YAML", "brackets"),
         ] {
-            let fault = FrontMatter::read(yaml).unwrap_err();
+            let (_, faults) = FrontMatter::read(yaml);
+            let [fault] = &faults[..] else { panic!("{yaml}: {faults:?}") };
             assert!(fault.problem.contains(problem) && fault.cure.contains(cure), "{yaml}: {fault:?}");
             assert!(fault.line.is_some_and(|told| told >= line), "{yaml}: {fault:?}");
         }
         let yaml = "version: 1\nconfig:\n  temperature: 9";
-        let faults = FrontMatter::read(yaml).unwrap().faults(yaml);
+        let faults = FrontMatter::read(yaml).0.faults(yaml);
         assert_eq!(
             faults,
             [DocumentFault::new(Some(4), "config.temperature is 9", "give a number from 0 to 2")]

@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::error::{ErrorKind, ProviderError, Rejection};
@@ -26,7 +26,9 @@ use super::handover::Handover;
 use super::stream::{FrameStream, RawFrames};
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, openai};
 use crate::config::{Fault, ProviderConfig, Timeouts};
-use crate::llm::{ChatRequest, EmbedRequest, Embeddings, Frames, RequestKind, Usage, json_fault};
+use crate::llm::{
+    ChatRequest, EmbedRequest, Embeddings, Frames, RequestKind, Usage, changes_answers, json_fault,
+};
 use crate::wire::openai::ChunkWriter;
 
 /// Length of the vectors that stand for embeddings.
@@ -86,9 +88,7 @@ impl Provider for Echo {
         } else {
             Content::Whole(openai::fold(frames, request.kind).await?)
         };
-        let takes = |name: &&str| *name == "max_tokens";
-        let ignored = request.options.iter().map(|(name, _)| name).filter(|name| !takes(name));
-        Ok(Answer { content, ignored_options: ignored.map(str::to_owned).collect(), variant: None })
+        Ok(Answer { content, ignored_options: ignored(request), variant: None })
     }
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
@@ -168,6 +168,27 @@ impl Echo {
             Some(status) => Err(self.failed(ErrorKind::Unavailable { status, retry_after })),
         }
     }
+}
+
+/// What the request says of an answer and that changes nothing here: all but how long it may get. What says no more than
+/// what holds anyway is no such thing.
+fn ignored(request: &ChatRequest) -> Vec<String> {
+    let in_options: Option<Map<String, Value>> =
+        request.body.get("options").and_then(|json| serde_json::from_slice(json).ok());
+    let said = |(name, value): (&str, &[u8])| {
+        let is_default = value == b"null" || (name == "n" && value == b"1");
+        let is_limit = ["max_tokens", "max_completion_tokens"].contains(&name);
+        (changes_answers(name) && !is_default && !is_limit).then(|| name.to_owned())
+    };
+    let mut ignored: Vec<String> = request.body.members().filter_map(said).collect();
+    let in_options = in_options.iter().flat_map(Map::keys).map(String::as_str);
+    let set = request.options.iter().map(|(name, _)| name).filter(|name| *name != "max_tokens");
+    for name in in_options.chain(set) {
+        if !ignored.iter().any(|known| known == name) {
+            ignored.push(name.to_owned());
+        }
+    }
+    ignored
 }
 
 /// The frames of an answer, with the trouble that comes within it.
@@ -285,6 +306,23 @@ mod tests {
         let answer = asked(body).await.unwrap();
         assert_eq!(answer["choices"][0]["message"]["content"], "Zażółć ");
         assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    }
+
+    #[tokio::test]
+    async fn options_that_change_nothing_are_named() {
+        let ignored = async |more: Value| {
+            let mut body = body(&Value::Null);
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let request = chat_request(body.to_string().into(), false).unwrap();
+            echo().chat("echo", &request).await.unwrap().ignored_options
+        };
+        let nothing =
+            json!({"max_tokens": 3, "max_completion_tokens": 3, "n": 1, "top_p": null, "user": "u", "x": 1});
+        assert!(ignored(nothing).await.is_empty());
+        let options = json!({"temperature": 0.5, "repeat_penalty": 1.1, "tools": [], "n": 2,
+            "options": {"num_ctx": 16384, "temperature": 0.5}});
+        let named = ["temperature", "repeat_penalty", "tools", "n", "num_ctx"];
+        assert_eq!(ignored(options).await, named);
     }
 
     #[tokio::test]

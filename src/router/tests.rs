@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Routing, Timeouts};
+use crate::config::{Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Routing};
 use crate::leaderboard::Leaderboard;
 use crate::llm::Abilities;
 use crate::providers::{self, Shared};
@@ -21,22 +21,8 @@ pub(super) fn served(name: &str, priority: i32, trouble: &Value) -> Served {
         overrides,
         ..ModelConfig::default()
     };
-    let config = ProviderConfig {
-        name: name.to_owned(),
-        kind: "echo".to_owned(),
-        base_url: None,
-        models_url: None,
-        discover_every: ProviderConfig::DISCOVER_EVERY,
-        api_key: None,
-        api_keys: Vec::new(),
-        headers: Vec::new(),
-        timeouts: Timeouts::default(),
-        probe: None,
-        base_priority: 1.0,
-        engines: crate::config::EngineSettings::default(),
-        models: ModelSource::Listed(vec![model]),
-        place: String::new(),
-    };
+    let config =
+        ProviderConfig { models: ModelSource::Listed(vec![model]), ..ProviderConfig::of(name, "echo") };
     Served {
         provider: providers::build(&config, &Shared::default()).unwrap(),
         config,

@@ -30,6 +30,14 @@ pub(super) async fn all(database: &Database) -> Result<Vec<Key>, Cause> {
     database.look().await?.rows(Statement::of(sql)).await?.iter().map(key_of).collect()
 }
 
+fn by_id(id: &str) -> Statement {
+    Statement::of("select body, last_used_ms from keys where id = $1").with(id)
+}
+
+pub(super) async fn of_id(database: &Database, id: &str) -> Result<Option<Key>, Cause> {
+    database.look().await?.rows(by_id(id)).await?.first().map(key_of).transpose()
+}
+
 pub(super) async fn version(database: &Database) -> Result<i64, Cause> {
     let sql = "select value from marks where name = 'keys_version'";
     let rows = database.look().await?.rows(Statement::of(sql)).await?;
@@ -61,8 +69,7 @@ pub(super) async fn put(database: &Database, key: &Key) -> Result<(), Cause> {
 }
 
 async fn one(session: &mut Session, id: &str) -> Result<Option<Key>, Cause> {
-    let select = Statement::of("select body, last_used_ms from keys where id = $1").with(id);
-    session.rows(select).await?.first().map(key_of).transpose()
+    session.rows(by_id(id)).await?.first().map(key_of).transpose()
 }
 
 pub(super) async fn update(

@@ -49,6 +49,9 @@ pub trait Store: Debug + Send + Sync {
     /// All keys, by the time at which they were made.
     async fn keys(&self) -> Result<Vec<Key>, StoreError>;
 
+    /// The key of that id, if there is one. The others are not looked at.
+    async fn key(&self, id: &str) -> Result<Option<Key>, StoreError>;
+
     /// A number that is another one after every change of any key. Cheap: made to be asked twice a second.
     async fn keys_version(&self) -> Result<i64, StoreError>;
 
@@ -126,6 +129,10 @@ async fn within<T>(
 impl Store for SqlStore {
     async fn keys(&self) -> Result<Vec<Key>, StoreError> {
         within(PATIENCE, "read the keys", keys::all(&self.database)).await
+    }
+
+    async fn key(&self, id: &str) -> Result<Option<Key>, StoreError> {
+        within(PATIENCE, "read a key", keys::of_id(&self.database, id)).await
     }
 
     async fn keys_version(&self) -> Result<i64, StoreError> {

@@ -10,6 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use super::log_file::{self, LogFile};
+use super::progress::LogLines;
 use crate::config::{Fault, LogFormat, LogSettings};
 
 /// Lines that may wait for the disk or the terminal.
@@ -28,7 +29,7 @@ pub struct LogGuard {
 pub fn init(settings: &LogSettings) -> Result<LogGuard, Fault> {
     let warnings = check(settings)?;
     let mut workers = Vec::new();
-    let mut layers = vec![layer(settings, buffered(std::io::stderr(), &mut workers), Colour::WhereSeen)?];
+    let mut layers = vec![layer(settings, buffered(LogLines, &mut workers), Colour::WhereSeen)?];
     if let Some(path) = &settings.file {
         layers.push(layer(settings, buffered(LogFile::open(path)?, &mut workers), Colour::Never)?);
     }

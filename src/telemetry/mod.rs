@@ -4,6 +4,7 @@ mod health;
 mod log_file;
 mod logging;
 mod metrics;
+mod progress;
 mod record;
 mod replication;
 
@@ -12,5 +13,6 @@ pub use logging::{LogGuard, check, init};
 pub use metrics::{
     AttemptOutcome, EndpointMetrics, EngineMetrics, Metrics, ModelMetrics, ProbeMetrics, StartOutcome,
 };
+pub use progress::{Progress, Task, size};
 pub use record::{Facts, Outcome, RequestRecord};
 pub use replication::Replication;

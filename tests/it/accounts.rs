@@ -5,6 +5,7 @@ use std::path::Path;
 use llm_proxy_api::callers::{UsageRecord, now_ms};
 use llm_proxy_api::store;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, SqliteConnection};
 
 use crate::support::stores::record;
 use crate::support::{Ended, Gateway, Setup, answer, eventually, json_of};
@@ -52,6 +53,23 @@ fn told(ended: &Ended) -> Value {
 
 fn id_of(key: &Value) -> &str {
     key["id"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_told_without_a_look_at_the_others() {
+    let gateway = setup().start();
+    let (good, bad) =
+        (create(&gateway, json!({"name": "a"})).await, create(&gateway, json!({"name": "b"})).await);
+    let url = format!("sqlite://{}", gateway.folder.path().join("data/keys.db").display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    let broken = sqlx::query("update keys set body = 'x' where id = $1").bind(id_of(&bad));
+    assert_eq!(broken.execute(&mut database).await.unwrap().rows_affected(), 1);
+
+    assert_eq!(get(&gateway, &format!("{KEYS}/{}", id_of(&good))).await["name"], "a");
+    for path in [KEYS.to_owned(), format!("{KEYS}/{}", id_of(&bad))] {
+        let (status, _) = admin(&gateway, "GET", &path, json!(null)).await;
+        assert!(status >= 500, "{path}: {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

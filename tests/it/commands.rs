@@ -80,6 +80,82 @@ fn several_faults_are_told_at_once_a_line_each() {
     }
 }
 
+/// A file with a fault of each kind.
+const FAULTY: &str = r#"{
+        "providers": {
+            "a": {"type": "openai", "base_ulr": "http://127.0.0.1:1/v1", "models": {"m": {"contxt": 5}, "n": 7, "o": {"context": 0}}},
+            "b": {"type": "opneai", "models": {"p": {}}},
+            "c": {"type": "openai", "base_url": "nonsense", "models": {"q": {}}},
+            "d": {"type": "echo", "api_key": "${NOT_SET_ANYWHERE}", "models": {"r": {}}}
+        },
+        "models": {
+            "n": {"aliases": ["small"]},
+            "m": {"strategy": "luck"},
+            "o": {"fallbacks": ["nobody"]},
+            "gone": {}
+        },
+        "limits": {"models": {"m": {"requests_per_minute": -1}}, "gatway": {}},
+        "prices": "prices.json",
+        "routing": {"max_wait": -1, "hedge_budgt": 1},
+        "leaderboard": {"file": "board.json", "sources": [{"name": "x", "url": "ftp://x", "format": "scores"}]}
+    }"#;
+
+/// What is to be told of all of it, a line each.
+const FAULTS: &[&str] = &[
+    ".env: line 1: ",
+    "LLM_PROXY_API_TIMEOUT: `soon`",
+    "LLM_PROXY_API_LOG_LEVEL: `loud`",
+    "LLM_PROXY_API_TLS_CERT: `nowhere.pem`",
+    "LLM_PROXY_API_DEFAULT_EP_LANGUAGE: `not a tag`",
+    "models.json: line 3: providers.a.base_ulr: ",
+    "models.json: providers.a.models.m.contxt: ",
+    "models.json: providers.a.models.n: this is 7",
+    "models.json: providers.a.models.o: `context` is 0",
+    "models.json: providers.b: the type `opneai`",
+    "models.json: providers.c: `base_url`",
+    "NOT_SET_ANYWHERE",
+    "models.json: models.m: the strategy `luck`",
+    "models.json: models.o: no provider serves `nobody`",
+    "models.json: models.gone: no provider serves this model",
+    "models.json: limits.gatway: ",
+    "models.json: limits.models.m.requests_per_minute: ",
+    "models.json: routing.hedge_budgt: ",
+    "models.json: routing: `max_wait` is -1",
+    "models.json: leaderboard.sources[0]: `url`",
+    "prices.json: ",
+    "board.json: ",
+    "one.prompt: line 2: the key `descripton`",
+    "one.prompt: line 3: the key `verion`",
+    "one.prompt: line 5: ",
+    "two.prompt: line 1: ",
+];
+
+#[test]
+fn no_kind_of_fault_hides_another() {
+    let setup = Setup::new()
+        .file("models.json", FAULTY)
+        .file("prices.json", "{\"models\": 3}")
+        .file("board.json", "{}")
+        .file("prompts/en/one.prompt", "---\ndescripton: x\nverion: 1\n---\nHello {{name\n")
+        .file("prompts/en/two.prompt", "{{#if a}}never closed\n")
+        .file(".env", "THIS IS NOTHING\n")
+        .env("PROMPTS_DIR", "prompts")
+        .env("TIMEOUT", "soon")
+        .env("LOG_LEVEL", "loud")
+        .env("TLS_CERT", "nowhere.pem")
+        .env("TLS_KEY", "nowhere.pem")
+        .env("DEFAULT_EP_LANGUAGE", "not a tag");
+    let ended = setup.run(&["check"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    for words in FAULTS {
+        let told = lines.iter().filter(|line| line.contains(words)).count();
+        assert_eq!(told, 1, "`{words}` in\n{}", ended.stderr);
+    }
+    // And nothing that comes only from what was left out.
+    assert_eq!(lines.len(), FAULTS.len(), "{}", ended.stderr);
+}
+
 #[test]
 fn broken_files_are_told_with_line_and_column() {
     for (name, text) in [

@@ -1,5 +1,9 @@
 //! Nothing configured: what is found near by is served, and the echo model always is.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::{Gateway, Setup, Step, Upstream, answer, eventually, fixture, json};
@@ -140,4 +144,86 @@ async fn the_service_starts_in_an_empty_folder_with_its_own_prompts() {
     let gateway = minimum().start();
     let (_, list) = answer(gateway.get("/api/prompts")).await;
     assert_eq!(list["prompts"].as_array().unwrap().len(), 7);
+}
+
+/// A server that lists these models, each after a while.
+async fn listing(models: impl Fn() -> (Duration, Vec<&'static str>) + Send + Sync + 'static) -> Upstream {
+    Upstream::start(move |_| {
+        let (after, models) = models();
+        let data: Vec<Value> = models.iter().map(|id| json!({"id": id})).collect();
+        vec![Step::Pause(after), json(200, "", &json!({"object": "list", "data": data}))]
+    })
+    .await
+}
+
+fn discovering(upstream: &Upstream) -> Value {
+    json!({"type": "openai", "base_url": upstream.v1(), "models": "discover", "discover_every": 86_400})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_is_told_how_each_provider_was_asked() {
+    let good = listing(|| (Duration::ZERO, vec!["a", "b"])).await;
+    let bad = Upstream::answering(json(500, "", &json!({"error": {"message": "planted words"}}))).await;
+    let hanging = Upstream::answering(Step::Hold).await;
+    let providers =
+        json!({"good": discovering(&good), "bad": discovering(&bad), "hanging": discovering(&hanging)});
+    let setup = Setup::new().models(&json!({ "providers": providers }));
+    for command in ["check", "models"] {
+        let ended = tokio::task::block_in_place(|| setup.run(&[command]));
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let mut lines: Vec<&str> =
+            ended.stderr.lines().filter(|line| !line.starts_with("warning: ")).collect();
+        lines.sort_unstable();
+        let [bad, good, hanging] = lines[..] else { panic!("a line each: {lines:?}") };
+        assert!(good.starts_with("good: done, 2 models, ") && good.ends_with(" ms"), "{good}");
+        assert!(bad.starts_with("bad: failed: does not say what models it has"), "{bad}");
+        assert!(hanging.starts_with("hanging: failed: has not answered within 2 s, 20"), "{hanging}");
+        assert!(!ended.stderr.contains("127.0.0.1") && !ended.stderr.contains("planted"), "{}", ended.stderr);
+    }
+    let gateway = tokio::task::block_in_place(|| setup.start());
+    let log = gateway.log();
+    for words in [
+        "The provider has told its models provider=\"good\" models=2 ms=",
+        "The provider has not told its models provider=\"bad\" why=",
+        "The provider has not told its models provider=\"hanging\" why=",
+    ] {
+        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_leaves_a_slow_provider_its_models_until_it_answers() {
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = is_slow.clone();
+    let upstream = listing(move || {
+        if slow.load(Ordering::SeqCst) {
+            (Duration::from_millis(2500), vec!["old", "new"])
+        } else {
+            (Duration::ZERO, vec!["old"])
+        }
+    })
+    .await;
+    let gateway = Setup::new().models(&json!({"providers": {"up": discovering(&upstream)}})).start();
+    assert_eq!(models(&gateway).await, ["old"]);
+
+    is_slow.store(true, Ordering::SeqCst);
+    gateway.signal("HUP");
+    let line = gateway.logged("is in place");
+    assert!(line.contains("models=1 ") && !line.contains("removed"), "{line}");
+    assert_eq!(models(&gateway).await, ["old"]);
+    assert!(gateway.log().contains("the models that it had stay until it does"), "{}", gateway.log());
+    eventually("what it says is taken over", async || models(&gateway).await == ["old", "new"]).await;
+    assert_eq!(upstream.seen().len(), 2, "by the answer that came late, without another question");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_after_a_move_keeps_no_models_of_another_server() {
+    let (here, there) =
+        (listing(|| (Duration::ZERO, vec!["old"])).await, Upstream::answering(Step::Hold).await);
+    let providers = |up: &Upstream| json!({"providers": {"up": discovering(up), "echo": {"type": "echo", "models": {"echo": {}}}}});
+    let gateway = Setup::new().models(&providers(&here)).start();
+    assert_eq!(models(&gateway).await, ["old", "echo"]);
+    std::fs::write(gateway.folder.path().join("models.json"), providers(&there).to_string()).unwrap();
+    gateway.logged("is in place");
+    assert_eq!(models(&gateway).await, ["echo"]);
 }

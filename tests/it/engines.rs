@@ -283,8 +283,10 @@ async fn an_engine_that_hangs_is_given_up() {
     let (status, told) = gateway.ask(CHAT, &says("tiny", "hi")).await;
     assert_eq!((status, &told["error"]["code"]), (503, &json!("engine_start_failed")), "{told}");
     eventually("none is left", async || alive(&gateway).is_empty()).await;
+}
 
-    // One answer that hangs is its caller's; others go on.
+#[tokio::test]
+async fn one_answer_that_hangs_is_its_callers_and_others_go_on() {
     let gateway = tiny("-np 2 -kvu");
     let hanging = tokio::spawn(gateway.post(CHAT, &says("tiny", "hang")).send());
     eventually("it hangs", async || models(&gateway).await[0]["engine"]["running"] == 1).await;

@@ -60,6 +60,34 @@ fn source(boards: &Upstream, name: &str, path: &str, format: &str) -> Value {
     json!({"name": name, "url": format!("{}{path}", boards.url()), "format": format})
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_ones_own_sources_tells_of_these_and_of_no_others() {
+    let boards = boards().await;
+    let mut stated = source(&boards, "aider-polyglot", "/runs.yml", "aider");
+    stated["licence"] = json!("CC-BY-4.0");
+    stated["notes"] = json!("Runs of our own.");
+    let unstated = source(&boards, "scores", "/scores.json", "scores");
+    let setup = setup(&json!({"sources": [stated, unstated]}));
+
+    let ended = setup.run(&["leaderboard", "update"]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    let file = written(&setup, "data/leaderboard.json");
+    assert_eq!(file["notes"], json!([]));
+    let today = &file["date"];
+    let expected = json!([
+        {"name": "aider-polyglot", "url": format!("{}/runs.yml", boards.url()), "format": "aider",
+            "licence": "CC-BY-4.0", "date": "2025-06-06", "notes": "Runs of our own."},
+        {"name": "scores", "url": format!("{}/scores.json", boards.url()), "format": "scores",
+            "licence": "unknown", "date": today},
+    ]);
+    assert_eq!(file["sources"], expected);
+    let shown = setup.run(&["leaderboard", "show"]).stdout;
+    for words in ["licence: CC-BY-4.0", "licence: unknown", "Runs of our own."] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(!shown.contains("Apache") && !shown.contains("exercises"), "{shown}");
+}
+
 /// Models `m` by two providers, of which the first in the file is the worse on the leaderboards.
 fn setup(leaderboard: &Value) -> Setup {
     let provider = |upstream: &str| json!({"type": "echo", "models": {"m": {"upstream": upstream}}});

@@ -36,6 +36,10 @@ async fn keys_are_kept_with_all_they_have() {
         store.put_key(&Key { name: "other".to_owned(), ..full.clone() }).await.unwrap();
         assert_eq!(store.keys().await.unwrap()[1].name, "other");
 
+        assert_eq!(store.key("bare").await.unwrap(), Some(bare.clone()));
+        assert_eq!(store.key("full").await.unwrap().unwrap().name, "other");
+        assert_eq!(store.key("ful").await.unwrap(), None);
+
         let change = |key: Key| Key { disabled: false, id: "x".to_owned(), last_used_ms: None, ..key };
         let changed = store.update_key("full", &change).await.unwrap().unwrap();
         assert!(!changed.disabled && changed.name == "other");

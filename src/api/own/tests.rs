@@ -42,7 +42,7 @@ impl House {
         let environment = Environment::of([("LLM_PROXY_API_MODELS_CONFIG", file.to_str().unwrap())]);
         let settings = Settings::from_environment(&environment).unwrap();
         let sources = Sources::new(settings.clone(), folder.path().to_owned(), Metrics::default());
-        let state = sources.load(&environment).await.unwrap().state();
+        let state = sources.load(&environment, None).await.unwrap().state();
         let gateway = Arc::new(Gateway::new(state, Budgets::default()));
         let url = format!("sqlite://{}/keys.db", folder.path().display());
         let (store, ring) = (store::open(&url).await.unwrap(), Arc::new(KeyRing::default()));

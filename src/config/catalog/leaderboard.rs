@@ -65,8 +65,14 @@ impl Reader<'_> {
         if known.is_none() {
             self.fault(place, &format!("the format `{format}` is unknown"), &did_you_mean(format, names()));
         }
-        Some(LeaderboardSource { name, url, format: known?, licence: raw.licence })
+        let (licence, notes) = (stated(raw.licence), stated(raw.notes));
+        Some(LeaderboardSource { name, url, format: known?, licence, notes })
     }
+}
+
+/// What says nothing is not said.
+fn stated(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -88,12 +94,13 @@ mod tests {
     fn file_and_sources_are_read() {
         let leaderboard = r#"{"comment": "c", "file": "boards/own.json", "sources": [
             {"name": "one", "url": "https://one.example/a.yml?b=1", "format": "aider", "licence": "MIT"},
-            {"name": "two", "url": "http://127.0.0.1:1", "format": "scores"}]}"#;
+            {"name": "two", "url": "http://127.0.0.1:1", "format": "scores", "licence": " ", "notes": "ours"}]}"#;
         let config = load(leaderboard).unwrap().leaderboard;
         assert_eq!(config.file.as_deref(), Some(std::path::Path::new("boards/own.json")));
         let formats: Vec<_> = config.sources.iter().map(|source| source.format).collect();
         assert_eq!(formats, [LeaderboardFormat::Aider, LeaderboardFormat::Scores]);
-        assert_eq!(config.sources[0].licence.as_deref(), Some("MIT"));
+        let told = |at: usize| (config.sources[at].licence.as_deref(), config.sources[at].notes.as_deref());
+        assert_eq!([told(0), told(1)], [(Some("MIT"), None), (None, Some("ours"))]);
         assert_eq!(load("{}").unwrap().leaderboard, crate::config::LeaderboardConfig::default());
     }
 

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::callers::RawLimits;
+use super::judged::Gaps;
 use super::probes::RawProbe;
 use super::{lua, older};
 use crate::config::{ConfigError, Fault, ListenAddress};
@@ -219,6 +220,7 @@ pub(super) struct RawLeaderboardSource {
     pub(super) url: Option<String>,
     pub(super) format: Option<String>,
     pub(super) licence: Option<String>,
+    pub(super) notes: Option<String>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
 }
@@ -326,12 +328,33 @@ fn ending(path: &Path) -> String {
     path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Reads the text of a file, by its ending, and by its content where that is of an older system.
-pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
+/// Reads the text of a file, by its ending, and by its content where that is of an older system: what can be read of it,
+/// all that is wrong, and what was left out for that.
+pub(super) fn judged(path: &Path, text: &str) -> (Option<RawCatalog>, Vec<Fault>, Gaps) {
     let file = path.display().to_string();
-    if let Some(syntax) = syntax(path) {
-        return older::read(syntax, path, text).unwrap_or_else(|| from(syntax, &file, text));
+    let read = match syntax(path) {
+        Some(syntax) => match older::read(syntax, path, text) {
+            Some(read) => read,
+            None => return judged_from(syntax, &file, text),
+        },
+        None => read_program(path, text),
+    };
+    match read {
+        Ok(raw) => (Some(raw), Vec::new(), Gaps::default()),
+        Err(error) => (None, error.faults, Gaps::default()),
     }
+}
+
+/// A text of our own form, with all its faults.
+fn judged_from(syntax: Syntax, file: &str, text: &str) -> (Option<RawCatalog>, Vec<Fault>, Gaps) {
+    let judged = lint::read_all::<Option<Object<RawCatalog>>>(syntax, text);
+    let gaps = Gaps::of(file, &judged);
+    let faults = judged.misreads.into_iter().map(|misread| Fault::misread(file, misread)).collect();
+    (judged.value.map(|catalog| catalog.unwrap_or_default().0), faults, gaps)
+}
+
+fn read_program(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {
+    let file = path.display().to_string();
     let ending = ending(path);
     if ending == "lua" {
         return lua::read(path, text);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use crate::callers::{Budget, Caller, Key, KeyRing, Part, Period, Secret, Spent, now_ms};
-use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Timeouts};
+use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig};
 use crate::leaderboard::Leaderboard;
 use crate::llm::{Frames, Usage};
 use crate::prompts::Language;
@@ -16,8 +16,12 @@ use crate::telemetry::Metrics;
 /// Providers, each with models: public name and the provider's own.
 fn state(providers: &[(&str, &[(&str, &str)])]) -> State {
     let served: Vec<Served> = providers.iter().map(|(name, models)| served(name, models)).collect();
+    state_of(&served)
+}
+
+pub(super) fn state_of(served: &[Served]) -> State {
     let routes = RoutingTable::new(
-        &served,
+        served,
         &Catalog::default(),
         &Leaderboard::default(),
         &Metrics::default(),
@@ -27,27 +31,15 @@ fn state(providers: &[(&str, &[(&str, &str)])]) -> State {
     State { routes: Arc::new(routes), prompts: Arc::new(prompts), rules: Rules::default() }
 }
 
-fn served(name: &str, models: &[(&str, &str)]) -> Served {
+pub(super) fn served(name: &str, models: &[(&str, &str)]) -> Served {
     let model = |(public, upstream): &(&str, &str)| ModelConfig {
         public: (*public).to_owned(),
         upstream: (*upstream).to_owned(),
         ..ModelConfig::default()
     };
     let config = ProviderConfig {
-        name: name.to_owned(),
-        kind: "echo".to_owned(),
-        base_url: None,
-        models_url: None,
-        discover_every: ProviderConfig::DISCOVER_EVERY,
-        api_key: None,
-        api_keys: Vec::new(),
-        headers: Vec::new(),
-        timeouts: Timeouts::default(),
-        probe: None,
-        base_priority: 1.0,
-        engines: crate::config::EngineSettings::default(),
         models: ModelSource::Listed(models.iter().map(model).collect()),
-        place: String::new(),
+        ..ProviderConfig::of(name, "echo")
     };
     let provider = providers::build(&config, &Shared::default()).unwrap();
     Served { provider, config, by_key: Vec::new(), discovered: Vec::new() }

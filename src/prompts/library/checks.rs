@@ -31,7 +31,14 @@ pub(super) fn warnings(prompts: &Prompts) -> Vec<String> {
             "{path}: line {line}: `##{name}##` is only text here; write {{{{{variable}}}}}, or put the file below builtin/system/"
         ))
     });
-    markers.collect()
+    let options = documents(prompts).flat_map(|document| {
+        let unknown = document.front.unknown_options();
+        unknown.map(|(name, cure)| {
+            let problem = format!("no provider takes an option `{name}`, which config sets");
+            document.fault(document.line_of_key(&["config", name]), problem, cure).to_string()
+        })
+    });
+    markers.chain(options).collect()
 }
 
 fn documents(prompts: &Prompts) -> impl Iterator<Item = &Document> {

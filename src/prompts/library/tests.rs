@@ -43,6 +43,19 @@ fn a_prompt_is_rendered_in_the_wanted_language() {
 }
 
 #[test]
+fn an_option_that_no_provider_takes_draws_a_warning_with_its_line() {
+    let text = "---\nconfig:\n  temperature: 0.2\n  temprature: 0.3\n  topK: 3\n  num_ctx: 4096\n  zzz: 1\n---\nHello";
+    let library = library(&[("en/hi.prompt", text)]).unwrap();
+    let [slip, unknown] = library.warnings() else { panic!("{:?}", library.warnings()) };
+    assert_eq!(
+        slip,
+        "en/hi.prompt: line 4: no provider takes an option `temprature`, which config sets; did you mean `temperature`?"
+    );
+    assert!(unknown.starts_with("en/hi.prompt: line 7: no provider takes an option `zzz`"), "{unknown}");
+    assert!(unknown.contains("known here are temperature, "), "{unknown}");
+}
+
+#[test]
 fn a_variable_that_is_missing_is_named() {
     let library = library(&[("en/hi.prompt", "Hello {{user.name}}")]).unwrap();
 

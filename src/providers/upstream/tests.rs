@@ -7,24 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::ModelSource;
 
 fn config(base_url: &str) -> ProviderConfig {
     ProviderConfig {
-        name: "p".to_owned(),
-        kind: "openai".to_owned(),
         base_url: Some(base_url.to_owned()),
-        models_url: None,
-        discover_every: ProviderConfig::DISCOVER_EVERY,
         api_key: Some(SecretString::from("planted-key")),
-        api_keys: Vec::new(),
-        headers: Vec::new(),
-        timeouts: Timeouts::default(),
-        probe: None,
-        base_priority: 1.0,
-        engines: crate::config::EngineSettings::default(),
-        models: ModelSource::Discovered,
         place: "models.json: providers.p".to_owned(),
+        ..ProviderConfig::of("p", "openai")
     }
 }
 

@@ -1,0 +1,47 @@
+//! Where a request goes: found once, when it begins, in what there was then.
+
+use std::sync::Arc;
+
+use super::admission::allowed;
+use super::chain::Chain;
+use super::{Gateway, GatewayError, Opening, State, note_route};
+use crate::prompts::Rendered;
+use crate::router::Route;
+use crate::telemetry::RequestRecord;
+
+/// The way of a request, which a reload does not change.
+#[derive(Clone)]
+pub(super) struct Course {
+    pub(super) state: Arc<State>,
+    /// The model that is asked first.
+    pub(super) first: Arc<Route>,
+    /// Those that it names besides.
+    pub(super) others: Chain,
+}
+
+impl Course {
+    /// The prompt of a conversation, if it has one of the library's.
+    pub(super) fn opened(
+        &self,
+        opening: &Opening,
+        record: &RequestRecord,
+    ) -> Result<Option<Rendered>, GatewayError> {
+        note_route(record, &self.first);
+        let prompt = opening.prompt(&self.state.prompts)?;
+        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
+        Ok(prompt)
+    }
+}
+
+impl Gateway {
+    /// The way of a request for a model, which its caller may use.
+    ///
+    /// # Errors
+    /// Nobody serves a model of that name, or the caller may use none of them.
+    pub(super) fn course(&self, model: &str, record: &RequestRecord) -> Result<Course, GatewayError> {
+        let state = self.state.load_full();
+        let mut others = allowed(state.wanted(model)?, record.caller().as_ref())?;
+        let first = others.next().ok_or_else(|| state.unknown(model))?;
+        Ok(Course { state, first, others })
+    }
+}
