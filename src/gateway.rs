@@ -12,7 +12,8 @@ mod opening;
 mod raw;
 mod several;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,7 +23,7 @@ use self::admission::allowed;
 pub use self::admission::may_use;
 use self::chain::{Chain, Tried};
 use self::cut_off::most_of_whole;
-use crate::callers::{Budgets, Gate, Refusal, Rules};
+use crate::callers::{Budgets, Caller, Gate, Refusal, Rules};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
@@ -40,6 +41,9 @@ pub use several::{Replies, Unanswered};
 pub struct Gateway {
     /// What a reload replaces. Each request takes what is there when it begins, and keeps it.
     state: ArcSwap<State>,
+    /// The models that are off, whatever is reloaded. A std mutex: held while a state is put in place, so that none of
+    /// them comes back with a state that was made before it went off.
+    off: Mutex<HashSet<String>>,
     /// What callers have taken of their limits, whatever is reloaded.
     gate: Arc<Gate>,
 }
@@ -132,6 +136,9 @@ pub enum GatewayError {
         /// One that was perhaps meant.
         nearest: Option<String>,
     },
+    /// The model is off.
+    #[error("the model `{0}` is switched off for now; ask for another one")]
+    Off(String),
     /// There is no provider of that name.
     #[error("the provider `{0}` is not configured")]
     UnknownProvider(String),
@@ -165,23 +172,46 @@ impl State {
     /// The route that a name leads to.
     ///
     /// # Errors
+    /// Nobody serves a model of that name, or it is off, which only those are told who may use it.
+    pub fn route(&self, model: &str, caller: Option<&Caller>) -> Result<Arc<Route>, GatewayError> {
+        self.routes.route(model).cloned().ok_or_else(|| self.absent(model, caller))
+    }
+
+    /// The route that a name leads to, whether its model is off or on: for those who look after it.
+    ///
+    /// # Errors
     /// Nobody serves a model of that name.
-    pub fn route(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
-        self.routes.route(model).cloned().ok_or_else(|| self.unknown(model))
+    pub fn on_or_off(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
+        let route = self.routes.route(model).or_else(|| self.routes.off(model));
+        route.cloned().ok_or_else(|| self.unknown(model))
     }
 
     /// The routes that a request may take: the one of that name, or those of a list of names such as `a,b`, the first
-    /// one first. Names of the list that nobody serves are passed over. At least one.
+    /// one first. Names of the list that nobody serves are passed over, and those of models that are off. At least one.
     ///
     /// # Errors
-    /// Nobody serves any model of that name.
-    fn wanted(&self, model: &str) -> Result<Chain, GatewayError> {
+    /// As [`State::route`].
+    fn wanted(&self, model: &str, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
         if let Some(route) = self.routes.route(model) {
             return Ok(Chain::One(Some(route.clone())));
         }
         let names = model.split(',').map(str::trim);
         let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
-        if routes.is_empty() { Err(self.unknown(model)) } else { Ok(Chain::Several(routes.into_iter())) }
+        if routes.is_empty() {
+            Err(self.absent(model, caller))
+        } else {
+            Ok(Chain::Several(routes.into_iter()))
+        }
+    }
+
+    /// Why no route is there for a name or a list of names.
+    fn absent(&self, model: &str, caller: Option<&Caller>) -> GatewayError {
+        let mut names = std::iter::once(model).chain(model.split(',').map(str::trim));
+        match names.find_map(|name| self.routes.off(name)) {
+            None => self.unknown(model),
+            Some(off) if may_use(caller, off) => GatewayError::Off(off.model.to_string()),
+            Some(off) => GatewayError::NotAllowed(off.model.to_string()),
+        }
     }
 
     fn unknown(&self, model: &str) -> GatewayError {
@@ -194,7 +224,7 @@ impl Gateway {
     /// A gateway that begins with this state, and with budgets of which this is spent.
     pub fn new(state: State, budgets: Budgets) -> Self {
         let gate = Arc::new(Gate::new(state.rules.clone(), budgets));
-        Self { state: ArcSwap::from_pointee(state), gate }
+        Self { state: ArcSwap::from_pointee(state), off: Mutex::default(), gate }
     }
 
     /// What callers have taken of their limits.
@@ -202,10 +232,23 @@ impl Gateway {
         &self.gate
     }
 
-    /// Puts another state in place. Requests under way keep theirs.
+    /// Puts another state in place. Requests under way keep theirs, and models that are off stay off.
     pub fn replace(&self, state: State) {
+        let off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
         self.gate.replace_rules(state.rules.clone());
-        self.state.store(Arc::new(state));
+        let routes = Arc::new(state.routes.without(&off));
+        self.state.store(Arc::new(State { routes, ..state }));
+    }
+
+    /// Switches these models off, by their public names, and all others on. Requests under way end as they were.
+    pub fn switch_off(&self, models: HashSet<String>) {
+        let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        if *off != models {
+            let state = self.state.load();
+            let (routes, prompts) = (Arc::new(state.routes.without(&models)), state.prompts.clone());
+            self.state.store(Arc::new(State { routes, prompts, rules: state.rules.clone() }));
+            *off = models;
+        }
     }
 
     /// What requests that begin now will see.
@@ -262,7 +305,7 @@ impl Gateway {
     /// # Errors
     /// The model is unknown.
     pub fn way_of_chat(&self, request: &ChatRequest) -> Result<Way, GatewayError> {
-        let routes = self.state.load().wanted(&request.model)?.collect();
+        let routes = self.state.load().wanted(&request.model, None)?.collect();
         Ok(Way { routes, prompt: None, demands: request.demands() })
     }
 
@@ -273,7 +316,7 @@ impl Gateway {
     pub fn way_of_conversation(&self, conversation: Conversation) -> Result<Way, GatewayError> {
         let state = self.state.load();
         // A model that is not there is told before a variable that is missing.
-        state.wanted(&conversation.model)?;
+        state.wanted(&conversation.model, None)?;
         let prompt = conversation.opening.prompt(&state.prompts)?;
         let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()))?;
         Ok(Way { prompt, ..way })
@@ -312,9 +355,13 @@ impl Gateway {
     /// The deployment that is asked first for a public model.
     ///
     /// # Errors
-    /// The model is unknown.
-    pub fn first_deployment(&self, model: &str) -> Result<Arc<Deployment>, GatewayError> {
-        let route = self.state.load().route(model)?;
+    /// The model is unknown, or off.
+    pub fn first_deployment(
+        &self,
+        model: &str,
+        caller: Option<&Caller>,
+    ) -> Result<Arc<Deployment>, GatewayError> {
+        let route = self.state.load().route(model, caller)?;
         let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
         route.deployments.first().cloned().ok_or_else(unknown)
     }
@@ -340,7 +387,7 @@ impl Gateway {
         record: &RequestRecord,
     ) -> Result<Routed<R::Answer>, GatewayError> {
         let caller = record.caller();
-        let mut wanted = allowed(self.state.load().wanted(model)?, caller.as_ref())?;
+        let mut wanted = allowed(self.state.load().wanted(model, caller.as_ref())?, caller.as_ref())?;
         let mut tried = Tried::default();
         let mut attempts = 0;
         let mut bounded: Option<R> = None;
@@ -399,7 +446,8 @@ impl Gateway {
 
     fn route(&self, model: &str, record: &RequestRecord) -> Result<Arc<Route>, GatewayError> {
         let caller = record.caller();
-        let first = allowed(self.state.load().wanted(model)?, caller.as_ref())?.next();
+        let wanted = self.state.load().wanted(model, caller.as_ref())?;
+        let first = allowed(wanted, caller.as_ref())?.next();
         let route = first.ok_or_else(|| self.state.load().unknown(model))?;
         note_route(record, &route);
         Ok(route)

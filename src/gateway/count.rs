@@ -19,8 +19,9 @@ impl Gateway {
     /// # Errors
     /// The model is unknown, or the caller may not use it.
     pub async fn count(&self, request: &CountRequest, record: &RequestRecord) -> Result<Count, GatewayError> {
-        let wanted = self.state().wanted(&request.model)?;
-        let mut wanted = allowed(wanted, record.caller().as_ref())?;
+        let caller = record.caller();
+        let wanted = self.state().wanted(&request.model, caller.as_ref())?;
+        let mut wanted = allowed(wanted, caller.as_ref())?;
         let Some(route) = wanted.next() else { return Err(self.state().unknown(&request.model)) };
         note_route(record, &route);
         let counted = timeout(PATIENCE, counted(&route, request)).await.ok().flatten();

@@ -32,6 +32,7 @@ mod layering;
 mod leaderboard;
 mod ledger;
 mod load;
+mod models;
 mod older;
 mod openai;
 mod passthrough;
