@@ -41,6 +41,7 @@ mod probes;
 mod prompts;
 mod providers;
 mod reload;
+mod replicas;
 mod routing;
 mod secrets;
 mod serving;

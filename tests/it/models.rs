@@ -217,7 +217,7 @@ async fn a_switch_outlives_restarts_reloads_and_the_model_itself() {
     assert_eq!((status, is_off(&ask(&gateway, "m").await)), (200, true));
 
     let write = |models: &Value| {
-        std::fs::write(gateway.folder.path().join("models.json"), models.to_string()).unwrap()
+        std::fs::write(gateway.folder.path().join("models.json"), models.to_string()).unwrap();
     };
     write(&json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}}));
     admin(&gateway, "POST", "/admin/reload", json!({})).await;
