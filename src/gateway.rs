@@ -11,6 +11,7 @@ mod meter;
 mod opening;
 mod raw;
 mod several;
+mod state;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,18 +24,19 @@ use self::admission::allowed;
 pub use self::admission::may_use;
 use self::chain::{Chain, Tried};
 use self::cut_off::most_of_whole;
-use crate::callers::{Budgets, Caller, Gate, Refusal, Rules};
+use crate::callers::{Budgets, Caller, Gate, Refusal};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
-use crate::prompts::{PromptError, PromptLibrary, Rendered};
+use crate::prompts::{PromptError, Rendered};
 use crate::providers::{Content, Provider, ProviderError};
-use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed, RoutingTable};
+use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed};
 use crate::telemetry::RequestRecord;
 
 pub use meter::{Meter, MeteredStream};
 pub use opening::{Offer, Opening};
 pub use several::{Replies, Unanswered};
+pub use state::State;
 
 /// Everything between the API and the providers.
 #[derive(Debug)]
@@ -46,17 +48,6 @@ pub struct Gateway {
     off: Mutex<HashSet<String>>,
     /// What callers have taken of their limits, whatever is reloaded.
     gate: Arc<Gate>,
-}
-
-/// Routes and prompts, which belong together: a reload changes both or neither.
-#[derive(Debug)]
-pub struct State {
-    /// Who serves which model.
-    pub routes: Arc<RoutingTable>,
-    /// The prompt library.
-    pub prompts: Arc<PromptLibrary>,
-    /// Limits that are not those of one key.
-    pub rules: Rules,
 }
 
 /// A request of the facade: what was said, and how the prompt before it is found.
@@ -168,58 +159,6 @@ fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
-impl State {
-    /// The route that a name leads to.
-    ///
-    /// # Errors
-    /// Nobody serves a model of that name, or it is off, which only those are told who may use it.
-    pub fn route(&self, model: &str, caller: Option<&Caller>) -> Result<Arc<Route>, GatewayError> {
-        self.routes.route(model).cloned().ok_or_else(|| self.absent(model, caller))
-    }
-
-    /// The route that a name leads to, whether its model is off or on: for those who look after it.
-    ///
-    /// # Errors
-    /// Nobody serves a model of that name.
-    pub fn on_or_off(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
-        let route = self.routes.route(model).or_else(|| self.routes.off(model));
-        route.cloned().ok_or_else(|| self.unknown(model))
-    }
-
-    /// The routes that a request may take: the one of that name, or those of a list of names such as `a,b`, the first
-    /// one first. Names of the list that nobody serves are passed over, and those of models that are off. At least one.
-    ///
-    /// # Errors
-    /// As [`State::route`].
-    fn wanted(&self, model: &str, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
-        if let Some(route) = self.routes.route(model) {
-            return Ok(Chain::One(Some(route.clone())));
-        }
-        let names = model.split(',').map(str::trim);
-        let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
-        if routes.is_empty() {
-            Err(self.absent(model, caller))
-        } else {
-            Ok(Chain::Several(routes.into_iter()))
-        }
-    }
-
-    /// Why no route is there for a name or a list of names.
-    fn absent(&self, model: &str, caller: Option<&Caller>) -> GatewayError {
-        let mut names = std::iter::once(model).chain(model.split(',').map(str::trim));
-        match names.find_map(|name| self.routes.off(name)) {
-            None => self.unknown(model),
-            Some(off) if may_use(caller, off) => GatewayError::Off(off.model.to_string()),
-            Some(off) => GatewayError::NotAllowed(off.model.to_string()),
-        }
-    }
-
-    fn unknown(&self, model: &str) -> GatewayError {
-        let nearest = self.routes.nearest(model).map(str::to_owned);
-        GatewayError::UnknownModel { name: model.to_owned(), nearest }
-    }
-}
-
 impl Gateway {
     /// A gateway that begins with this state, and with budgets of which this is spent.
     pub fn new(state: State, budgets: Budgets) -> Self {
@@ -244,9 +183,7 @@ impl Gateway {
     pub fn switch_off(&self, models: HashSet<String>) {
         let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
         if *off != models {
-            let state = self.state.load();
-            let (routes, prompts) = (Arc::new(state.routes.without(&models)), state.prompts.clone());
-            self.state.store(Arc::new(State { routes, prompts, rules: state.rules.clone() }));
+            self.state.store(Arc::new(self.state.load().without(&models)));
             *off = models;
         }
     }

@@ -155,7 +155,7 @@ impl Route {
     }
 
     /// All names that lead here.
-    fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.aliases.iter().map(String::as_str).chain([&*self.model])
     }
 }

@@ -126,6 +126,8 @@ async fn nobody_reaches_a_model_that_is_off_by_whatever_way() {
         (response.status().as_u16(), &response.headers()["x-llm-model"]),
         (200, &"spare".parse().unwrap())
     );
+    let (_, told) = gateway.ask("/api/explain", &said("other")).await;
+    assert_eq!(told["fallbacks"], json!(["spare"]));
     let (_, told) = gateway.ask("/api/explain", &said("priority-auto")).await;
     assert!(
         told["candidates"].as_array().unwrap().len() == 3 && !told.to_string().contains("up-m"),
@@ -354,4 +356,35 @@ async fn a_reload_is_noted_though_whoever_asked_has_left() {
         audit(&gateway).await.iter().any(|(_, action, _, _)| action == "configuration.reload")
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_commands_switch_models_of_a_service_that_runs() {
+    let gateway = setup().start();
+    let run = |arguments: &[&str]| {
+        let ended = gateway.run(&[&["models"], arguments].concat());
+        (ended.code, ended.stdout, ended.stderr)
+    };
+    let told = |text: &str| (Some(0), format!("{text}\n"), String::new());
+    assert_eq!(run(&["disable", "small", "--note", "too\ndear"]), told("m is off"));
+    let switched = Instant::now();
+    eventually("the service knows", async || is_off(&ask(&gateway, "m").await)).await;
+    assert!(switched.elapsed() < Duration::from_secs(1), "{:?}", switched.elapsed());
+    for arguments in [&[][..], &["list"]] {
+        let (_, lines, _) = run(arguments);
+        let first = lines.lines().next().unwrap();
+        assert!(first.starts_with("m (also small): one/up-m, then two/up-m2 (off since 2"), "{first}");
+        assert!(first.ends_with("Z: too dear)") && lines.matches("(off").count() == 1, "{lines}");
+    }
+    assert_eq!(run(&["enable", "m"]), told("m is on"));
+    eventually("the service knows", async || ask(&gateway, "m").await.0 == 200).await;
+    let (code, out, error) = run(&["disable", "nobody"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(error.contains("no model of the name `nobody`"), "{error}");
+    let (who, what, whom, _) = &audit(&gateway).await[1];
+    assert_eq!((who.as_str(), what.as_str(), whom.as_str()), ("cli", "model.change", "m"));
+
+    let setup = setup().env("DATABASE_URL", "sqlite://none/store.db");
+    assert_eq!(setup.run(&["models"]).code, Some(0));
+    assert!(!setup.path("none").exists(), "who looks makes no database");
 }
