@@ -82,20 +82,21 @@ impl App {
         api::check_serving(&settings.serving).map_err(Faults::from)?;
         let listen = loaded.listeners(&settings)?;
         let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
-        let keeping = Keeping::open(&settings, &metrics).await?;
+        let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::new(settings.storage.zone.clone())));
+        let keeping = Keeping::open(&settings, &metrics, &others, &gateway).await?;
         let callers = api::Callers {
             ring: keeping.ring.clone(),
             ledger: keeping.ledger(),
             is_loopback: listen.iter().all(ListenAddress::is_local),
         };
-        let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::new(settings.storage.zone.clone())));
         keeping.fill(gateway.gate()).await?;
         others.join(gateway.gate());
         let addresses = listeners.addresses(settings.serving.tls.is_some());
         let banner = banner::text(&settings, &addresses, &loaded);
         let (reloads, requests) = Reloads::new();
         let figures = (health.clone(), metrics.clone());
-        let watcher = watch::Watcher::new(sources, (loaded, asking), gateway.clone(), figures, requests);
+        let watcher = watch::Watcher::new(sources, (loaded, asking), gateway.clone(), figures, requests)
+            .noted_by(keeping.accounts());
         Ok(Self {
             settings,
             gateway,

@@ -2,6 +2,7 @@
 
 mod keys;
 mod leaderboard;
+mod models;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -40,8 +41,11 @@ enum Command {
     Serve,
     /// Read models file, prompts and environment, and say what would be served or what is wrong.
     Check(Check),
-    /// List the models with their providers.
-    Models,
+    /// List the models with their providers, or switch one off or on.
+    Models {
+        #[command(subcommand)]
+        command: Option<models::Command>,
+    },
     /// Look at the prompt library.
     #[command(subcommand)]
     Prompts(Prompts),
@@ -185,7 +189,10 @@ impl Cli {
             Command::Check(Check { diff: Some(Against::File(old)) }) => {
                 compare(settings, &folder, &environment, old)
             }
-            Command::Models => models(settings, folder, &environment).await,
+            Command::Models { command } => {
+                let command = command.unwrap_or(models::Command::List);
+                models::run(command, settings, folder, &environment).await
+            }
             Command::Prompts(command) => prompts(&command, settings, folder),
             Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
             Command::Keys(command) => keys::run(command, &settings).await,
@@ -291,17 +298,6 @@ fn tell(report: &Report) -> Result<(), CommandError> {
         );
     }
     lines.extend(report.warnings.iter().map(|warning| format!("warning: {warning}")));
-    print(&lines.join("\n"))
-}
-
-async fn models(settings: Settings, folder: PathBuf, environment: &Environment) -> Result<(), CommandError> {
-    let loaded = Sources::new(settings, folder, Metrics::default())
-        .load(environment, Some(&Progress::on_stderr()))
-        .await?;
-    let lines: Vec<String> = loaded.routes().routes().iter().map(|route| line(route)).collect();
-    for warning in loaded.warnings() {
-        writeln!(std::io::stderr(), "warning: {warning}")?;
-    }
     print(&lines.join("\n"))
 }
 

@@ -13,8 +13,10 @@ mod meter;
 mod opening;
 mod raw;
 mod several;
+mod state;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,37 +27,30 @@ use self::asking::Asking;
 use self::chain::{Chain, Tried};
 use self::course::Course;
 use self::cut_off::bounded;
-use crate::callers::{Budgets, Gate, Refusal, Rules};
+use crate::callers::{Budgets, Caller, Gate, Refusal};
 use crate::llm::{
     ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
-use crate::prompts::{PromptError, PromptLibrary, Rendered};
+use crate::prompts::{PromptError, Rendered};
 use crate::providers::{Content, Provider, ProviderError};
-use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed, RoutingTable};
+use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed};
 use crate::telemetry::RequestRecord;
 
 pub use meter::{Meter, MeteredStream};
 pub use opening::{Offer, Opening};
 pub use several::{Replies, Unanswered};
+pub use state::State;
 
 /// Everything between the API and the providers.
 #[derive(Debug)]
 pub struct Gateway {
     /// What a reload replaces. Each request takes what is there when it begins, and keeps it.
     state: ArcSwap<State>,
+    /// The models that are off, whatever is reloaded. A std mutex: held while a state is put in place, so that none of
+    /// them comes back with a state that was made before it went off.
+    off: Mutex<HashSet<String>>,
     /// What callers have taken of their limits, whatever is reloaded.
     gate: Arc<Gate>,
-}
-
-/// Routes and prompts, which belong together: a reload changes both or neither.
-#[derive(Debug)]
-pub struct State {
-    /// Who serves which model.
-    pub routes: Arc<RoutingTable>,
-    /// The prompt library.
-    pub prompts: Arc<PromptLibrary>,
-    /// Limits that are not those of one key.
-    pub rules: Rules,
 }
 
 /// A request of the facade: what was said, and how the prompt before it is found.
@@ -135,6 +130,9 @@ pub enum GatewayError {
         /// One that was perhaps meant.
         nearest: Option<String>,
     },
+    /// The model is off.
+    #[error("the model `{0}` is switched off for now; ask for another one")]
+    Off(String),
     /// There is no provider of that name.
     #[error("the provider `{0}` is not configured")]
     UnknownProvider(String),
@@ -164,57 +162,11 @@ fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
-impl State {
-    /// The route that a name leads to.
-    ///
-    /// # Errors
-    /// Nobody serves a model of that name.
-    pub fn route(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
-        self.routes.route(model).cloned().ok_or_else(|| self.unknown(model))
-    }
-
-    /// The routes that a request may take: the one of that name, or those of a list of names such as `a,b`, the first
-    /// one first. Names of the list that nobody serves are passed over. At least one.
-    ///
-    /// # Errors
-    /// Nobody serves any model of that name.
-    fn wanted(&self, model: &str) -> Result<Chain, GatewayError> {
-        if let Some(route) = self.routes.route(model) {
-            return Ok(Chain::One(Some(route.clone())));
-        }
-        let names = model.split(',').map(str::trim);
-        let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
-        if routes.is_empty() { Err(self.unknown(model)) } else { Ok(Chain::Several(routes.into_iter())) }
-    }
-
-    /// The models that take over from one after such a failure, as far as the caller may use them.
-    fn taking_over(
-        &self,
-        route: &Route,
-        fallback: Option<Fallback>,
-        record: &RequestRecord,
-    ) -> Vec<Arc<Route>> {
-        let names: &[String] = match fallback {
-            Some(Fallback::Any) => &route.fallbacks,
-            Some(Fallback::Larger) => &route.context_fallbacks,
-            None => &[],
-        };
-        let caller = record.caller();
-        let routes = names.iter().filter_map(|name| self.routes.route(name).cloned());
-        routes.filter(|route| may_use(caller.as_ref(), route)).collect()
-    }
-
-    fn unknown(&self, model: &str) -> GatewayError {
-        let nearest = self.routes.nearest(model).map(str::to_owned);
-        GatewayError::UnknownModel { name: model.to_owned(), nearest }
-    }
-}
-
 impl Gateway {
     /// A gateway that begins with this state, and with budgets of which this is spent.
     pub fn new(state: State, budgets: Budgets) -> Self {
         let gate = Arc::new(Gate::new(state.rules.clone(), budgets));
-        Self { state: ArcSwap::from_pointee(state), gate }
+        Self { state: ArcSwap::from_pointee(state), off: Mutex::default(), gate }
     }
 
     /// What callers have taken of their limits.
@@ -222,10 +174,21 @@ impl Gateway {
         &self.gate
     }
 
-    /// Puts another state in place. Requests under way keep theirs.
+    /// Puts another state in place. Requests under way keep theirs, and models that are off stay off.
     pub fn replace(&self, state: State) {
+        let off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
         self.gate.replace_rules(state.rules.clone());
-        self.state.store(Arc::new(state));
+        let routes = Arc::new(state.routes.without(&off));
+        self.state.store(Arc::new(State { routes, ..state }));
+    }
+
+    /// Switches these models off, by their public names, and all others on. Requests under way end as they were.
+    pub fn switch_off(&self, models: HashSet<String>) {
+        let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        if *off != models {
+            self.state.store(Arc::new(self.state.load().without(&models)));
+            *off = models;
+        }
     }
 
     /// What requests that begin now will see.
@@ -295,7 +258,7 @@ impl Gateway {
     /// # Errors
     /// The model is unknown.
     pub fn way_of_chat(&self, request: &ChatRequest) -> Result<Way, GatewayError> {
-        let routes = self.state.load().wanted(&request.model)?.collect();
+        let routes = self.state.load().wanted(&request.model, None)?.collect();
         Ok(Way { routes, prompt: None, demands: request.demands() })
     }
 
@@ -306,7 +269,7 @@ impl Gateway {
     pub fn way_of_conversation(&self, conversation: Conversation) -> Result<Way, GatewayError> {
         let state = self.state.load();
         // A model that is not there is told before a variable that is missing.
-        state.wanted(&conversation.model)?;
+        state.wanted(&conversation.model, None)?;
         let prompt = conversation.opening.prompt(&state.prompts)?;
         let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()))?;
         Ok(Way { prompt, ..way })
@@ -346,9 +309,13 @@ impl Gateway {
     /// The deployment that is asked first for a public model.
     ///
     /// # Errors
-    /// The model is unknown.
-    pub fn first_deployment(&self, model: &str) -> Result<Arc<Deployment>, GatewayError> {
-        let route = self.state.load().route(model)?;
+    /// The model is unknown, or off.
+    pub fn first_deployment(
+        &self,
+        model: &str,
+        caller: Option<&Caller>,
+    ) -> Result<Arc<Deployment>, GatewayError> {
+        let route = self.state.load().route(model, caller)?;
         let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
         route.deployments.first().cloned().ok_or_else(unknown)
     }

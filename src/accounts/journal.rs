@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use crate::callers::{Key, moment_as_text, now_ms};
-use crate::store::AuditEntry;
+use crate::store::{AuditEntry, ModelSwitch};
 
 /// Who acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,16 @@ pub(super) fn entry(actor: &Actor, action: &str, subject: &str, detail: Value) -
 
 /// Every field that is different, as it was and as it is.
 pub(super) fn differences(before: &Key, after: &Key) -> Value {
-    let (before, after) = (fields(before), fields(after));
+    different(fields(before), fields(after))
+}
+
+/// As [`differences`], of how a model is switched.
+pub(super) fn differences_of_switches(before: &ModelSwitch, after: &ModelSwitch) -> Value {
+    let fields = |of: &ModelSwitch| [("disabled", json!(of.disabled)), ("note", json!(of.note))];
+    different(fields(before), fields(after))
+}
+
+fn different<const N: usize>(before: [(&'static str, Value); N], after: [(&'static str, Value); N]) -> Value {
     let different = before.into_iter().zip(after).filter(|(before, after)| before != after);
     let told: Map<String, Value> =
         different.map(|((name, from), (_, to))| (name.to_owned(), json!({"from": from, "to": to}))).collect();

@@ -1,5 +1,5 @@
-//! Callers' keys and what they used, as operators and callers see and change them: by the admin API, by callers
-//! themselves, and by the commands.
+//! Callers' keys, what they used, and models that are off, as operators and callers see and change them: by the admin
+//! API, by callers themselves, and by the commands.
 //!
 //! An act is written to the store first, is then known to the ring of this node at once, and is noted with who did it.
 //! It goes on to its end if whoever asked for it leaves meanwhile. What values may be is said in `rules`, for all ways
@@ -8,8 +8,10 @@
 mod edit;
 mod error;
 mod journal;
+mod models;
 mod rules;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use crate::store::{Audit, Store, UsageQuery, UsageRow};
 pub use edit::{Edit, LimitsEdit};
 pub use error::AccountError;
 pub use journal::Actor;
+pub use models::{Heard, SwitchEdit};
 
 /// How long the secret before a rotation still opens, where nobody says.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(3600);
@@ -45,14 +48,33 @@ pub struct Accounts {
     /// Held while store and ring differ, so that none of them is overtaken by an older state. A tokio mutex, for the
     /// store is waited for meanwhile.
     changing: Mutex<()>,
+    /// The version of the switches that the models that are off were read from.
+    models_version: AtomicI64,
+    /// The models that are off. Held as `changing` is.
+    models_off: Mutex<HashSet<String>>,
+    heard: Option<Arc<dyn Heard>>,
     acts: TaskTracker,
 }
 
 impl Accounts {
     /// The keys of a store, and those of this node.
     pub fn new(store: Arc<dyn Store>, ring: Arc<KeyRing>) -> Self {
-        let version = AtomicI64::new(NEVER_READ);
-        Self { store, ring, version, changing: Mutex::default(), acts: TaskTracker::new() }
+        Self {
+            store,
+            ring,
+            version: AtomicI64::new(NEVER_READ),
+            changing: Mutex::default(),
+            models_version: AtomicI64::new(NEVER_READ),
+            models_off: Mutex::default(),
+            heard: None,
+            acts: TaskTracker::new(),
+        }
+    }
+
+    /// The same, with somebody who is told of everything at once.
+    #[must_use]
+    pub fn heard_by(self, heard: Arc<dyn Heard>) -> Self {
+        Self { heard: Some(heard), ..self }
     }
 
     /// Takes over what other nodes and commands have changed, and tells whether they had. Cheap if not.
@@ -60,6 +82,12 @@ impl Accounts {
     /// # Errors
     /// The store does not tell.
     pub async fn sync(&self) -> Result<bool, AccountError> {
+        // First what is read fast.
+        let models = self.sync_models().await?;
+        Ok(self.sync_keys().await? || models)
+    }
+
+    async fn sync_keys(&self) -> Result<bool, AccountError> {
         let version = self.store.keys_version().await?;
         if self.version.load(Ordering::Relaxed) == version {
             return Ok(false);
@@ -89,6 +117,7 @@ impl Accounts {
                 }
                 accounts.ring.put(key.clone());
             }
+            accounts.tell_others();
             let detail = json!({"name": key.name, "owner": key.owner, "prefix": key.prefix});
             accounts.note(actor, "key.create", &key.id, detail).await;
             Ok(key)
@@ -124,6 +153,7 @@ impl Accounts {
         let (accounts, id) = (self.clone(), id.to_owned());
         self.to_the_end(async move {
             let (before, key) = accounts.update(&id, |key| edit.applied_to(key)).await?;
+            accounts.tell_others();
             accounts.note(actor, "key.change", &id, journal::differences(&before, &key)).await;
             Ok(accounts.with_last_use(key))
         })
@@ -157,6 +187,7 @@ impl Accounts {
                 }
             };
             let (before, key) = accounts.update(&id, rotated).await?;
+            accounts.tell_others();
             let detail = json!({"from": before.prefix, "to": key.prefix, "grace_seconds": grace_ms / 1000});
             accounts.note(actor, "key.rotate", &id, detail).await;
             Ok(accounts.with_last_use(key))
@@ -180,6 +211,7 @@ impl Accounts {
                     return Err(AccountError::NoSuchKey);
                 }
             }
+            accounts.tell_others();
             accounts.note(actor, "key.delete", &id, json!({})).await;
             Ok(())
         })

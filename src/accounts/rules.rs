@@ -129,7 +129,7 @@ fn check_budget(budget: &Budget) -> Result<(), AccountError> {
     Ok(())
 }
 
-fn check_note(note: &str) -> Result<(), AccountError> {
+pub(super) fn check_note(note: &str) -> Result<(), AccountError> {
     let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
     if note.chars().count() <= MOST_NOTE && note.chars().all(is_text) {
         return Ok(());

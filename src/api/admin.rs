@@ -4,6 +4,7 @@
 //! here cannot forget it. Kept is a hash of the key, which tells nobody anything.
 
 mod keys;
+mod models;
 mod usage;
 
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use poem::Request;
 use poem::http::{HeaderName, StatusCode};
 use poem_openapi::OpenApi;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
 
 use super::Tag;
 use super::context::Context;
@@ -21,11 +21,11 @@ use super::error::ApiError;
 use super::payload::Json;
 use super::query::{Query, only_known};
 use super::schema::{ChangeBody, ReloadBody};
-use crate::accounts::Actor;
 use crate::callers::{Digest, Secret};
 use crate::reload::{Change, Report, Unanswered, Wish};
 
 pub(super) use keys::{KeysApi, grace_of, told_once};
+pub(super) use models::ModelsApi;
 pub(super) use usage::UsageApi;
 
 /// Below which everything asks for the admin key.
@@ -106,10 +106,6 @@ impl AdminApi {
         let wish = if dry_run { Wish::Rehearse } else { Wish::Reload };
         let outcome = self.context.reloads.ask(wish).await.map_err(unanswered)?;
         let report = outcome.map_err(|faults| refused(&faults))?;
-        if let Some(accounts) = self.context.accounts.as_ref().filter(|_| !dry_run) {
-            let detail = json!({"changes": report.diff.changes.len()});
-            accounts.noted(Actor::Admin, "configuration.reload", "", detail);
-        }
         Ok(Json(body(report, dry_run)))
     }
 }

@@ -91,7 +91,7 @@ fn with_parameters(path: &str, mut item: Value) -> Value {
     });
     for name in by_itself {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            add_parameter(operation, &name);
+            add_parameter(operation, &name, path.starts_with(admin::ROOT));
         }
     }
     item
@@ -140,7 +140,7 @@ fn narrowed(path: &str, mut item: Value) -> Value {
     item
 }
 
-fn add_parameter(operation: &mut Value, name: &str) {
+fn add_parameter(operation: &mut Value, name: &str, is_admin: bool) {
     let Some(operation) = operation.as_object_mut() else { return };
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     let Some(parameters) = parameters.as_array_mut() else { return };
@@ -151,6 +151,7 @@ fn add_parameter(operation: &mut Value, name: &str) {
                 ("The path at the provider, without the slash in front; it may hold slashes.", "v1/anything")
             }
             "id" => ("The model's name; it may hold slashes.", "echo"),
+            "name" if is_admin => ("Any name of the model; it may hold slashes.", "echo"),
             _ => ("The prompt's name; it may hold slashes.", "translate"),
         };
         parameters.push(json!({"name": name, "in": "path", "required": true, "description": description,

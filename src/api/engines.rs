@@ -42,7 +42,8 @@ impl EnginesApi {
         let state = self.context.gateway.state();
         let mut engines = Vec::new();
         let caller = record_of(request).caller();
-        for route in state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route)) {
+        // An engine of a model that is off may still run.
+        for route in state.routes.on_and_off().iter().filter(|route| may_use(caller.as_ref(), route)) {
             for managed in all_managed(&self.context, route) {
                 engines.push(managed.pictured(&route.model).await);
             }
@@ -85,6 +86,7 @@ impl EnginesApi {
         /// The model's name. A slash in it is written `%2F`.
         model: Path<String>,
     ) -> Result<Json<EngineModelBody>, ApiError> {
+        self.context.gateway.state().route(&model.0, record_of(request).caller().as_ref())?;
         let (route, managed) = self.managed(&model.0, request)?;
         let Deployment { provider_name, upstream_model, .. } = &*managed.deployment;
         let loaded = managed.pool.load(upstream_model).await;
@@ -111,7 +113,7 @@ impl EnginesApi {
 impl EnginesApi {
     /// What is meant by a public name.
     fn managed(&self, model: &str, request: &Request) -> Result<(Arc<Route>, Managed), ApiError> {
-        let route = self.context.gateway.state().route(model)?;
+        let route = self.context.gateway.state().on_or_off(model)?;
         if !may_use(record_of(request).caller().as_ref(), &route) {
             return Err(GatewayError::NotAllowed(model.to_owned()).into());
         }
@@ -119,7 +121,8 @@ impl EnginesApi {
         if let Some(managed) = managed {
             return Ok((route, managed));
         }
-        let deployment = self.context.gateway.first_deployment(model)?;
+        let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
+        let deployment = route.deployments.first().ok_or_else(unknown)?;
         let provider = &deployment.provider_name;
         Err(if deployment.variants.is_empty() {
             ProviderError::new(provider, ErrorKind::Unsupported("engines that the gateway runs")).into()

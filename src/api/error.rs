@@ -412,6 +412,10 @@ impl From<GatewayError> for ApiError {
             GatewayError::UnknownModel { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
             }
+            // No status that clients answer by asking again: the model is off until somebody switches it on.
+            GatewayError::Off(_) => {
+                Self::new(StatusCode::NOT_FOUND, "model_disabled", message).param("model")
+            }
             GatewayError::UnknownProvider(_) => {
                 Self::new(StatusCode::NOT_FOUND, "provider_not_found", message).param("provider")
             }
@@ -449,7 +453,10 @@ const DOCUMENTED: &[(u16, &str)] = &[
     ),
     (401, "The key is missing or wrong."),
     (403, "The key may not use the model, or a page of a site that may not call has sent the request."),
-    (404, "The model, the prompt, the provider, the key or the path does not exist."),
+    (
+        404,
+        "The model, the prompt, the provider, the key or the path does not exist, or the model is switched off.",
+    ),
     (408, "The body did not arrive in time."),
     (409, "The configuration is refused, and the one before it goes on. The message has one fault a line."),
     (413, "The body is larger than the service takes."),

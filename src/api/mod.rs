@@ -92,6 +92,7 @@ type Documented = (
     own::OwnApi,
     admin::AdminApi,
     admin::KeysApi,
+    admin::ModelsApi,
     admin::UsageApi,
 );
 
@@ -110,6 +111,7 @@ fn operations(context: &Arc<Context>) -> Documented {
         own::OwnApi { context: context.clone() },
         admin::AdminApi { context: context.clone() },
         admin::KeysApi { context: context.clone() },
+        admin::ModelsApi { context: context.clone() },
         admin::UsageApi { context: context.clone() },
     )
 }

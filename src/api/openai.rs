@@ -129,8 +129,9 @@ impl OpenAiApi {
     async fn model(&self, request: &Request) -> Result<Json<ModelCardBody>, ApiError> {
         let id = super::rest_of_path(request);
         let state = self.context.gateway.state();
-        let route = state.route(&id)?;
-        if !may_use(record_of(request).caller().as_ref(), &route) {
+        let caller = record_of(request).caller();
+        let route = state.route(&id, caller.as_ref())?;
+        if !may_use(caller.as_ref(), &route) {
             return Err(GatewayError::NotAllowed(id).into());
         }
         Ok(Json(self.card(&route)))

@@ -25,6 +25,7 @@ use super::error::ApiError;
 use super::payload::RawAnswer;
 use super::schema::PassthroughBody;
 use super::{Tag, dto, record_of};
+use crate::callers::Caller;
 use crate::llm::{Change, RawObject};
 use crate::providers::{RawRequest, RawResponse};
 use target::{query, safe_path};
@@ -96,7 +97,8 @@ impl PassthroughApi {
         }
         // The body's own text travels, not what a parser made of it.
         let inner = object.get("body").filter(|body| *body != b"null").map(Bytes::copy_from_slice);
-        let (provider, inner, model) = self.addressee(&wrapped, inner)?;
+        let (provider, inner, model) =
+            self.addressee(&wrapped, inner, record_of(request).caller().as_ref())?;
         let mut headers = travelling(&wrapped.headers.0)?;
         let inner = inner.map(|body| in_its_type(body, &headers));
         if inner.is_some() && !headers.contains_key(CONTENT_TYPE) {
@@ -161,11 +163,16 @@ type Addressee = (String, Option<Bytes>, Option<Arc<str>>);
 
 impl PassthroughApi {
     /// Who is meant. With a public model, the body's `model` becomes the provider's name for it.
-    fn addressee(&self, wrapped: &PassthroughBody, body: Option<Bytes>) -> Result<Addressee, ApiError> {
+    fn addressee(
+        &self,
+        wrapped: &PassthroughBody,
+        body: Option<Bytes>,
+        caller: Option<&Caller>,
+    ) -> Result<Addressee, ApiError> {
         match (&wrapped.provider, &wrapped.model) {
             (Some(provider), None) => Ok((provider.clone(), body, None)),
             (None, Some(model)) => {
-                let deployment = self.context.gateway.first_deployment(model)?;
+                let deployment = self.context.gateway.first_deployment(model, caller)?;
                 let body = body.map(|body| with_model(body, model, &deployment.upstream_model));
                 Ok((deployment.provider_name.to_string(), body, Some(deployment.upstream_model.clone())))
             }
@@ -175,9 +182,10 @@ impl PassthroughApi {
     }
 
     /// What the provider calls the model that a header names, if one does.
-    fn model_named(&self, provider: &str, headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
-        let Some(name) = headers.get(MODEL) else { return Ok(None) };
-        let route = self.context.gateway.state().route(name.to_str().unwrap_or_default())?;
+    fn model_named(&self, provider: &str, request: &Request) -> Result<Option<Arc<str>>, ApiError> {
+        let Some(name) = request.headers().get(MODEL) else { return Ok(None) };
+        let caller = record_of(request).caller();
+        let route = self.context.gateway.state().route(name.to_str().unwrap_or_default(), caller.as_ref())?;
         let mut deployments = route.deployments.iter();
         let deployment = deployments.find(|deployment| *deployment.provider_name == *provider);
         let deployment = deployment.ok_or_else(|| {
@@ -192,7 +200,7 @@ impl PassthroughApi {
         let own = format!("{}/passthrough/{provider}", self.context.prefix);
         let path = request.original_uri().path().strip_prefix(&own).unwrap_or_default();
         let headers = request.headers();
-        let model = self.model_named(&provider, headers)?;
+        let model = self.model_named(&provider, request)?;
         let kept = TRAVELLING
             .iter()
             .filter_map(|name| Some((HeaderName::from_static(name), headers.get(*name)?.clone())));

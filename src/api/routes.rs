@@ -16,7 +16,7 @@ use super::schema::{
     CandidateBody, ExplainedPrompt, Explanation, FacadeChat, ProbeBody, RouteBody, RouteList, ScoreBody,
 };
 use super::{Tag, dto, rest};
-use crate::gateway::Way;
+use crate::gateway::{State, Way};
 use crate::llm::Demands;
 use crate::router::{Deployment, Probed, Route};
 use crate::wire::openai;
@@ -55,16 +55,17 @@ impl RoutesApi {
         } else {
             self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?)
         }?;
-        Ok(Json(explanation(&way)))
+        Ok(Json(explanation(&way, &self.context.gateway.state())))
     }
 }
 
-fn explanation(way: &Way) -> Explanation {
+fn explanation(way: &Way, state: &State) -> Explanation {
+    let is_on = |name: &&String| state.routes.off(name).is_none();
     let demands = Some(&way.demands);
     Explanation {
         candidates: way.routes.iter().flat_map(|route| candidates(route, demands)).collect(),
         strategy: way.routes.first().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
-        fallbacks: way.routes.iter().flat_map(|route| route.fallbacks.clone()).collect(),
+        fallbacks: way.routes.iter().flat_map(|route| &route.fallbacks).filter(is_on).cloned().collect(),
         estimated_tokens: way.demands.input_tokens,
         prompt: way.prompt.as_ref().map(|prompt| ExplainedPrompt {
             name: prompt.name.clone(),

@@ -20,7 +20,7 @@ pub(super) use accounts::{
     AuditBody, AuditList, BudgetList, BudgetOf, BudgetState, KeySummary, LimitState, OwnKey, OwnLimits,
     OwnerBody, OwnerList, OwnerUsage, UsageBody, UsageRowBody,
 };
-pub(super) use admin::{ChangeBody, ReloadBody};
+pub(super) use admin::{ChangeBody, ReloadBody, ServedBy, SwitchBody, SwitchedModel, SwitchedModelList};
 pub(super) use chat::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,

@@ -1,4 +1,5 @@
-//! What outlives the process, and how it is kept up to date in memory: keys, what was spent of budgets, the ledger.
+//! What outlives the process, and how it is kept up to date in memory: keys, models that are off, what
+//! was spent of budgets, the ledger.
 //!
 //! Without a store the service serves all the same where nobody needs a key; then nothing is written down.
 
@@ -9,17 +10,21 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
-use crate::accounts::Accounts;
+use super::replicas::Others;
+use crate::accounts::{AccountError, Accounts, Heard};
 use crate::callers::{Budget, Gate, KeyRing, Ledger, Nowhere, Period, Spent, Whose, now_ms};
 use crate::config::{Auth, Fault, Settings};
+use crate::gateway::Gateway;
 use crate::store::{self, Recorder, Store, StoreError};
 use crate::telemetry::{Health, Metrics};
 
-/// How often it is looked whether somebody else has changed keys: revocation has a second.
+/// How often it is looked whether somebody else has changed keys or switched models: revocation has a second. Replicas that
+/// share a Redis are told of it besides.
 const LOOK: Duration = Duration::from_millis(400);
 /// How often records that are too old are forgotten.
 const TIDY: Duration = Duration::from_secs(3600);
@@ -34,6 +39,8 @@ pub(super) struct Keeping {
     pub(super) ring: Arc<KeyRing>,
     kept: Option<Kept>,
     writing: Option<BoxFuture<'static, ()>>,
+    /// Changes when another replica has changed something, if there is a way to be told.
+    word: Option<watch::Receiver<u64>>,
     /// Ends the writing, after all else has ended.
     end: CancellationToken,
 }
@@ -56,14 +63,24 @@ impl std::fmt::Debug for Keeping {
 }
 
 impl Keeping {
-    /// Opens the store, and reads the keys.
+    /// Opens the store, reads the keys, and switches models off. Others are told of what is changed here.
     ///
     /// # Errors
     /// The store cannot be used, and callers need keys.
-    pub(super) async fn open(settings: &Settings, metrics: &Metrics) -> Result<Self, Faults> {
-        let mut keeping =
-            Self { ring: Arc::default(), kept: None, writing: None, end: CancellationToken::new() };
-        match keeping.connect(settings, metrics).await {
+    pub(super) async fn open(
+        settings: &Settings,
+        metrics: &Metrics,
+        others: &Others,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Self, Faults> {
+        let mut keeping = Self {
+            ring: Arc::default(),
+            kept: None,
+            writing: None,
+            word: others.word(),
+            end: CancellationToken::new(),
+        };
+        match keeping.connect(settings, metrics, others.crier(gateway)).await {
             Ok(()) => {}
             Err(error) if settings.auth == Auth::Keys => {
                 let cure = "mend it, or name another; without it no key is known";
@@ -76,9 +93,15 @@ impl Keeping {
         Ok(keeping)
     }
 
-    async fn connect(&mut self, settings: &Settings, metrics: &Metrics) -> Result<(), StoreError> {
+    async fn connect(
+        &mut self,
+        settings: &Settings,
+        metrics: &Metrics,
+        heard: Arc<dyn Heard>,
+    ) -> Result<(), AccountError> {
         let store = store::open(settings.storage.database_url.expose_secret()).await?;
-        self.ring.replace(store.keys().await?);
+        let accounts = Arc::new(Accounts::new(store.clone(), self.ring.clone()).heard_by(heard));
+        accounts.sync().await?;
         if settings.auth == Auth::Keys && self.ring.is_empty() {
             tracing::warn!(
                 "There is no key yet, so nobody can call; make one by `llm-proxy-api keys create`"
@@ -87,7 +110,6 @@ impl Keeping {
         let ring = self.ring.clone();
         let used = Arc::new(move || ring.used());
         let (recorder, writing) = Recorder::start(store.clone(), metrics.clone(), used, self.end.clone());
-        let accounts = Arc::new(Accounts::new(store.clone(), self.ring.clone()));
         self.kept = Some(Kept { store, accounts, recorder, keep: settings.storage.usage_keep });
         self.writing = Some(writing.boxed());
         Ok(())
@@ -124,7 +146,7 @@ impl Keeping {
             return sweep(&gate, &self.ring, &end).await;
         };
         let looking = async {
-            look(&kept, &gate, &self.ring, &health, &end).await;
+            look(&kept, (&gate, &self.ring), &health, (self.word, &end)).await;
             if let Err(left) = kept.recorder.flush(LAST_RECORDS).await {
                 tracing::error!(records = left, "Some requests could not be written down");
             }
@@ -146,21 +168,20 @@ async fn sweep(gate: &Gate, ring: &KeyRing, end: &CancellationToken) {
     }
 }
 
-async fn look(kept: &Kept, gate: &Gate, ring: &KeyRing, health: &Health, end: &CancellationToken) {
+async fn look(
+    kept: &Kept,
+    (gate, ring): (&Gate, &KeyRing),
+    health: &Health,
+    (mut word, end): (Option<watch::Receiver<u64>>, &CancellationToken),
+) {
     let (mut look, mut tidy, mut sweep) = (interval(LOOK), interval(TIDY), interval(SWEEP));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut filled: Filled = all_budgeted(gate, ring);
     loop {
         tokio::select! {
             () = end.cancelled() => return,
-            _ = look.tick() => {
-                let synced = kept.accounts.sync().await;
-                // A budget that is new may be another one for a key that has spent something.
-                let is_filled = fill(&*kept.store, gate, ring, &mut filled).await;
-                let trouble = synced.err().map(|error| error.to_string());
-                let trouble = trouble.or_else(|| is_filled.err().map(|error| error.to_string()));
-                health.store_is(trouble.or_else(|| kept.recorder.state().error));
-            }
+            _ = look.tick() => refresh(kept, (gate, ring), health, &mut filled).await,
+            () = told(&mut word) => refresh(kept, (gate, ring), health, &mut filled).await,
             // What the ledger does not have yet could not come back from it.
             _ = sweep.tick(), if kept.recorder.state().error.is_none() => {
                 gate.tidy(ring, now_ms());
@@ -177,6 +198,27 @@ async fn look(kept: &Kept, gate: &Gate, ring: &KeyRing, health: &Health, end: &C
             }
         }
     }
+}
+
+/// Comes back when another replica has changed something; never, if nobody would tell.
+async fn told(word: &mut Option<watch::Receiver<u64>>) {
+    let is_told = match word {
+        Some(word) => word.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_told {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes over what somebody else has changed.
+async fn refresh(kept: &Kept, (gate, ring): (&Gate, &KeyRing), health: &Health, filled: &mut Filled) {
+    let synced = kept.accounts.sync().await;
+    // A budget that is new may be another one for a key that has spent something.
+    let is_filled = fill(&*kept.store, gate, ring, filled).await;
+    let trouble = synced.err().map(|error| error.to_string());
+    let trouble = trouble.or_else(|| is_filled.err().map(|error| error.to_string()));
+    health.store_is(trouble.or_else(|| kept.recorder.state().error));
 }
 
 /// All budgets there are.

@@ -1,13 +1,17 @@
 //! Other replicas of the gateway, if there are any: what they are told of rests here, and what is told of theirs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
+use crate::accounts::Heard;
 use crate::callers::Gate;
 use crate::config::Settings;
+use crate::gateway::Gateway;
 use crate::router::{HealthBook, Replicas};
 use crate::shared::Shared;
 use crate::telemetry::{Health, Metrics, Replication};
@@ -31,6 +35,25 @@ impl Replicas for Told {
 
     fn is_well(&self, name: &str) {
         self.0.is_well(name);
+    }
+}
+
+/// Takes what was changed here to where it holds: to the gateway of this node, and to other nodes.
+#[derive(Debug)]
+struct Crier {
+    gateway: Arc<Gateway>,
+    shared: Option<Shared>,
+}
+
+impl Heard for Crier {
+    fn off(&self, models: HashSet<String>) {
+        self.gateway.switch_off(models);
+    }
+
+    fn changed(&self) {
+        if let Some(shared) = &self.shared {
+            shared.keys_changed();
+        }
     }
 }
 
@@ -58,6 +81,16 @@ impl Others {
         if let Some(shared) = &self.shared {
             gate.share(shared.pool());
         }
+    }
+
+    /// Who is to be told of what is changed here.
+    pub(super) fn crier(&self, gateway: &Arc<Gateway>) -> Arc<dyn Heard> {
+        Arc::new(Crier { gateway: gateway.clone(), shared: self.shared.clone() })
+    }
+
+    /// Changes when another node has changed something, if any can tell.
+    pub(super) fn word(&self) -> Option<watch::Receiver<u64>> {
+        self.shared.as_ref().map(Shared::keys)
     }
 
     /// Keeps in touch until `stop`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -20,6 +21,7 @@ use super::probing::Probing;
 use super::schedule::Schedule;
 use super::seen::Files;
 use super::sources::{Loaded, Sources};
+use crate::accounts::{Accounts, Actor};
 use crate::gateway::Gateway;
 use crate::reload::{Outcome, Report, Request, Wish};
 use crate::telemetry::{Health, Metrics};
@@ -36,8 +38,10 @@ pub(super) struct Watcher {
     gateway: Arc<Gateway>,
     health: Arc<Health>,
     metrics: Metrics,
-    /// Those who ask for a reload.
+    /// Those who ask for a reload: whoever has the admin key.
     requests: mpsc::Receiver<Request>,
+    /// Where it is noted that somebody had asked.
+    accounts: Option<Arc<Accounts>>,
     probing: Probing,
     /// When which provider is asked again what models it has.
     schedule: Schedule,
@@ -61,7 +65,25 @@ impl Watcher {
         let (sources, seen) = (Arc::new(sources), taken.clone());
         let probing = Probing::default();
         let (schedule, asked) = (loaded.schedule(&asking, Instant::now()), asking.answers);
-        Self { sources, loaded, gateway, health, metrics, requests, probing, schedule, asked, taken, seen }
+        Self {
+            sources,
+            loaded,
+            gateway,
+            health,
+            metrics,
+            requests,
+            accounts: None,
+            probing,
+            schedule,
+            asked,
+            taken,
+            seen,
+        }
+    }
+
+    /// The same, with a place where it is noted that somebody has had everything reloaded.
+    pub(super) fn noted_by(self, accounts: Option<Arc<Accounts>>) -> Self {
+        Self { accounts, ..self }
     }
 
     /// Watches until the end.
@@ -102,12 +124,24 @@ impl Watcher {
 
     async fn serve(&mut self, request: Request) {
         let outcome = match request.wish {
-            Wish::Reload => self.reload().await,
+            Wish::Reload => {
+                let outcome = self.reload().await;
+                self.note(&outcome);
+                outcome
+            }
             // Nobody is there to be told.
             Wish::Rehearse if request.is_given_up() => return,
             Wish::Rehearse => self.rehearsed().await.map_err(|faults| faults.lines().to_vec()),
         };
         request.tell(outcome);
+    }
+
+    /// What is done is noted, whether or not whoever asked is still there. What is refused is not done.
+    fn note(&self, outcome: &Outcome) {
+        if let (Some(accounts), Ok(report)) = (&self.accounts, outcome) {
+            let detail = json!({"changes": report.diff.changes.len()});
+            accounts.noted(Actor::Admin, "configuration.reload", "", detail);
+        }
     }
 
     /// What a reload would change. Nothing is touched: everything is made apart from what serves.

@@ -40,7 +40,8 @@ impl Gateway {
     /// Nobody serves a model of that name, or the caller may use none of them.
     pub(super) fn course(&self, model: &str, record: &RequestRecord) -> Result<Course, GatewayError> {
         let state = self.state.load_full();
-        let mut others = allowed(state.wanted(model)?, record.caller().as_ref())?;
+        let caller = record.caller();
+        let mut others = allowed(state.wanted(model, caller.as_ref())?, caller.as_ref())?;
         let first = others.next().ok_or_else(|| state.unknown(model))?;
         Ok(Course { state, first, others })
     }

@@ -75,7 +75,7 @@ type Meant = (Arc<Route>, Arc<Deployment>);
 /// The model that a raw request is for, as one that is served there; `None` if it is none of those, or nobody says.
 ///
 /// # Errors
-/// The caller may not use it. Who may not use all models must say which one is meant, where the server reads it.
+/// The caller may not use it, or it is off. Who may not use all models must say which one is meant, where the server reads it.
 fn meant(
     state: &State,
     provider: &str,
@@ -83,7 +83,7 @@ fn meant(
     caller: Option<&Caller>,
 ) -> Result<Option<Meant>, GatewayError> {
     let served = || {
-        let routes = state.routes.routes().iter();
+        let routes = state.routes.on_and_off().iter();
         let all =
             routes.flat_map(|route| route.deployments.iter().map(move |deployment| (route, deployment)));
         all.filter(|(_, deployment)| *deployment.provider_name == *provider)
@@ -104,8 +104,11 @@ fn meant(
     };
     let is_it = |deployment: &Deployment| named.is_some_and(|name| is_same(name, &deployment.upstream_model));
     let is_allowed = |route: &Route| may_use(caller, route);
-    let found = served().find(|(route, deployment)| is_it(deployment) && is_allowed(route));
+    let is_on = |route: &Route| !state.routes.is_off(&route.model);
+    let mut known = served().filter(|(route, deployment)| is_it(deployment) && is_allowed(route));
+    let found = known.clone().find(|(route, _)| is_on(route)).or_else(|| known.next());
     match (found, caller, named) {
+        (Some((route, _)), _, _) if !is_on(route) => Err(GatewayError::Off(route.model.to_string())),
         (Some((route, deployment)), _, _) => Ok(Some((route.clone(), deployment.clone()))),
         (None, None, _) => Ok(None),
         (None, Some(_), Some(name)) => Err(GatewayError::NotAllowed(name.to_owned())),

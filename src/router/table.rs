@@ -1,6 +1,6 @@
 //! Which deployments serve which public model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,19 @@ use crate::llm::{Abilities, Demands};
 use crate::providers::{ModelCard, Provider};
 use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
 
-/// All routes, by every name that leads to them. Immutable: a reload makes a new table.
+/// All routes, by every name that leads to them. Immutable: a reload makes a new table, and so does switching a model off
+/// or on. No name leads to a model that is off, so that nobody has to ask whether it is.
 #[derive(Debug, Default)]
 pub struct RoutingTable {
     by_name: HashMap<String, Arc<Route>>,
-    /// In the order of the catalog.
+    /// Of models that are off, by every name that would lead to them.
+    off: HashMap<String, Arc<Route>>,
+    /// Those of models that are on, in the order of the catalog.
     routes: Vec<Arc<Route>>,
+    /// All, in the order of the catalog.
+    all: Vec<Arc<Route>>,
+    /// The one of all deployments.
+    auto: Option<Arc<Route>>,
     /// In the order of the catalog.
     providers: Vec<Arc<dyn Provider>>,
     probes: Vec<Arc<Probe>>,
@@ -122,8 +129,33 @@ impl Route {
         fitting_first(self.order.usual(&self.deployments).into_iter(), demands).collect()
     }
 
+    /// The same with those deployments alone that serve these routes; `None` if there are none.
+    fn only_with(self: &Arc<Self>, routes: &[Arc<Self>]) -> Option<Arc<Self>> {
+        let serving: HashSet<*const Deployment> =
+            routes.iter().flat_map(|route| &route.deployments).map(Arc::as_ptr).collect();
+        let serves = |deployment: &&Arc<Deployment>| serving.contains(&Arc::as_ptr(deployment));
+        let deployments: Vec<Arc<Deployment>> = self.deployments.iter().filter(serves).cloned().collect();
+        match deployments.len() {
+            0 => None,
+            count if count == self.deployments.len() => Some(self.clone()),
+            count => Some(Arc::new(Self {
+                model: self.model.clone(),
+                aliases: self.aliases.clone(),
+                metrics: self.metrics.clone(),
+                fallbacks: self.fallbacks.clone(),
+                context_fallbacks: self.context_fallbacks.clone(),
+                order: Order::new(self.order.strategy, count),
+                is_choosy: is_choosy(&deployments),
+                routing: self.routing.clone(),
+                hedges: self.hedges.clone(),
+                line: tokio::sync::Mutex::default(),
+                deployments,
+            })),
+        }
+    }
+
     /// All names that lead here.
-    fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.aliases.iter().map(String::as_str).chain([&*self.model])
     }
 }
@@ -210,7 +242,7 @@ impl RoutingTable {
             deployments.sort_by_key(|deployment| deployment.priority);
             let policy = catalog.policies.iter().find(|policy| *policy.model == *model);
             let policy = policy.cloned().unwrap_or_default();
-            table.add(Arc::new(Route {
+            table.all.push(Arc::new(Route {
                 aliases: policy.aliases,
                 fallbacks: policy.fallbacks,
                 context_fallbacks: policy.context_fallbacks,
@@ -224,26 +256,47 @@ impl RoutingTable {
                 deployments,
             }));
         }
-        if let Some(auto) = auto.filter(|auto| !table.by_name.contains_key(&*auto.model)) {
-            table.by_name.insert(AUTO.to_owned(), Arc::new(auto));
-        }
+        table.auto = auto.map(Arc::new);
         health.forget_the_unused();
+        table.without(&HashSet::new())
+    }
+
+    /// The same with these models off, and no others. Routes and what is known of them stay the same.
+    #[must_use]
+    pub fn without(&self, off: &HashSet<String>) -> Self {
+        let mut table = Self {
+            all: self.all.clone(),
+            auto: self.auto.clone(),
+            providers: self.providers.clone(),
+            probes: self.probes.clone(),
+            ..Self::default()
+        };
+        for route in &self.all {
+            let is_off = off.contains(&*route.model);
+            let names = if is_off { &mut table.off } else { &mut table.by_name };
+            names.extend(route.names().map(|name| (name.to_owned(), route.clone())));
+            if !is_off {
+                table.routes.push(route.clone());
+            }
+        }
+        let is_free = |name: &str| !table.by_name.contains_key(name) && !table.off.contains_key(name);
+        if let Some(auto) = self.auto.as_ref().filter(|auto| is_free(&auto.model)) {
+            match auto.only_with(&table.routes) {
+                Some(auto) => table.by_name.insert(AUTO.to_owned(), auto),
+                None => table.off.insert(AUTO.to_owned(), auto.clone()),
+            };
+        }
         table
     }
 
-    fn add(&mut self, route: Arc<Route>) {
-        for name in route.names() {
-            self.by_name.insert(name.to_owned(), route.clone());
-        }
-        self.routes.push(route);
+    /// The route that a name leads to; `None` if its model is off.
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        found(&self.by_name, name)
     }
 
-    /// The route that a name leads to. Ollama's clients leave out `:latest` or add it, and so may anybody.
-    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.by_name.get(name).or_else(|| match name.strip_suffix(":latest") {
-            Some(name) => self.by_name.get(name),
-            None => self.by_name.get(&format!("{name}:latest")),
-        })
+    /// The route that a name would lead to if its model were not off.
+    pub fn off(&self, name: &str) -> Option<&Arc<Route>> {
+        found(&self.off, name)
     }
 
     /// The name that comes nearest to one that leads nowhere.
@@ -251,9 +304,19 @@ impl RoutingTable {
         nearest(name, self.routes.iter().flat_map(|route| route.names()))
     }
 
-    /// All routes, in the order of the catalog.
+    /// The routes of all models that are on, in the order of the catalog.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Those of models that are off, too.
+    pub fn on_and_off(&self) -> &[Arc<Route>] {
+        &self.all
+    }
+
+    /// Whether a model is off.
+    pub fn is_off(&self, model: &str) -> bool {
+        self.off.get(model).is_some_and(|route| *route.model == *model)
     }
 
     /// How providers are asked for signs of life, of those who are.
@@ -265,6 +328,14 @@ impl RoutingTable {
     pub fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.name() == name)
     }
+}
+
+/// The route of a name. Ollama's clients leave out `:latest` or add it, and so may anybody.
+fn found<'a>(names: &'a HashMap<String, Arc<Route>>, name: &str) -> Option<&'a Arc<Route>> {
+    names.get(name).or_else(|| match name.strip_suffix(":latest") {
+        Some(name) => names.get(name),
+        None => names.get(&format!("{name}:latest")),
+    })
 }
 
 /// The model that every deployment serves, the best score first.

@@ -1,4 +1,4 @@
-//! What replicas of the gateway share through Redis: limits, budgets, rests, and the word that keys have changed.
+//! What replicas of the gateway share through Redis: limits, budgets, rests, and the word that keys or models' switches have changed.
 //!
 //! # Limits
 //!
@@ -115,12 +115,12 @@ impl Shared {
         self.rests.add(name, None);
     }
 
-    /// Keys were changed here: the other nodes shall read them anew. Comes back at once.
+    /// Keys or switches of models were changed here: the other nodes shall read them anew. Comes back at once.
     pub fn keys_changed(&self) {
         self.rests.keys_changed();
     }
 
-    /// Changes when another node has changed keys, or may have.
+    /// Changes when another node has changed keys or switched models, or may have.
     pub fn keys(&self) -> watch::Receiver<u64> {
         self.keys.subscribe()
     }

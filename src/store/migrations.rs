@@ -6,11 +6,15 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 /// A file that was released is never changed again: a new one changes what it made.
 type Files = &'static [(i64, &'static str, &'static str)];
 
-pub(super) const SQLITE: Files =
-    &[(1, "keys and usage", include_str!("../../resources/migrations/sqlite/0001_keys_and_usage.sql"))];
+pub(super) const SQLITE: Files = &[
+    (1, "keys and usage", include_str!("../../resources/migrations/sqlite/0001_keys_and_usage.sql")),
+    (2, "models", include_str!("../../resources/migrations/sqlite/0002_models.sql")),
+];
 
-pub(super) const POSTGRES: Files =
-    &[(1, "keys and usage", include_str!("../../resources/migrations/postgres/0001_keys_and_usage.sql"))];
+pub(super) const POSTGRES: Files = &[
+    (1, "keys and usage", include_str!("../../resources/migrations/postgres/0001_keys_and_usage.sql")),
+    (2, "models", include_str!("../../resources/migrations/postgres/0002_models.sql")),
+];
 
 pub(super) fn migrator(files: Files) -> Migrator {
     let migration = |(version, description, sql): &(i64, &'static str, &'static str)| {

@@ -1,4 +1,4 @@
-//! What outlives the process: keys, what requests used, and who changed what. In a file of SQLite, or in PostgreSQL for
+//! What outlives the process: keys, models that are off, what requests used, and who changed what. In a file of SQLite, or in PostgreSQL for
 //! many nodes.
 //!
 //! Nothing here is on a request's way: keys are read into memory, and usage is handed to a [`Recorder`].
@@ -14,6 +14,7 @@ mod hours;
 mod keys;
 mod ledger;
 mod migrations;
+mod models;
 mod open;
 mod recorder;
 mod sums;
@@ -32,11 +33,15 @@ use error::Cause;
 
 pub use audit::{Audit, AuditEntry};
 pub use error::{StoreError, StoreErrorKind};
+pub use models::ModelSwitch;
 pub use recorder::{MOST_WAITING, Recorder, RecorderState, Touched};
 pub use usage::{By, MOST_ROWS, UsageQuery, UsageRow};
 
 /// A change of a key. It may be asked more than once, and must then do the same.
 pub type KeyChange<'a> = &'a (dyn Fn(Key) -> Key + Send + Sync);
+
+/// A change of how a model is switched. `None` if it never was. It may be asked more than once, and must then do the same.
+pub type SwitchChange<'a> = &'a (dyn Fn(Option<ModelSwitch>) -> ModelSwitch + Send + Sync);
 
 /// What one key or owner has spent.
 pub type Spending = (Whose, Spent);
@@ -70,6 +75,20 @@ pub trait Store: Debug + Send + Sync {
 
     /// Notes when keys were last used, in milliseconds since 1970. It never goes back, and the version stays.
     async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError>;
+
+    /// All models that were ever switched, by their names.
+    async fn models(&self) -> Result<Vec<ModelSwitch>, StoreError>;
+
+    /// A number that is another one after every change of any model's switch. As cheap as that of keys.
+    async fn models_version(&self) -> Result<i64, StoreError>;
+
+    /// Switches a model as it stands, so that nobody else's change is lost. As it was, if it ever was switched, and as it
+    /// is. Its name is not changed by this.
+    async fn switch_model(
+        &self,
+        model: &str,
+        change: SwitchChange<'_>,
+    ) -> Result<(Option<ModelSwitch>, ModelSwitch), StoreError>;
 
     /// Writes what requests used, all or nothing. A record that was written before counts no second time, so that a
     /// caller who does not know whether it was written may write it again.
@@ -157,6 +176,22 @@ impl Store for SqlStore {
 
     async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
         within(PATIENCE_FOR_RECORDS, "note when keys were used", keys::touch(&self.database, used)).await
+    }
+
+    async fn models(&self) -> Result<Vec<ModelSwitch>, StoreError> {
+        within(PATIENCE, "read which models are off", models::all(&self.database)).await
+    }
+
+    async fn models_version(&self) -> Result<i64, StoreError> {
+        within(PATIENCE, "tell whether models were switched", models::version(&self.database)).await
+    }
+
+    async fn switch_model(
+        &self,
+        model: &str,
+        change: SwitchChange<'_>,
+    ) -> Result<(Option<ModelSwitch>, ModelSwitch), StoreError> {
+        within(PATIENCE, "switch a model", models::switch(&self.database, model, change)).await
     }
 
     async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError> {

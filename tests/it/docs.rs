@@ -105,6 +105,7 @@ async fn examples_run_as_they_stand() {
         let example =
             example_of(&document, &content["schema"]).unwrap_or_else(|| panic!("{path} has no example"));
         let path = path
+            .replace("/admin/models/{name}", "/admin/models/echo")
             .replace("{name}", "chat-conversation-simple")
             .replace("{provider}", "echo")
             .replace("{path}", "v1/x")

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use llm_proxy_api::callers::{Ending, Key, Period, Spent, UsageRecord, Whose, Zone};
 use llm_proxy_api::llm::UsageSource;
-use llm_proxy_api::store::{self, AuditEntry, By, Store, UsageQuery, UsageRow};
+use llm_proxy_api::store::{self, AuditEntry, By, ModelSwitch, Store, UsageQuery, UsageRow};
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 
@@ -119,6 +119,55 @@ async fn the_last_use_of_keys_only_goes_forward() {
         store.touch_keys(&[]).await.unwrap();
         let many: Vec<_> = (0..2500).map(|number| (format!("key-{number}"), 5)).collect();
         store.touch_keys(&many).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn switches_of_models_are_kept_and_every_one_is_told_to_others() {
+    for opened in stores().await {
+        let (here, there) = (&opened.store, opened.again().await);
+        assert!(here.models().await.unwrap().is_empty());
+        let mut version = there.models_version().await.unwrap();
+        let keys_version = there.keys_version().await.unwrap();
+        let off = ModelSwitch {
+            model: "b/Łódź'; drop table models".to_owned(),
+            disabled: true,
+            since_ms: Some(1_700_000_000_000),
+            note: Some("a\nb".to_owned()),
+        };
+        let on = ModelSwitch { model: "a".to_owned(), ..ModelSwitch::default() };
+        for (expected, before) in [(&off, None), (&on, None), (&on, Some(on.clone()))] {
+            let change = |seen| {
+                assert_eq!(seen, before);
+                ModelSwitch { model: "another name".to_owned(), ..expected.clone() }
+            };
+            let told = here.switch_model(&expected.model, &change).await.unwrap();
+            assert_eq!(told, (before.clone(), expected.clone()));
+            let now = there.models_version().await.unwrap();
+            assert_ne!(version, now);
+            version = now;
+        }
+        assert_eq!(there.models().await.unwrap(), [on, off.clone()]);
+        assert_eq!(there.keys_version().await.unwrap(), keys_version, "keys are another matter");
+
+        let flip = |model: Option<ModelSwitch>| ModelSwitch { disabled: false, ..model.unwrap() };
+        let (_, flipped) = there.switch_model(&off.model, &flip).await.unwrap();
+        assert_eq!(flipped, ModelSwitch { disabled: false, ..off });
+        assert_eq!(opened.again().await.models().await.unwrap()[1], flipped);
+    }
+}
+
+#[tokio::test]
+async fn switches_by_several_nodes_at_once_are_all_kept() {
+    for opened in stores().await {
+        let nodes = [opened.store.clone(), opened.again().await];
+        let longer = |model: Option<ModelSwitch>| {
+            let model = model.unwrap_or_default();
+            ModelSwitch { note: Some(model.note.unwrap_or_default() + "x"), ..model }
+        };
+        let switches = (0..40).map(|number| nodes[number % 2].switch_model("m", &longer));
+        futures_util::future::join_all(switches).await;
+        assert_eq!(nodes[0].models().await.unwrap()[0].note.as_deref(), Some("x".repeat(40).as_str()));
     }
 }
 

@@ -64,7 +64,7 @@ impl UsageApi {
 
     /// Audit
     ///
-    /// Who changed which key how, the last first. Secrets are in none of it.
+    /// Who changed which key or model how, and who had the configuration read anew, the last first. Secrets are in none of it.
     #[oai(path = "/admin/audit", method = "get", operation_id = "audit")]
     async fn audit(
         &self,

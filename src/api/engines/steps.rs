@@ -97,7 +97,7 @@ impl Listener {
     /// What callers call the model, if the present configuration still knows it.
     fn public_name(&self, step: &EngineEvent) -> String {
         let state = self.context.gateway.state();
-        let route = state.routes.routes().iter().find(|route| {
+        let route = state.routes.on_and_off().iter().find(|route| {
             route.deployments.iter().any(|deployment| {
                 deployment.provider_name == step.provider && deployment.upstream_model == step.model
             })

@@ -85,9 +85,9 @@ pub(in crate::api) struct AuditBody {
     pub(in crate::api) time: String,
     /// Who: `admin`, `cli`, or `key:` and the id of a caller's key.
     pub(in crate::api) actor: String,
-    /// What was done: `key.create`, `key.change`, `key.rotate`, `key.delete`, `configuration.reload`.
+    /// What was done: `key.create`, `key.change`, `key.rotate`, `key.delete`, `model.change`, `configuration.reload`.
     pub(in crate::api) action: String,
-    /// To what: a key's id.
+    /// To what: a key's id, or a model.
     pub(in crate::api) subject: String,
     /// What else is worth knowing: fields that are different, as they were and as they are.
     pub(in crate::api) detail: AnyObject,

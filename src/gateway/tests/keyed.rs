@@ -4,13 +4,13 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::super::*;
-use crate::callers::{Budget, Caller, Key, KeyRing, Part, Period, Secret, Spent, now_ms};
+use crate::callers::{Budget, Caller, Key, KeyRing, Part, Period, Rules, Secret, Spent, now_ms};
 use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig};
 use crate::leaderboard::Leaderboard;
 use crate::llm::{Frames, Usage};
-use crate::prompts::Language;
+use crate::prompts::{Language, PromptLibrary};
 use crate::providers::{self, Shared};
-use crate::router::{HealthBook, Served};
+use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
 
 /// Providers, each with models: public name and the provider's own.

@@ -30,5 +30,5 @@ async fn a_reload_in_between_changes_nothing_for_the_texts_that_still_wait() {
     };
     let (answered, ()) = tokio::join!(answered, reloaded);
     assert_eq!(answered.unwrap().answers.len(), 20);
-    assert!(gateway.state().route("m").is_err(), "it is gone for whoever comes now");
+    assert!(gateway.state().route("m", None).is_err(), "it is gone for whoever comes now");
 }

@@ -1,6 +1,7 @@
 //! What the tests lean on: the built program as a child process, and upstreams that follow a script.
 
 pub(crate) mod client;
+pub(crate) mod counted;
 pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod postgres;

@@ -1,0 +1,98 @@
+//! What a reload replaces: routes and prompts, and which route a name leads to.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::GatewayError;
+use super::admission::may_use;
+use super::chain::Chain;
+use crate::callers::{Caller, Rules};
+use crate::prompts::PromptLibrary;
+use crate::router::{Fallback, Route, RoutingTable};
+use crate::telemetry::RequestRecord;
+
+/// Routes and prompts, which belong together: a reload changes both or neither.
+#[derive(Debug)]
+pub struct State {
+    /// Who serves which model.
+    pub routes: Arc<RoutingTable>,
+    /// The prompt library.
+    pub prompts: Arc<PromptLibrary>,
+    /// Limits that are not those of one key.
+    pub rules: Rules,
+}
+
+impl State {
+    /// The same with these models off, and all others on.
+    pub(super) fn without(&self, off: &HashSet<String>) -> Self {
+        let routes = Arc::new(self.routes.without(off));
+        Self { routes, prompts: self.prompts.clone(), rules: self.rules.clone() }
+    }
+
+    /// The route that a name leads to.
+    ///
+    /// # Errors
+    /// Nobody serves a model of that name, or it is off, which only those are told who may use it.
+    pub fn route(&self, model: &str, caller: Option<&Caller>) -> Result<Arc<Route>, GatewayError> {
+        self.routes.route(model).cloned().ok_or_else(|| self.absent(model, caller))
+    }
+
+    /// The route that a name leads to, whether its model is off or on: for those who look after it.
+    ///
+    /// # Errors
+    /// Nobody serves a model of that name.
+    pub fn on_or_off(&self, model: &str) -> Result<Arc<Route>, GatewayError> {
+        let route = self.routes.route(model).or_else(|| self.routes.off(model));
+        route.cloned().ok_or_else(|| self.unknown(model))
+    }
+
+    /// The routes that a request may take: the one of that name, or those of a list of names such as `a,b`, the first
+    /// one first. Names of the list that nobody serves are passed over, and those of models that are off. At least one.
+    ///
+    /// # Errors
+    /// As [`State::route`].
+    pub(super) fn wanted(&self, model: &str, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
+        if let Some(route) = self.routes.route(model) {
+            return Ok(Chain::One(Some(route.clone())));
+        }
+        let names = model.split(',').map(str::trim);
+        let routes: Vec<Arc<Route>> = names.filter_map(|name| self.routes.route(name).cloned()).collect();
+        if routes.is_empty() {
+            Err(self.absent(model, caller))
+        } else {
+            Ok(Chain::Several(routes.into_iter()))
+        }
+    }
+
+    /// Why no route is there for a name or a list of names.
+    fn absent(&self, model: &str, caller: Option<&Caller>) -> GatewayError {
+        let mut names = std::iter::once(model).chain(model.split(',').map(str::trim));
+        match names.find_map(|name| self.routes.off(name)) {
+            None => self.unknown(model),
+            Some(off) if may_use(caller, off) => GatewayError::Off(off.model.to_string()),
+            Some(off) => GatewayError::NotAllowed(off.model.to_string()),
+        }
+    }
+
+    /// The models that take over from one after such a failure, as far as the caller may use them.
+    pub(super) fn taking_over(
+        &self,
+        route: &Route,
+        fallback: Option<Fallback>,
+        record: &RequestRecord,
+    ) -> Vec<Arc<Route>> {
+        let names: &[String] = match fallback {
+            Some(Fallback::Any) => &route.fallbacks,
+            Some(Fallback::Larger) => &route.context_fallbacks,
+            None => &[],
+        };
+        let caller = record.caller();
+        let routes = names.iter().filter_map(|name| self.routes.route(name).cloned());
+        routes.filter(|route| may_use(caller.as_ref(), route)).collect()
+    }
+
+    pub(super) fn unknown(&self, model: &str) -> GatewayError {
+        let nearest = self.routes.nearest(model).map(str::to_owned);
+        GatewayError::UnknownModel { name: model.to_owned(), nearest }
+    }
+}
