@@ -182,76 +182,54 @@ pub struct Found {
     pub gguf_dir: Option<PathBuf>,
 }
 
-/// The variables as they stand. `envy` lower-cases their names and cuts the prefix.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Raw {
-    minimum: Option<String>,
-    listen: Option<String>,
-    ep_prefix: Option<String>,
-    models_config: Option<PathBuf>,
-    prompts_dir: Option<PathBuf>,
-    default_ep_language: Option<String>,
-    timeout: Option<String>,
-    connect_timeout: Option<String>,
-    first_token_timeout: Option<String>,
-    stall_timeout: Option<String>,
-    max_body_bytes: Option<String>,
-    max_connections: Option<String>,
-    header_timeout: Option<String>,
-    idle_timeout: Option<String>,
-    body_timeout: Option<String>,
-    drain_timeout: Option<String>,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
-    log_filename: Option<PathBuf>,
-    log_level: Option<String>,
-    log_format: Option<String>,
-    in_debug: Option<String>,
-    auth: Option<String>,
-    cors_origins: Option<String>,
-    gguf_dir: Option<PathBuf>,
-    database_url: Option<String>,
-    usage_keep_days: Option<String>,
-    time_zone: Option<String>,
-    redis_url: Option<String>,
-    redis_fail: Option<String>,
-    admin_key: Option<String>,
+/// Every variable, once: a field of [`Raw`], and a name of [`KNOWN`].
+macro_rules! variables {
+    ($($name:ident: $kind:ty,)+) => {
+        /// The variables as they stand. `envy` lower-cases their names and cuts the prefix.
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Raw {
+            $($name: Option<$kind>,)+
+        }
+
+        /// Every variable there is, in lower case, for the warning about an unknown one.
+        const KNOWN: &[&str] = &[$(stringify!($name)),+];
+    };
 }
 
-/// Every variable there is, for the warning about an unknown one.
-const KNOWN: &[&str] = &[
-    "MINIMUM",
-    "LISTEN",
-    "EP_PREFIX",
-    "MODELS_CONFIG",
-    "PROMPTS_DIR",
-    "DEFAULT_EP_LANGUAGE",
-    "TIMEOUT",
-    "CONNECT_TIMEOUT",
-    "FIRST_TOKEN_TIMEOUT",
-    "STALL_TIMEOUT",
-    "MAX_BODY_BYTES",
-    "MAX_CONNECTIONS",
-    "HEADER_TIMEOUT",
-    "IDLE_TIMEOUT",
-    "BODY_TIMEOUT",
-    "DRAIN_TIMEOUT",
-    "TLS_CERT",
-    "TLS_KEY",
-    "LOG_FILENAME",
-    "LOG_LEVEL",
-    "LOG_FORMAT",
-    "IN_DEBUG",
-    "AUTH",
-    "CORS_ORIGINS",
-    "GGUF_DIR",
-    "DATABASE_URL",
-    "USAGE_KEEP_DAYS",
-    "REDIS_URL",
-    "REDIS_FAIL",
-    "ADMIN_KEY",
-];
+variables! {
+    minimum: String,
+    listen: String,
+    ep_prefix: String,
+    models_config: PathBuf,
+    prompts_dir: PathBuf,
+    default_ep_language: String,
+    timeout: String,
+    connect_timeout: String,
+    first_token_timeout: String,
+    stall_timeout: String,
+    max_body_bytes: String,
+    max_connections: String,
+    header_timeout: String,
+    idle_timeout: String,
+    body_timeout: String,
+    drain_timeout: String,
+    tls_cert: PathBuf,
+    tls_key: PathBuf,
+    log_filename: PathBuf,
+    log_level: String,
+    log_format: String,
+    in_debug: String,
+    auth: String,
+    cors_origins: String,
+    gguf_dir: PathBuf,
+    database_url: String,
+    usage_keep_days: String,
+    time_zone: String,
+    redis_url: String,
+    redis_fail: String,
+    admin_key: String,
+}
 
 impl Settings {
     /// Reads and checks all settings.
@@ -425,10 +403,15 @@ impl Raw {
 
     fn warnings(environment: &Environment) -> Vec<String> {
         let ours = environment.iter().filter_map(|(name, _)| name.strip_prefix(PREFIX));
-        let unknown = ours.filter(|name| !KNOWN.contains(name)).map(|name| {
-            let hint = nearest(name, KNOWN.iter().copied())
-                .map_or_else(String::new, |known| format!("; did you mean {PREFIX}{known}?"));
-            format!("{PREFIX}{name} is not a known variable{hint}")
+        let unknown = ours.filter_map(|name| {
+            let lower = name.to_ascii_lowercase();
+            if KNOWN.contains(&lower.as_str()) {
+                return None;
+            }
+            let hint = nearest(&lower, KNOWN.iter().copied()).map_or_else(String::new, |known| {
+                format!("; did you mean {PREFIX}{}?", known.to_ascii_uppercase())
+            });
+            Some(format!("{PREFIX}{name} is not a known variable{hint}"))
         });
         unknown.collect()
     }
@@ -586,11 +569,11 @@ mod tests {
 
     #[test]
     fn every_variable_that_is_read_is_known() {
-        // A field of `Raw` that is missing in `KNOWN` would draw a warning for a variable that works.
-        let all: Vec<(String, String)> =
-            KNOWN.iter().map(|n| (format!("{PREFIX}{n}"), "x".to_owned())).collect();
-        let raw: Raw = envy::prefixed(PREFIX).from_iter(all).unwrap();
-        assert!(raw.listen.is_some() && raw.admin_key.is_some() && raw.gguf_dir.is_some());
+        assert!(KNOWN.contains(&"time_zone"));
+        for name in KNOWN {
+            let name = format!("{PREFIX}{}", name.to_ascii_uppercase());
+            assert_eq!(Raw::warnings(&Environment::of([(&name, "")])), Vec::<String>::new());
+        }
     }
 
     #[test]
