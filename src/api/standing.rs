@@ -1,7 +1,9 @@
 //! What callers see of their limits: the refusal when one is reached, and what is left in the headers of every answer.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use poem::http::header::HeaderName;
 use poem::http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -13,12 +15,12 @@ use crate::telemetry::RequestRecord;
 /// Limit, what is left of it, and the time until all of it is there again.
 type Names = [HeaderName; 3];
 
-const OF_REQUESTS: Names = [
+static OF_REQUESTS: Names = [
     HeaderName::from_static("x-ratelimit-limit-requests"),
     HeaderName::from_static("x-ratelimit-remaining-requests"),
     HeaderName::from_static("x-ratelimit-reset-requests"),
 ];
-const OF_TOKENS: Names = [
+static OF_TOKENS: Names = [
     HeaderName::from_static("x-ratelimit-limit-tokens"),
     HeaderName::from_static("x-ratelimit-remaining-tokens"),
     HeaderName::from_static("x-ratelimit-reset-tokens"),
@@ -80,17 +82,27 @@ pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &Request
         // A raw request may be for no model that is known.
         facts.model.clone().or_else(|| facts.permit.is_some().then(|| "".into()))
     };
-    for Figures { dimension, limit, remaining, reset } in gate.standing(caller.as_ref(), model.as_deref()) {
+    let standing = gate.standing(caller.as_ref(), model.as_deref());
+    headers.reserve(standing.len() * 3);
+    // One buffer for all of them: this is done for every request of a key with limits.
+    let mut text = BytesMut::with_capacity(128);
+    let mut value = |number: u64, unit: &str| {
+        // Writing to a buffer that grows cannot fail.
+        let _ = write!(text, "{number}{unit}");
+        HeaderValue::from_maybe_shared(text.split().freeze()).ok()
+    };
+    for Figures { dimension, limit, remaining, reset } in standing {
         let [of_limit, of_remaining, of_reset] = match dimension {
-            Dimension::Requests => OF_REQUESTS,
-            Dimension::Tokens => OF_TOKENS,
+            Dimension::Requests => &OF_REQUESTS,
+            Dimension::Tokens => &OF_TOKENS,
             Dimension::Parallel => continue,
         };
-        headers.insert(of_limit, HeaderValue::from(limit));
-        headers.insert(of_remaining, HeaderValue::from(remaining));
-        // As OpenAI writes it.
-        if let Ok(reset) = HeaderValue::from_str(&format!("{}s", reset.as_secs())) {
-            headers.insert(of_reset, reset);
+        // The time as OpenAI writes it.
+        let values = [(of_limit, limit, ""), (of_remaining, remaining, ""), (of_reset, reset.as_secs(), "s")];
+        for (name, number, unit) in values {
+            if let Some(value) = value(number, unit) {
+                headers.insert(name, value);
+            }
         }
     }
 }
