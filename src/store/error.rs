@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
+
+const NOT_TRUSTED: &str = "its encryption cannot be agreed on, or its certificate is not trusted";
 
 /// Something that a store was to do, and could not.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +75,12 @@ impl From<sqlx::Error> for Cause {
         use sqlx::Error;
         match error {
             Error::Database(error) => of_database(&*error),
+            // What TLS has against a connection comes as this.
+            Error::Io(error) if error.kind() == ErrorKind::InvalidData => Self::broken(NOT_TRUSTED),
             Error::Io(error) => Self::away(format!("the connection failed ({})", error.kind())),
             Error::PoolTimedOut => Self::away("no connection could be had in time"),
             Error::PoolClosed | Error::WorkerCrashed => Self::broken("it is closed already"),
-            Error::Tls(_) => {
-                Self::broken("its encryption cannot be agreed on, or its certificate is not trusted")
-            }
+            Error::Tls(_) => Self::broken(NOT_TRUSTED),
             Error::Configuration(_) => Self::broken("its URL cannot be read"),
             // What goes on after a connection broke down in the middle of an answer.
             Error::Protocol(_) | Error::BeginFailed => Self::away("the connection broke down"),

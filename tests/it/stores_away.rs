@@ -102,6 +102,29 @@ async fn a_password_or_a_database_that_is_wrong_is_not_away() {
 }
 
 #[tokio::test]
+async fn a_server_is_reached_through_tls_if_its_certificate_is_trusted() {
+    let Some(Opened { url, postgres: Some(mut server), .. }) = postgres().await else { return };
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = server.encrypt(&made.cert.pem(), &made.signing_key.serialize_pem());
+    let url = url.replace("127.0.0.1", "localhost");
+    let with = |mode: &str| format!("{url}?sslmode={mode}");
+    let checked = format!("{}&sslrootcert={}", with("verify-full"), file.display());
+    for url in [with("require"), checked.clone()] {
+        let store = store::open(&url).await.unwrap();
+        store.record(&[record(&url, 1)]).await.unwrap();
+        assert!(requests(&store).await > 0);
+    }
+    for (url, words) in [
+        (with("verify-full"), "its certificate is not trusted"),
+        (checked.replace("localhost", "127.0.0.1"), "its certificate is not trusted"),
+        (with("disable"), "the user or the password"),
+    ] {
+        let error = store::open(&url).await.unwrap_err();
+        assert!(!error.is_away() && error.to_string().contains(words), "{url}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_another_program_holds_is_away_within_seconds() {
     let opened = sqlite().await;
     let mut other = SqliteConnection::connect(&opened.url).await.unwrap();

@@ -1,7 +1,7 @@
 //! A PostgreSQL server of a test's own, in a temporary folder. Never one that runs already.
 
 use std::io::Write as _;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -124,6 +124,29 @@ impl Postgres {
 
     pub(crate) fn url(&self) -> String {
         format!("postgres://gateway:a-secret@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// From now on it speaks to nobody but through TLS, with this certificate and key. The file of the certificate.
+    pub(crate) fn encrypt(&mut self, certificate: &str, key: &str) -> PathBuf {
+        self.kill();
+        let data = self.data();
+        let write = |name: &str, text: &str| {
+            let path = data.join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if is_root() {
+                chown(&path, Some(number("-u", USER)), Some(number("-g", USER))).unwrap();
+            }
+        };
+        write("server.crt", certificate);
+        write("server.key", key);
+        write("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n");
+        let settings = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
+        write("postgresql.conf", &format!("{settings}\nssl = on\n"));
+        self.run();
+        let shown = self.folder.path().join("shown.crt");
+        std::fs::write(&shown, certificate).unwrap();
+        shown
     }
 
     /// Sends a signal to the server and all its processes.
