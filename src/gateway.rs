@@ -386,9 +386,12 @@ fn note_route(record: &RequestRecord, route: &Route) {
 
 fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, asked: Duration) {
     let mut facts = record.facts();
-    facts.provider = Some(deployment.provider_name.clone());
-    facts.deployment = Some(deployment.id.clone());
-    facts.price = deployment.prices.now().cloned();
+    // Of several that were asked it may be another one than the last.
+    if !facts.deployment.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &deployment.id)) {
+        facts.provider = Some(deployment.provider_name.clone());
+        facts.deployment = Some(deployment.id.clone());
+        facts.price = deployment.prices.now().cloned();
+    }
     facts.attempts = attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);
 }

@@ -1,6 +1,5 @@
 //! What callers see of their limits: the refusal when one is reached, and what is left in the headers of every answer.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -86,9 +85,10 @@ pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &Request
     headers.reserve(standing.len() * 3);
     // One buffer for all of them: this is done for every request of a key with limits.
     let mut text = BytesMut::with_capacity(128);
+    let mut digits = itoa::Buffer::new();
     let mut value = |number: u64, unit: &str| {
-        // Writing to a buffer that grows cannot fail.
-        let _ = write!(text, "{number}{unit}");
+        text.extend_from_slice(digits.format(number).as_bytes());
+        text.extend_from_slice(unit.as_bytes());
         HeaderValue::from_maybe_shared(text.split().freeze()).ok()
     };
     for Figures { dimension, limit, remaining, reset } in standing {
