@@ -1,7 +1,8 @@
 //! The gate that every request passes: what its key may do, and whether there is enough of everything for it now.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -17,18 +18,10 @@ use super::{Budget, Left, Limits};
 #[derive(Debug)]
 pub struct Gate {
     whole: Arc<Scope>,
-    // A std mutex: held for a look-up.
-    scopes: Mutex<HashMap<(Kind, String), Arc<Scope>>>,
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<Ruled>,
     budgets: Budgets,
     /// What is shared with other replicas, if there are any.
     pool: OnceLock<Arc<dyn Pool>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    Owner,
-    Model,
 }
 
 /// The limits that are not those of a key.
@@ -42,6 +35,45 @@ pub struct Rules {
     pub owners: HashMap<String, Limits>,
     /// What each owner may spend.
     pub owner_budgets: HashMap<String, Budget>,
+}
+
+/// The same, with what has been taken of each: looked up without a lock.
+#[derive(Debug, Default)]
+pub struct Ruled {
+    rules: Rules,
+    of_owners: HashMap<String, Arc<Scope>>,
+    of_models: HashMap<String, Arc<Scope>>,
+}
+
+impl Deref for Ruled {
+    type Target = Rules;
+
+    fn deref(&self) -> &Rules {
+        &self.rules
+    }
+}
+
+impl Ruled {
+    /// These rules after others. What has been taken is not forgotten of what was limited before and is now.
+    fn after(before: &Self, rules: Rules) -> Self {
+        let of_owners = scopes("owner", &before.of_owners, &rules.owners);
+        let of_models = scopes("model", &before.of_models, &rules.models);
+        Self { rules, of_owners, of_models }
+    }
+}
+
+fn scopes(
+    of: &'static str,
+    before: &HashMap<String, Arc<Scope>>,
+    limits: &HashMap<String, Limits>,
+) -> HashMap<String, Arc<Scope>> {
+    let scope = |(name, limits): (&String, &Limits)| {
+        let known = before.get(name).cloned();
+        let scope = known.unwrap_or_else(|| Arc::new(Scope::new(*limits, Instant::now()).called(of, name)));
+        scope.limit(*limits);
+        (name.clone(), scope)
+    };
+    limits.iter().map(scope).collect()
 }
 
 impl Rules {
@@ -161,8 +193,8 @@ impl Gate {
     /// A gate with these rules.
     pub fn new(rules: Rules, budgets: Budgets) -> Self {
         let whole = Arc::new(Scope::new(rules.gateway, Instant::now()).called("gateway", ""));
-        let rules = ArcSwap::from_pointee(rules);
-        Self { whole, scopes: Mutex::default(), rules, budgets, pool: OnceLock::new() }
+        let rules = ArcSwap::from_pointee(Ruled::after(&Ruled::default(), rules));
+        Self { whole, rules, budgets, pool: OnceLock::new() }
     }
 
     /// Limits and budgets are shared with other replicas from now on. Once only: another pool is not taken.
@@ -175,7 +207,8 @@ impl Gate {
     /// Puts other rules in place. What has been taken is not forgotten.
     pub fn replace_rules(&self, rules: Rules) {
         self.whole.limit(rules.gateway);
-        self.rules.store(Arc::new(rules));
+        let after = Ruled::after(&self.rules.load(), rules);
+        self.rules.store(Arc::new(after));
     }
 
     /// What has been spent of budgets.
@@ -190,7 +223,7 @@ impl Gate {
     }
 
     /// The limits and budgets that are not those of a key.
-    pub fn rules(&self) -> Guard<Arc<Rules>> {
+    pub fn rules(&self) -> Guard<Arc<Ruled>> {
         self.rules.load()
     }
 
@@ -263,9 +296,9 @@ impl Gate {
     /// # Errors
     /// There is not enough left of them, or nobody can be asked and nothing is let through unasked.
     pub async fn admit_also(self: &Arc<Self>, model: &str, part: Part) -> Result<Option<Permit>, Refusal> {
-        let Some(limits) = self.rules().models.get(model).copied() else { return Ok(None) };
+        let Some(scope) = self.rules().of_models.get(model).cloned() else { return Ok(None) };
         let mut permit = Permit::of(self, part);
-        permit.take(vec![self.scope(Kind::Model, model, limits)], Instant::now())?;
+        permit.take(vec![scope], Instant::now())?;
         if let Some(pool) = self.pool.get() {
             permit.share(pool.as_ref()).await?;
         }
@@ -290,14 +323,9 @@ impl Gate {
         tightest
     }
 
-    /// Forgets what nobody needs any more: things of which nothing was taken for a minute, and what was spent of budgets
-    /// that are over or are nobody's. To be called every minute or so; what is not needed once may be the next time.
+    /// Forgets what nobody needs any more: what was spent of budgets that are over or are nobody's. To be called every
+    /// minute or so; what is not needed once may be the next time.
     pub fn tidy(&self, ring: &KeyRing, now_ms: i64) {
-        let now = Instant::now();
-        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        scopes.retain(|_, scope| Arc::strong_count(scope) > 1 || !scope.is_idle(now));
-        scopes.shrink_to_fit();
-        drop(scopes);
         let rules = self.rules();
         self.budgets.tidy(now_ms, |whose, period| {
             let budget = match whose {
@@ -309,36 +337,19 @@ impl Gate {
     }
 
     /// All that holds for a request: for one that is asked of no model only what is the caller's.
-    fn scopes_of(&self, caller: Option<&Caller>, model: Option<&str>, rules: &Rules) -> Vec<Arc<Scope>> {
+    fn scopes_of(&self, caller: Option<&Caller>, model: Option<&str>, rules: &Ruled) -> Vec<Arc<Scope>> {
         let mut scopes = Vec::new();
         if let Some(caller) = caller.filter(|caller| !caller.key.limits.is_none()) {
             scopes.push(caller.scope.clone());
         }
         let owner = caller.and_then(|caller| caller.key.owner.as_deref());
-        if let Some((owner, limits)) = owner.and_then(|owner| Some((owner, rules.owners.get(owner)?))) {
-            scopes.push(self.scope(Kind::Owner, owner, *limits));
-        }
+        scopes.extend(owner.and_then(|owner| rules.of_owners.get(owner).cloned()));
         let Some(model) = model else { return scopes };
-        if let Some(limits) = rules.models.get(model) {
-            scopes.push(self.scope(Kind::Model, model, *limits));
-        }
+        scopes.extend(rules.of_models.get(model).cloned());
         if !rules.gateway.is_none() {
             scopes.push(self.whole.clone());
         }
         scopes
-    }
-
-    fn scope(&self, kind: Kind, name: &str, limits: Limits) -> Arc<Scope> {
-        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = match kind {
-            Kind::Owner => "owner",
-            Kind::Model => "model",
-        };
-        let new = || Arc::new(Scope::new(limits, Instant::now()).called(of, name));
-        let scope = scopes.entry((kind, name.to_owned())).or_insert_with(new);
-        // Rules may have changed.
-        scope.limit(limits);
-        scope.clone()
     }
 }
 
@@ -367,17 +378,23 @@ impl Permit {
     }
 
     /// Takes from all of them, or from none. Of several in which something is short the one is told for which it takes
-    /// longest: who came back earlier would meet that.
+    /// longest: who came back earlier would meet that. Once something is short the others are only looked at: nobody else
+    /// is to be refused for what is not taken.
     fn take(&mut self, scopes: Vec<Arc<Scope>>, now: Instant) -> Result<(), Refusal> {
         let fewest = scopes.iter().filter_map(|scope| scope.limits().tokens_per_minute).min();
         let want = self.part.want(fewest);
         let mut refused: Option<(&'static str, Short)> = None;
         for scope in scopes {
             let of = scope.thing.of;
-            match (scope.take(want, now), &refused) {
-                (Ok(hold), _) => self.holds.push((scope, hold)),
-                (Err(short), Some((_, worst))) if worst.longer(short) == *worst => {}
-                (Err(short), _) => refused = Some((of, short)),
+            let Some((_, worst)) = &refused else {
+                match scope.take(want, now) {
+                    Ok(hold) => self.holds.push((scope, hold)),
+                    Err(short) => refused = Some((of, short)),
+                }
+                continue;
+            };
+            if let Some(short) = scope.lacks(want, now).filter(|short| worst.longer(*short) != *worst) {
+                refused = Some((of, short));
             }
         }
         let Some((of, short)) = refused else { return Ok(()) };

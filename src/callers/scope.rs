@@ -186,6 +186,11 @@ impl Scope {
         Ok(Hold { request, tokens: state.tokens.add(reserved, now), reserved })
     }
 
+    /// What would be short for a request.
+    pub(super) fn lacks(&self, asked: Want, now: Instant) -> Option<Short> {
+        self.state().has_enough(asked, now).err()
+    }
+
     /// The request was not made after all.
     pub(super) fn put_back(&self, hold: &Hold, now: Instant) {
         if let Some(mark) = hold.request {
@@ -199,12 +204,6 @@ impl Scope {
         let mut state = self.state();
         state.parallel = state.parallel.saturating_sub(u64::from(hold.request.is_some()));
         state.tokens.correct(hold.tokens, hold.reserved, tokens, now);
-    }
-
-    /// Whether nothing that was taken counts any more.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
-        let mut state = self.state();
-        state.parallel == 0 && state.requests.sum(now) == 0 && state.tokens.sum(now) == 0
     }
 
     /// How much is left of what is limited.
@@ -325,19 +324,6 @@ mod tests {
         let again = later + short.retry_after.unwrap();
         assert!(scope.take(want(96), again - Duration::from_secs(1)).is_err());
         assert!(scope.take(want(95), again).is_ok());
-    }
-
-    #[test]
-    fn it_is_idle_when_nothing_counts_any_more() {
-        let now = Instant::now();
-        let scope = Scope::new(limits(Some(5), Some(100), Some(5)), now);
-        assert!(scope.is_idle(now));
-        let hold = scope.take(want(10), now).unwrap();
-        let later = now + Duration::from_secs(61);
-        assert!(!scope.is_idle(now) && !scope.is_idle(later), "it is under way");
-        scope.settle(&hold, 30, later);
-        assert!(!scope.is_idle(later), "what was too little counts now");
-        assert!(scope.is_idle(later + Duration::from_secs(61)));
     }
 
     #[test]

@@ -125,28 +125,27 @@ async fn a_model_that_takes_over_counts_and_is_settled_with_the_request() {
     assert_eq!(gate.standing(None, Some("spare"))[0].remaining, 90);
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_is_idle_is_forgotten_and_a_running_minute_is_not() {
-    let rules = |limit: u64| Rules {
-        owners: named("shop", requests(100)),
-        models: (0..50).map(|number| (format!("m{number}"), requests(limit))).collect(),
-        ..Rules::default()
-    };
-    let (gate, ring) = (gate(rules(9)), KeyRing::default());
-    let (caller, count) = (caller(Limits::default()), |gate: &Gate| gate.scopes.lock().unwrap().len());
-    for number in 0..50 {
-        drop(gate.admit(Some(&caller), &format!("m{number}"), part(1, 0), 0).unwrap());
-    }
-    let _under_way = gate.admit(None, "m7", part(1, 0), 0).unwrap();
-    gate.replace_rules(Rules::default());
-    gate.tidy(&ring, 0);
-    assert_eq!(count(&gate), 51);
+#[test]
+fn what_was_taken_counts_under_other_rules_and_is_gone_with_the_last() {
+    let rules = |limit: u64| Rules { models: named("m", requests(limit)), ..Rules::default() };
+    let gate = gate(rules(9));
+    let under_way = gate.admit(None, "m", part(1, 0), 0).unwrap();
     gate.replace_rules(rules(1));
-    assert!(gate.admit(None, "m3", part(1, 0), 0).is_err(), "it counts, though it was not limited meanwhile");
+    assert!(gate.admit(None, "m", part(1, 0), 0).is_err(), "it counts");
     gate.replace_rules(Rules::default());
-    tokio::time::advance(Duration::from_secs(62)).await;
-    gate.tidy(&ring, 0);
-    assert_eq!(count(&gate), 1, "one is under way");
+    assert!(gate.rules().of_models.is_empty());
+    drop(under_way);
+    gate.replace_rules(rules(1));
+    assert!(gate.admit(None, "m", part(1, 0), 0).is_ok());
+}
+
+#[test]
+fn who_is_refused_takes_nothing_from_others() {
+    let rules = Rules { models: named("m", requests(9)), gateway: requests(1), ..Rules::default() };
+    let gate = gate(rules);
+    gate.admit(None, "other", part(1, 0), 0).unwrap().settle(part(1, 0).spent, 0);
+    assert!(gate.admit(None, "m", part(1, 0), 0).is_err());
+    assert_eq!(gate.rules().of_models["m"].figures(Instant::now())[0].remaining, 9);
 }
 
 #[test]
