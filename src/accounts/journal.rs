@@ -43,6 +43,19 @@ pub(super) fn differences(before: &Key, after: &Key) -> Value {
     different(fields(before), fields(after))
 }
 
+/// What a new key has, as far as something is said of it.
+pub(super) fn made(key: &Key) -> Value {
+    let is_said = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(all) => !all.is_empty(),
+        Value::Object(all) => all.values().any(|value| !value.is_null()),
+        _ => true,
+    };
+    let said = fields(key).into_iter().filter(|(_, value)| is_said(value));
+    let prefix = std::iter::once(("prefix", json!(key.prefix)));
+    Value::Object(said.chain(prefix).map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
 /// As [`differences`], of how a model is switched.
 pub(super) fn differences_of_switches(before: &ModelSwitch, after: &ModelSwitch) -> Value {
     let fields = |of: &ModelSwitch| [("disabled", json!(of.disabled)), ("note", json!(of.note))];

@@ -106,6 +106,7 @@ impl Accounts {
     pub async fn create(self: &Arc<Self>, actor: Actor, new: NewKey) -> Result<(Key, Secret), AccountError> {
         let change = Change { name: Some(new.name), ..new.change };
         rules::check(&change)?;
+        rules::check_beginning(&change, now_ms())?;
         let secret = Secret::generate().map_err(|_| AccountError::NoChance)?;
         let key = bare_key(&secret)?.changed(change);
         let accounts = self.clone();
@@ -118,8 +119,7 @@ impl Accounts {
                 accounts.ring.put(key.clone());
             }
             accounts.tell_others();
-            let detail = json!({"name": key.name, "owner": key.owner, "prefix": key.prefix});
-            accounts.note(actor, "key.create", &key.id, detail).await;
+            accounts.note(actor, "key.create", &key.id, journal::made(&key)).await;
             Ok(key)
         };
         Ok((self.to_the_end(act).await?, secret))

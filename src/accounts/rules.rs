@@ -54,6 +54,19 @@ pub(super) fn check(change: &Change) -> Result<(), AccountError> {
     Ok(())
 }
 
+/// A key that never opened anything is a mistake. One that is there may be made to end at once.
+///
+/// # Errors
+/// It would have expired already.
+pub(super) fn check_beginning(change: &Change, now_ms: i64) -> Result<(), AccountError> {
+    match change.expires_ms {
+        Some(Some(expires_ms)) if expires_ms <= now_ms => {
+            Err(AccountError::invalid("expires_at", "must be in the future"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_name(param: &str, name: &str) -> Result<(), AccountError> {
     let length = name.chars().count();
     if (1..=MOST_NAME).contains(&length) && name.trim() == name && !name.chars().any(char::is_control) {

@@ -19,6 +19,8 @@ use crate::callers::{Caller, KeyRing, Secret, Unknown, now_ms};
 const OPEN: [&str; 4] = ["/", "/api/ping", "/livez", "/readyz"];
 /// Paths for operators: they are read by people and machines on this machine without a key.
 const PAGES: [&str; 3] = ["/metrics", "/docs", "/openapi.json"];
+/// Paths that tell the holder of a key about that key.
+const OWN: [&str; 3] = ["/api/me", "/api/me/usage", "/api/me/rotate"];
 /// Headers that may hold a key alone.
 static KEY_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
@@ -30,6 +32,8 @@ pub(super) enum Door {
     Open,
     /// Callers with a key; others as well where none is asked for.
     Callers(Arc<Doorkeeper>),
+    /// Holders of a key, whatever else they may ask: what is told there is about themselves.
+    Holders(Arc<Doorkeeper>),
     /// Whoever has the admin key.
     Admin(Gate),
 }
@@ -54,6 +58,9 @@ impl Door {
         if PAGES.contains(&path) {
             return Self::Admin(Gate::new(context));
         }
+        if OWN.contains(&path) {
+            return Self::Holders(context.doorkeeper.clone());
+        }
         Self::Callers(context.doorkeeper.clone())
     }
 
@@ -63,13 +70,14 @@ impl Door {
         match self {
             Self::Open => Ok(()),
             Self::Admin(gate) => gate.admit(request),
-            Self::Callers(keeper) => keeper.admit(request),
+            Self::Callers(keeper) => keeper.admit(request, |caller, path| caller.key.may_ask(path)),
+            Self::Holders(keeper) => keeper.admit(request, |_, _| true),
         }
     }
 }
 
 impl Doorkeeper {
-    fn admit(&self, request: &Request) -> Result<(), ApiError> {
+    fn admit(&self, request: &Request, may_ask: impl Fn(&Caller, &str) -> bool) -> Result<(), ApiError> {
         let caller = match self.caller(request.headers()) {
             Ok(Some(caller)) => caller,
             Ok(None) => return Ok(()),
@@ -78,7 +86,7 @@ impl Doorkeeper {
             Err(error) => return Err(error),
         };
         let path = request.original_uri().path();
-        if !caller.key.may_ask(path) {
+        if !may_ask(&caller, path) {
             let message = format!("the key may not be used for {path}");
             return Err(ApiError::new(StatusCode::FORBIDDEN, "endpoint_not_allowed", message));
         }

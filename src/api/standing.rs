@@ -62,11 +62,16 @@ pub(super) fn budget_state(gate: &Gate, whose: &Whose, budget: &Budget, now_ms: 
         period: budget.period.into(),
         cut_off: budget.cut_off,
         spent_tokens: spent.tokens,
-        spent_money: spent.money,
+        spent_money: rounded(spent.money),
         remaining_tokens: budget.tokens.map(|most| most.saturating_sub(spent.tokens)),
-        remaining_money: budget.money.map(|most| (most - spent.money).max(0.0)),
+        remaining_money: budget.money.map(|most| rounded((most - spent.money).max(0.0))),
         ends_at: moment_as_text(until_ms),
     }
+}
+
+/// Sums of money in billionths, as they are kept.
+fn rounded(money: f64) -> f64 {
+    (money * 1e9).round() / 1e9
 }
 
 /// What is left for a caller, by the limit that binds first. For requests that are asked of no model that is what is left

@@ -190,6 +190,7 @@ fn cell(value: &Value) -> String {
 
 impl From<UsageRow> for UsageRowBody {
     fn from(row: UsageRow) -> Self {
+        let cost = cost_of(&row);
         Self {
             hour: row.hour_ms.map(moment_as_text),
             day: row.day,
@@ -203,7 +204,7 @@ impl From<UsageRow> for UsageRowBody {
             total_tokens: row.input_tokens.saturating_add(row.output_tokens),
             cached_prompt_tokens: row.cached_input_tokens,
             reasoning_tokens: row.reasoning_tokens,
-            cost: row.cost,
+            cost,
             unpriced_requests: row.unpriced,
             estimated_requests: row.estimated,
             cancelled: row.cancelled,
@@ -211,6 +212,11 @@ impl From<UsageRow> for UsageRowBody {
             cut: row.cut,
         }
     }
+}
+
+/// What has no price costs nobody knows what, which is not nothing.
+pub(super) fn cost_of(row: &UsageRow) -> Option<f64> {
+    (row.unpriced == 0 || row.cost > 0.0).then_some(row.cost)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::sources::Loaded;
-use crate::config::{ModelSource, Settings};
+use crate::config::{Auth, ModelSource, Settings};
 
 /// The banner, for the terminal.
 pub(super) fn text(settings: &Settings, addresses: &[String], loaded: &Loaded) -> String {
@@ -35,9 +35,13 @@ fn write(out: &mut String, settings: &Settings, addresses: &[String], loaded: &L
         let model = loaded.routes().route("echo").unwrap_or(model).model.clone();
         let prefix = &settings.prefix;
         writeln!(out, "  Try it:\n")?;
+        let key = match settings.auth {
+            Auth::Keys => " -H 'authorization: Bearer YOUR_KEY'",
+            _ => "",
+        };
         writeln!(
             out,
-            "    curl {base}{prefix}/chat -H 'content-type: application/json' \\\n      -d '{{\"model\":\"{model}\",\"stream\":false,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}'\n"
+            "    curl {base}{prefix}/chat -H 'content-type: application/json'{key} \\\n      -d '{{\"model\":\"{model}\",\"stream\":false,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}'\n"
         )?;
     }
     Ok(())

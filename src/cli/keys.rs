@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -75,6 +75,7 @@ pub(super) struct Form {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("budget").multiple(true)))]
 pub(super) struct Create {
     /// What it is to be called.
     #[arg(long)]
@@ -104,14 +105,17 @@ pub(super) struct Create {
     #[arg(long, value_name = "REQUESTS")]
     parallel: Option<u64>,
     /// Tokens in a period.
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", group = "budget")]
     budget_tokens: Option<u64>,
     /// Money in a period, in the currency of the prices.
-    #[arg(long, value_name = "SUM")]
+    #[arg(long, value_name = "SUM", group = "budget")]
     budget_money: Option<f64>,
-    /// What the budget is for.
-    #[arg(long, value_enum, default_value_t = CalendarPeriod::Month)]
-    period: CalendarPeriod,
+    /// What the budget is for; a month if nothing is said.
+    #[arg(long, value_enum, requires = "budget")]
+    period: Option<CalendarPeriod>,
+    /// Have answers end when the budget is used up.
+    #[arg(long, requires = "budget")]
+    cut_off: bool,
     /// Whatever is to be remembered of it.
     #[arg(long)]
     note: Option<String>,
@@ -187,11 +191,11 @@ impl From<Create> for NewKey {
         };
         let (tokens, money) = (create.budget_tokens, create.budget_money);
         let period = match create.period {
-            CalendarPeriod::Day => Period::Day,
-            CalendarPeriod::Week => Period::Week,
-            CalendarPeriod::Month => Period::Month,
+            Some(CalendarPeriod::Day) => Period::Day,
+            Some(CalendarPeriod::Week) => Period::Week,
+            Some(CalendarPeriod::Month) | None => Period::Month,
         };
-        let budget = Budget { tokens, money, period, cut_off: false };
+        let budget = Budget { tokens, money, period, cut_off: create.cut_off };
         let change = Change {
             owner: Some(create.owner),
             expires_ms: Some(create.expires),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::chain::{Chain, Tried};
-use super::{Gateway, GatewayError};
+use super::{Gateway, GatewayError, State};
 use crate::callers::{Caller, Part, Spent, now_ms};
 use crate::llm::Usage;
 use crate::router::{Ask, Deployment, Route};
@@ -18,13 +18,14 @@ const MOST_ANSWER: u64 = 131_072;
 ///
 /// # Errors
 /// None of them.
-pub(super) fn allowed(wanted: Chain, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
+pub(super) fn allowed(state: &State, wanted: Chain, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
     let Some(caller) = caller.filter(|caller| !caller.key.allowed_models.is_empty()) else {
         return Ok(wanted);
     };
     let routes: Vec<Arc<Route>> = wanted.collect();
     let first = routes.first().map(|route| route.model.to_string()).unwrap_or_default();
-    let allowed: Vec<Arc<Route>> = routes.into_iter().filter(|route| may_use(Some(caller), route)).collect();
+    let allowed: Vec<Arc<Route>> =
+        routes.into_iter().filter_map(|route| state.as_allowed(route, Some(caller))).collect();
     if allowed.is_empty() {
         Err(GatewayError::NotAllowed(first))
     } else {

@@ -41,7 +41,7 @@ impl Gateway {
     pub(super) fn course(&self, model: &str, record: &RequestRecord) -> Result<Course, GatewayError> {
         let state = self.state.load_full();
         let caller = record.caller();
-        let mut others = allowed(state.wanted(model, caller.as_ref())?, caller.as_ref())?;
+        let mut others = allowed(&state, state.wanted(model, caller.as_ref())?, caller.as_ref())?;
         let first = others.next().ok_or_else(|| state.unknown(model))?;
         Ok(Course { state, first, others })
     }

@@ -88,7 +88,20 @@ impl State {
         };
         let caller = record.caller();
         let routes = names.iter().filter_map(|name| self.routes.route(name).cloned());
-        routes.filter(|route| may_use(caller.as_ref(), route)).collect()
+        routes.filter_map(|route| self.as_allowed(route, caller.as_ref())).collect()
+    }
+
+    /// A route as far as its caller may use it: of that of all deployments only those of models that the caller may use.
+    pub(super) fn as_allowed(&self, route: Arc<Route>, caller: Option<&Caller>) -> Option<Arc<Route>> {
+        if !may_use(caller, &route) {
+            return None;
+        }
+        let Some(caller) = caller.filter(|caller| !caller.key.allowed_models.is_empty() && route.is_auto())
+        else {
+            return Some(route);
+        };
+        let usable = self.routes.routes().iter().filter(|route| may_use(Some(caller), route));
+        route.only_with(&usable.cloned().collect::<Vec<_>>())
     }
 
     pub(super) fn unknown(&self, model: &str) -> GatewayError {

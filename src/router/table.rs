@@ -129,8 +129,13 @@ impl Route {
         fitting_first(self.order.usual(&self.deployments).into_iter(), demands).collect()
     }
 
+    /// Whether it is that of all deployments.
+    pub fn is_auto(&self) -> bool {
+        *self.model == *AUTO
+    }
+
     /// The same with those deployments alone that serve these routes; `None` if there are none.
-    fn only_with(self: &Arc<Self>, routes: &[Arc<Self>]) -> Option<Arc<Self>> {
+    pub fn only_with(self: &Arc<Self>, routes: &[Arc<Self>]) -> Option<Arc<Self>> {
         let serving: HashSet<*const Deployment> =
             routes.iter().flat_map(|route| &route.deployments).map(Arc::as_ptr).collect();
         let serves = |deployment: &&Arc<Deployment>| serving.contains(&Arc::as_ptr(deployment));

@@ -68,6 +68,48 @@ async fn nobody_passes_without_a_key_but_to_what_is_open() {
 }
 
 #[tokio::test]
+async fn the_model_of_all_is_that_of_the_allowed_ones() {
+    let models = json!({"plain": {"upstream": "plain-7b", "score_adjustment": 10}, "fine": {"upstream": "fine-70b", "score_adjustment": 90}});
+    let providers = json!({"providers": {"one": {"type": "echo", "models": models}, "echo": {"type": "echo", "models": {"echo": {}}}}});
+    let gateway = keyed(providers).start();
+    let by = async |key: &str| {
+        let answered = ask(&gateway, key, &says("priority-auto")).await;
+        (answered.status().as_u16(), answered.headers().get("x-llm-model").cloned())
+    };
+    let (wide, _) = make(&gateway, json!({"name": "wide"})).await;
+    assert_eq!(by(&wide).await, (200, Some("fine-70b".parse().unwrap())));
+    let (narrow, _) = make(&gateway, json!({"name": "narrow", "allowed_models": ["p*"]})).await;
+    assert_eq!(by(&narrow).await, (200, Some("plain-7b".parse().unwrap())), "its pattern fits the name, too");
+    let (none, _) = make(&gateway, json!({"name": "none", "allowed_models": ["priority-auto"]})).await;
+    assert_eq!(by(&none).await.0, 403, "there is nothing that it may use");
+}
+
+#[tokio::test]
+async fn whoever_holds_a_key_may_ask_about_it_whatever_else_it_may_ask() {
+    let gateway = keyed(json!({})).start();
+    let (key, id) = make(&gateway, json!({"name": "narrow", "allowed_endpoints": ["/v1/*"]})).await;
+    let me = answer(gateway.get("/api/me").bearer_auth(&key)).await;
+    assert_eq!((me.0, &me.1["id"]), (200, &json!(id)));
+    assert_eq!(answer(gateway.get("/api/me/usage").bearer_auth(&key)).await.0, 200);
+    assert_eq!(answer(gateway.get("/api/tags").bearer_auth(&key)).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_new_key_says_what_makes_sense_and_the_audit_tells_all_of_it() {
+    let gateway = keyed(json!({})).start();
+    let new = |key: Value| answer(gateway.post("/admin/keys", &key).header("x-admin-key", ADMIN));
+    let refused = new(json!({"name": "late", "expires_at": "2020-01-01"})).await;
+    assert_eq!((refused.0, &refused.1["error"]["param"]), (400, &json!("expires_at")));
+    make(&gateway, json!({"name": "k", "limits": {"requests_per_minute": 5}, "allowed_models": ["echo"]}))
+        .await;
+    let audit = answer(gateway.get("/admin/audit?limit=1").header("x-admin-key", ADMIN)).await.1;
+    let detail = &audit["entries"][0]["detail"];
+    assert_eq!((&detail["name"], &detail["allowed_models"]), (&json!("k"), &json!(["echo"])), "{audit}");
+    assert_eq!(detail["limits"]["requests_per_minute"], 5);
+    assert!(detail.get("budget").is_none() && detail.get("disabled").is_none(), "{detail}");
+}
+
+#[tokio::test]
 async fn a_key_may_use_what_it_is_allowed_and_nothing_else() {
     let gateway = keyed(json!({"models": {"other": {"fallbacks": ["echo"]}}})).start();
     let allowed = json!({"name": "narrow", "allowed_models": ["ec*"], "allowed_endpoints": ["/v1/*"], "language": "pl"});

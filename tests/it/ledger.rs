@@ -159,7 +159,7 @@ async fn a_service_that_is_killed_amid_a_crowd_leaves_a_ledger_that_is_whole_and
     let certain = held_against(&book, &used, &seen, |one| one.at + LAST_SECOND > killed);
     assert!(certain > 300, "{certain} ended in time");
     let lost = seen.iter().filter(|one| one.end == End::Lost).count();
-    assert!(lost > 200, "{lost} were under way");
+    assert!(lost as u64 >= CROWD / 10, "{lost} were under way");
 
     // The sums are those of the records, whoever reads them, and the next ones come on top.
     let gateway = gateway.again();

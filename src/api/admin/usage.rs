@@ -16,7 +16,7 @@ use crate::api::schema::{
     UsageBody,
 };
 use crate::api::standing::budget_state;
-use crate::api::usage::{Asked, DEFAULT_SPAN_MS};
+use crate::api::usage::{Asked, DEFAULT_SPAN_MS, cost_of};
 use crate::callers::{Key, Whose, moment_as_text, now_ms};
 use crate::store::{Audit, By, UsageQuery, UsageRow};
 
@@ -153,7 +153,7 @@ impl UsageApi {
                     requests: row.requests,
                     prompt_tokens: row.input_tokens,
                     completion_tokens: row.output_tokens,
-                    cost: row.cost,
+                    cost: cost_of(&row),
                 });
             }
         }

@@ -51,8 +51,8 @@ pub(in crate::api) struct UsageRowBody {
     pub(in crate::api) cached_prompt_tokens: u64,
     /// Tokens of answers that were reasoning.
     pub(in crate::api) reasoning_tokens: u64,
-    /// What the requests cost that have a price.
-    pub(in crate::api) cost: f64,
+    /// What the requests cost that have a price; null if none of those that used tokens has one.
+    pub(in crate::api) cost: Option<f64>,
     /// Requests that used tokens and have no price.
     pub(in crate::api) unpriced_requests: u64,
     /// Requests whose tokens were estimated.
@@ -139,8 +139,8 @@ pub(in crate::api) struct OwnerUsage {
     pub(in crate::api) prompt_tokens: u64,
     /// Tokens of answers.
     pub(in crate::api) completion_tokens: u64,
-    /// What the requests cost that have a price.
-    pub(in crate::api) cost: f64,
+    /// What the requests cost that have a price; null if none of those that used tokens has one.
+    pub(in crate::api) cost: Option<f64>,
 }
 
 /// A budget, and how it stands.
