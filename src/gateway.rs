@@ -22,6 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
+use self::admission::allowed;
 pub use self::admission::may_use;
 use self::asking::Asking;
 use self::chain::{Chain, Tried};
@@ -257,8 +258,9 @@ impl Gateway {
     ///
     /// # Errors
     /// The model is unknown.
-    pub fn way_of_chat(&self, request: &ChatRequest) -> Result<Way, GatewayError> {
-        let routes = self.state.load().wanted(&request.model, None)?.collect();
+    pub fn way_of_chat(&self, request: &ChatRequest, caller: Option<&Caller>) -> Result<Way, GatewayError> {
+        let state = self.state.load();
+        let routes = allowed(&state, state.wanted(&request.model, caller)?, caller)?.collect();
         Ok(Way { routes, prompt: None, demands: request.demands() })
     }
 
@@ -266,12 +268,16 @@ impl Gateway {
     ///
     /// # Errors
     /// The model is unknown, or the prompt cannot be made.
-    pub fn way_of_conversation(&self, conversation: Conversation) -> Result<Way, GatewayError> {
+    pub fn way_of_conversation(
+        &self,
+        conversation: Conversation,
+        caller: Option<&Caller>,
+    ) -> Result<Way, GatewayError> {
         let state = self.state.load();
         // A model that is not there is told before a variable that is missing.
-        state.wanted(&conversation.model, None)?;
+        allowed(&state, state.wanted(&conversation.model, caller)?, caller)?;
         let prompt = conversation.opening.prompt(&state.prompts)?;
-        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()))?;
+        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), caller)?;
         Ok(Way { prompt, ..way })
     }
 

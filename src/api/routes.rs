@@ -15,8 +15,8 @@ use super::payload::Json;
 use super::schema::{
     CandidateBody, ExplainedPrompt, Explanation, FacadeChat, ProbeBody, RouteBody, RouteList, ScoreBody,
 };
-use super::{Tag, dto, rest};
-use crate::gateway::{State, Way};
+use super::{Tag, dto, record_of, rest};
+use crate::gateway::{State, Way, may_use};
 use crate::llm::Demands;
 use crate::router::{Deployment, Probed, Route};
 use crate::wire::openai;
@@ -30,12 +30,13 @@ pub(super) struct RoutesApi {
 impl RoutesApi {
     /// Routes
     ///
-    /// For every model those who serve it, in the order in which they are asked, with scores, rests and times.
+    /// For every model that the caller may use those who serve it, in the order in which they are asked, with scores,
+    /// rests and times.
     #[oai(path = "/routes", method = "get", operation_id = "list_routes")]
-    async fn routes(&self) -> Json<RouteList> {
-        let state = self.context.gateway.state();
-        let routes = state.routes.routes().iter().map(|route| route_body(route, None)).collect();
-        Json(RouteList { routes })
+    async fn routes(&self, request: &Request) -> Json<RouteList> {
+        let (state, caller) = (self.context.gateway.state(), record_of(request).caller());
+        let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
+        Json(RouteList { routes: shown.map(|route| route_body(route, None)).collect() })
     }
 
     /// The way of a request
@@ -48,12 +49,13 @@ impl RoutesApi {
         request: &Request,
         body: JsonBody<FacadeChat>,
     ) -> Result<Json<Explanation>, ApiError> {
+        let caller = record_of(request).caller();
         let object = dto::object(body.bytes.clone())?;
         let way = if object.get("user_last_statement").is_some() {
             let conversation = rest::extended(&object, request)?;
-            self.context.gateway.way_of_conversation(conversation)
+            self.context.gateway.way_of_conversation(conversation, caller.as_ref())
         } else {
-            self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?)
+            self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?, caller.as_ref())
         }?;
         Ok(Json(explanation(&way, &self.context.gateway.state())))
     }
@@ -66,6 +68,13 @@ fn explanation(way: &Way, state: &State) -> Explanation {
         candidates: way.routes.iter().flat_map(|route| candidates(route, demands)).collect(),
         strategy: way.routes.first().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
         fallbacks: way.routes.iter().flat_map(|route| &route.fallbacks).filter(is_on).cloned().collect(),
+        context_fallbacks: way
+            .routes
+            .iter()
+            .flat_map(|route| &route.context_fallbacks)
+            .filter(is_on)
+            .cloned()
+            .collect(),
         estimated_tokens: way.demands.input_tokens,
         prompt: way.prompt.as_ref().map(|prompt| ExplainedPrompt {
             name: prompt.name.clone(),

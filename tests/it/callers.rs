@@ -80,6 +80,12 @@ async fn the_model_of_all_is_that_of_the_allowed_ones() {
     assert_eq!(by(&wide).await, (200, Some("fine-70b".parse().unwrap())));
     let (narrow, _) = make(&gateway, json!({"name": "narrow", "allowed_models": ["p*"]})).await;
     assert_eq!(by(&narrow).await, (200, Some("plain-7b".parse().unwrap())), "its pattern fits the name, too");
+    let explained =
+        async |model: &str| answer(gateway.post("/api/explain", &says(model)).bearer_auth(&narrow)).await;
+    assert_eq!(explained("priority-auto").await.1["candidates"].as_array().unwrap().len(), 1);
+    assert_eq!(explained("fine").await.0, 403);
+    let routes = answer(gateway.get("/api/routes").bearer_auth(&narrow)).await.1;
+    assert_eq!(routes["routes"].as_array().unwrap().len(), 1, "{routes}");
     let (none, _) = make(&gateway, json!({"name": "none", "allowed_models": ["priority-auto"]})).await;
     assert_eq!(by(&none).await.0, 403, "there is nothing that it may use");
 }

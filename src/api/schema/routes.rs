@@ -110,6 +110,8 @@ pub(in crate::api) struct Explanation {
     pub(in crate::api) strategy: String,
     /// Models that would take over then.
     pub(in crate::api) fallbacks: Vec<String>,
+    /// The models that answer when a provider says that the prompt is too long for it.
+    pub(in crate::api) context_fallbacks: Vec<String>,
     /// About so many tokens, the prompt's included.
     pub(in crate::api) estimated_tokens: u64,
     /// The prompt that would be put before the conversation.
