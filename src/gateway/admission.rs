@@ -140,7 +140,7 @@ fn expected<R: Ask>(request: &R, route: &Route) -> Expected {
     let stated = request.output_tokens();
     let usage = Usage {
         input_tokens: request.input_tokens(),
-        output_tokens: stated.unwrap_or(USUAL_ANSWER).min(most_of(route)),
+        output_tokens: stated.unwrap_or(USUAL_ANSWER).min(most_of(route)).saturating_mul(request.answers()),
         ..Usage::default()
     };
     Expected { usage, is_guess: stated.is_none() }

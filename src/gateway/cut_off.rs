@@ -46,12 +46,11 @@ impl CutOff {
     pub(super) fn of(request: &ChatRequest, record: &Arc<RequestRecord>) -> Option<Self> {
         let input_tokens = Usage::estimated_tokens(request.body.text().len());
         let allowed = left(record, input_tokens)?;
-        let answers = request.body.get("n").and_then(|json| serde_json::from_slice(json).ok());
         Some(Self {
             record: record.clone(),
             kind: request.kind,
             model: request.model.clone(),
-            answers: answers.unwrap_or(1),
+            answers: request.answers(),
             input_tokens,
             allowed,
             looked_at: 0,

@@ -69,6 +69,18 @@ impl ChatRequest {
 }
 
 impl ChatRequest {
+    /// How many answers it asks for: `n` to each of its prompts.
+    pub fn answers(&self) -> u64 {
+        let number = |json: &[u8]| serde_json::from_slice::<u64>(json).ok();
+        let each = self.body.get("n").and_then(number).or_else(|| self.options.get("n")?.as_u64());
+        // A list of numbers is one prompt, as tokens.
+        let is_prompt = |item: &Value| item.is_string() || item.is_array();
+        let list = self.body.get("prompt").filter(|prompt| prompt.starts_with(b"["));
+        let list = list.and_then(|prompts| serde_json::from_slice::<Vec<Value>>(prompts).ok());
+        let prompts = list.map_or(1, |prompts| prompts.iter().filter(|item| is_prompt(item)).count());
+        each.unwrap_or(1).max(1).saturating_mul(u64::try_from(prompts.max(1)).unwrap_or(u64::MAX))
+    }
+
     /// The request with an answer, or answers together, of no more than its caller can pay for.
     ///
     /// # Errors
@@ -76,7 +88,7 @@ impl ChatRequest {
     pub fn within_means(&self) -> Result<Cow<'_, Self>, InvalidObject> {
         let Some(most) = self.answer_at_most else { return Ok(Cow::Borrowed(self)) };
         let number = |json: &[u8]| serde_json::from_slice::<u64>(json).ok();
-        let most = (most / self.body.get("n").and_then(number).unwrap_or(1).max(1)).max(1);
+        let most = (most / self.answers()).max(1);
         let is_limit = |name: &str| canonical(name) == "max_tokens";
         let inner: Option<Map<String, Value>> =
             self.body.get("options").and_then(|json| serde_json::from_slice(json).ok());
@@ -291,6 +303,21 @@ mod tests {
             settled(&request, &defaults, &json!({})).0,
             json!({"temperature": 0.1, "top_p": 0.5, "extra": {"a": 1, "b": 3}, "seed": 3})
         );
+    }
+
+    #[test]
+    fn several_prompts_and_several_answers_to_each_are_counted() {
+        for (body, options, answers) in [
+            (json!({}), json!({}), 1),
+            (json!({"n": 3}), json!({}), 3),
+            (json!({"n": null}), json!({"n": 2}), 2),
+            (json!({"n": 0, "prompt": ["a", "b"]}), json!({}), 2),
+            (json!({"n": 2, "prompt": [[1, 2], [3], []]}), json!({}), 6),
+            (json!({"prompt": [1, 2, 3]}), json!({}), 1),
+            (json!({"prompt": [], "n": "x"}), json!({}), 1),
+        ] {
+            assert_eq!(request(&body, &options).answers(), answers, "{body}");
+        }
     }
 
     #[test]

@@ -96,6 +96,11 @@ pub trait Ask: Sync {
     /// The most tokens of an answer; `None` if nobody says.
     fn output_tokens(&self) -> Option<u64>;
 
+    /// How many answers it asks for, each of which may have so many tokens.
+    fn answers(&self) -> u64 {
+        1
+    }
+
     /// The same with an answer of so many tokens at most, where its provider is to end it.
     fn within(&self, _tokens: u64) -> Option<Self>
     where
@@ -129,6 +134,10 @@ impl Ask for ChatRequest {
 
     fn output_tokens(&self) -> Option<u64> {
         self.most_output_tokens()
+    }
+
+    fn answers(&self) -> u64 {
+        Self::answers(self)
     }
 
     /// A stream is ended by the gateway, which sees it pass.

@@ -52,6 +52,21 @@ async fn small_requests_of_open_length_pass_below_a_small_limit_of_tokens() {
 }
 
 #[tokio::test]
+async fn several_answers_at_once_have_as_many_tokens_set_aside() {
+    let upstream = Upstream::answering(Step::Hold).await;
+    let providers =
+        json!({"providers": {"up": {"type": "openai", "base_url": upstream.v1(), "models": {"m": {}}}}});
+    let gateway = keyed(providers).start();
+    let key = make(&gateway, json!({"name": "k", "limits": {"tokens_per_minute": 1000}})).await;
+    let five = says("m", 3, json!({"max_tokens": 150, "n": 5}));
+    let under_way = tokio::spawn(gateway.post(CHAT, &five).bearer_auth(&key).send());
+    crate::support::eventually("it is under way", async || upstream.seen().len() == 1).await;
+    let refused = ask(&gateway, &key, &five).await;
+    assert_eq!(refused.status(), 429, "750 of 1000 are set aside for the first");
+    under_way.abort();
+}
+
+#[tokio::test]
 async fn a_refusal_tells_what_is_asked_for_and_what_is_left() {
     let gateway = keyed(json!({})).start();
     let key = make(&gateway, json!({"name": "k", "limits": {"tokens_per_minute": 1000}})).await;
