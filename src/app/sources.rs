@@ -379,6 +379,12 @@ impl Loaded {
                 file.display()
             ));
         }
+        for route in self.routes.routes().iter().filter(|route| route.candidates(None).is_empty()) {
+            warnings.push(format!(
+                "nobody is asked for the model `{}`: none of its deployments has a score above 0 (see /routes and `leaderboard show`)",
+                route.model
+            ));
+        }
         for served in self.served.iter().filter(|served| served.discovers()) {
             let name = &served.config.name;
             let why = self.silent.get(name).map(String::as_str);

@@ -19,13 +19,14 @@ const MOST_ANSWER: u64 = 131_072;
 /// # Errors
 /// None of them.
 pub(super) fn allowed(state: &State, wanted: Chain, caller: Option<&Caller>) -> Result<Chain, GatewayError> {
-    let Some(caller) = caller.filter(|caller| !caller.key.allowed_models.is_empty()) else {
+    let is_open = caller.is_none_or(|caller| caller.key.allowed_models.is_empty());
+    if is_open && state.rules.models.is_empty() {
         return Ok(wanted);
-    };
+    }
     let routes: Vec<Arc<Route>> = wanted.collect();
     let first = routes.first().map(|route| route.model.to_string()).unwrap_or_default();
     let allowed: Vec<Arc<Route>> =
-        routes.into_iter().filter_map(|route| state.as_allowed(route, Some(caller))).collect();
+        routes.into_iter().filter_map(|route| state.as_allowed(route, caller)).collect();
     if allowed.is_empty() {
         Err(GatewayError::NotAllowed(first))
     } else {

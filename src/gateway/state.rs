@@ -91,16 +91,17 @@ impl State {
         routes.filter_map(|route| self.as_allowed(route, caller.as_ref())).collect()
     }
 
-    /// A route as far as its caller may use it: of that of all deployments only those of models that the caller may use.
+    /// A route as far as its caller may use it. Of that of all deployments only those are left whose models the caller may
+    /// use, and which have no limits of their own: these hold for requests by their models' names.
     pub(super) fn as_allowed(&self, route: Arc<Route>, caller: Option<&Caller>) -> Option<Arc<Route>> {
         if !may_use(caller, &route) {
             return None;
         }
-        let Some(caller) = caller.filter(|caller| !caller.key.allowed_models.is_empty() && route.is_auto())
-        else {
+        if !route.is_auto() {
             return Some(route);
-        };
-        let usable = self.routes.routes().iter().filter(|route| may_use(Some(caller), route));
+        }
+        let is_limited = |route: &Route| self.rules.models.contains_key(&*route.model);
+        let usable = self.routes.routes().iter().filter(|route| may_use(caller, route) && !is_limited(route));
         route.only_with(&usable.cloned().collect::<Vec<_>>())
     }
 

@@ -64,7 +64,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
         self.attempts += 1;
         self.watch.asked(candidate.deployment, self.attempts);
         if let Some(source) = &self.failure {
-            tracing::warn!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source, "Another deployment is asked after a failure");
+            tracing::warn!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source.source, "Another deployment is asked after a failure");
         }
         candidate
     }

@@ -71,7 +71,7 @@ async fn nobody_passes_without_a_key_but_to_what_is_open() {
 async fn the_model_of_all_is_that_of_the_allowed_ones() {
     let models = json!({"plain": {"upstream": "plain-7b", "score_adjustment": 10}, "fine": {"upstream": "fine-70b", "score_adjustment": 90}});
     let providers = json!({"providers": {"one": {"type": "echo", "models": models}, "echo": {"type": "echo", "models": {"echo": {}}}}});
-    let gateway = keyed(providers).start();
+    let gateway = keyed(providers.clone()).start();
     let by = async |key: &str| {
         let answered = ask(&gateway, key, &says("priority-auto")).await;
         (answered.status().as_u16(), answered.headers().get("x-llm-model").cloned())
@@ -88,6 +88,13 @@ async fn the_model_of_all_is_that_of_the_allowed_ones() {
     assert_eq!(routes["routes"].as_array().unwrap().len(), 1, "{routes}");
     let (none, _) = make(&gateway, json!({"name": "none", "allowed_models": ["priority-auto"]})).await;
     assert_eq!(by(&none).await.0, 403, "there is nothing that it may use");
+
+    let mut limited = providers;
+    limited["limits"] = json!({"models": {"fine": {"requests_per_minute": 1}}});
+    let gateway = keyed(limited).start();
+    let (wide, _) = make(&gateway, json!({"name": "wide"})).await;
+    let answered = ask(&gateway, &wide, &says("priority-auto")).await;
+    assert_eq!(answered.headers()["x-llm-model"], "plain-7b", "a limit is not gone round");
 }
 
 #[tokio::test]

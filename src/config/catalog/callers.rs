@@ -79,7 +79,8 @@ struct RawPrice {
 
 impl Reader<'_> {
     pub(super) fn limits(&mut self, raw: RawLimits, listed: &[String]) {
-        let mut rules = Rules { gateway: limits(&raw.gateway.0), ..Rules::default() };
+        let mut rules =
+            Rules { gateway: self.limits_of("limits.gateway", &raw.gateway.0), ..Rules::default() };
         if raw.gateway.0.budget.is_some() {
             self.fault("limits.gateway", "only owners and keys have budgets", "take `budget` out");
         }
@@ -92,10 +93,12 @@ impl Reader<'_> {
             if !is_known {
                 self.warn(&place, "no provider lists this model; its limits hold for nobody");
             }
-            rules.models.insert(model, limits(&raw));
+            let limits = self.limits_of(&place, &raw);
+            rules.models.insert(model, limits);
         }
         for (owner, Object(raw)) in raw.owners.0 {
-            rules.owners.insert(owner.clone(), limits(&raw));
+            let limits = self.limits_of(&format!("limits.owners.{owner}"), &raw);
+            rules.owners.insert(owner.clone(), limits);
             if let Some(Object(raw)) = raw.budget {
                 let budget =
                     Budget { tokens: raw.tokens, money: raw.money, period: raw.period, cut_off: raw.cut_off };
@@ -106,6 +109,25 @@ impl Reader<'_> {
             }
         }
         self.catalog.rules = rules;
+    }
+
+    /// A limit of nothing is no limit but an end, which is said in another way.
+    fn limits_of(&mut self, place: &str, raw: &RawLimit) -> Limits {
+        let RawLimit { requests_per_minute, tokens_per_minute, parallel_requests, .. } = *raw;
+        for (name, limit) in [
+            ("requests_per_minute", requests_per_minute),
+            ("tokens_per_minute", tokens_per_minute),
+            ("parallel_requests", parallel_requests),
+        ] {
+            if limit == Some(0) {
+                self.fault(
+                    &format!("{place}.{name}"),
+                    "a limit of 0 lets nothing pass",
+                    "give 1 or more, or leave it out",
+                );
+            }
+        }
+        Limits { requests_per_minute, tokens_per_minute, parallel_requests }
     }
 
     /// Reads the file of prices, whose path is relative to the models file.
@@ -136,14 +158,6 @@ impl Reader<'_> {
             }
         }
         self.catalog.prices = Prices::new(prices);
-    }
-}
-
-fn limits(raw: &RawLimit) -> Limits {
-    Limits {
-        requests_per_minute: raw.requests_per_minute,
-        tokens_per_minute: raw.tokens_per_minute,
-        parallel_requests: raw.parallel_requests,
     }
 }
 
