@@ -66,13 +66,19 @@ impl Handover {
         }
     }
 
+    /// The call of this scope, for those who see only outside of it that its request goes out.
+    pub(super) fn current() -> Self {
+        CURRENT.try_with(Self::clone).unwrap_or_default()
+    }
+
     /// Notes that the server has the request of this scope, or that it has it not yet. Outside of any nobody wants to
     /// know.
     pub(super) fn note(is_done: bool) {
         let _ = CURRENT.try_with(|current| current.is_done(is_done));
     }
 
-    fn is_done(&self, is_done: bool) {
+    /// Notes of this call what [`Handover::note`] notes of that of the scope.
+    pub(super) fn is_done(&self, is_done: bool) {
         let Some(Calls(marks)) = &self.calls else { return };
         if is_done {
             marks.handed_over.fetch_or(self.mark, Ordering::Relaxed);

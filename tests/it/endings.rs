@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _, SqliteConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
@@ -146,6 +147,18 @@ async fn full() -> (TcpListener, Vec<TcpStream>) {
     (listener, waiting)
 }
 
+/// Reads a request to the end of its statement.
+async fn read_request(socket: &mut TcpStream) {
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains(SAID) {
+        let mut buffer = [0; 2048];
+        let read = timeout(Duration::from_secs(10), socket.read(&mut buffer)).await;
+        let read = read.expect("no request came").unwrap();
+        assert!(read > 0, "the request broke off");
+        text.extend_from_slice(&buffer[..read]);
+    }
+}
+
 /// Not near by: it is asked through a proxy.
 const FAR: &str = "http://upstream.test/v1";
 
@@ -169,8 +182,38 @@ async fn what_a_proxy_has_taken_is_counted() {
     let silent = Upstream::answering(Step::Hold).await;
     let gateway = setup(&nowhere(), FAR, &json!({})).variable("HTTP_PROXY", &silent.url()).start();
     leave(&gateway, CHAT, &asked("m", true), async || !silent.seen().is_empty()).await;
+    let seen = silent.seen().remove(0);
+    assert_eq!(seen.header("content-length"), Some(&*seen.body.len().to_string()), "its length is told");
     let lines = lines(&gateway, 1).await;
     assert_eq!(lines[0].end(), ("two", "two/real", 2, "cancelled"));
+    assert!(lines[0].input_tokens >= 20, "{:?}", lines[0]);
+}
+
+#[tokio::test]
+async fn what_goes_out_on_a_connection_that_came_free_meanwhile_is_counted() {
+    let listener = narrow();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let gateway = setup(&nowhere(), FAR, &json!({})).variable("HTTP_PROXY", &address).start();
+    let first = tokio::spawn(gateway.post(CHAT, &asked("m", false)).send());
+    let (mut socket, _) = listener.accept().await.unwrap();
+    read_request(&mut socket).await;
+    // The second one begins to connect, and does not come through.
+    let _waiting = fill(&listener).await;
+    let second = tokio::spawn(gateway.post(CHAT, &asked("m", false)).send());
+    sleep(Duration::from_millis(500)).await;
+    let answer = json!({"id": "1", "object": "chat.completion", "model": "real", "choices": [{"index": 0,
+        "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]})
+    .to_string();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        answer.len()
+    );
+    socket.write_all(format!("{head}{answer}").as_bytes()).await.unwrap();
+    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    read_request(&mut socket).await;
+    second.abort();
+    let lines = lines(&gateway, 2).await;
+    assert_eq!(lines[0].end(), ("two", "two/real", 1, "cancelled"), "the first one rests");
     assert!(lines[0].input_tokens >= 20, "{:?}", lines[0]);
 }
 
