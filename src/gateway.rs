@@ -351,7 +351,7 @@ impl Gateway {
             let deadline = tried.deadline(&route, &others);
             asking.earlier = attempts;
             let within = bounded.as_ref().unwrap_or(request);
-            let mut error = match asking.handing_over(route.answer(within, deadline, &asking)).await {
+            let mut error = match route.answer(within, deadline, &asking).await {
                 Ok(mut routed) => {
                     asking.end();
                     routed.attempts += attempts;

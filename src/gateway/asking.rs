@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::llm::{Usage, UsageSource};
-use crate::providers::Handover;
+use crate::providers::{Calls, Handover};
 use crate::router::{Deployment, Watch};
 use crate::telemetry::RequestRecord;
 
@@ -11,8 +11,8 @@ use crate::telemetry::RequestRecord;
 #[derive(Debug)]
 pub(super) struct Asking<'a> {
     record: &'a RequestRecord,
-    /// Whether the prompt has reached the one who is asked.
-    handover: Handover,
+    /// Whether the prompt has reached any of those who are asked.
+    calls: Calls,
     /// About so long is the prompt.
     input_tokens: u64,
     /// So many were asked before, of other models.
@@ -23,12 +23,12 @@ pub(super) struct Asking<'a> {
 impl<'a> Asking<'a> {
     /// Nobody is asked yet.
     pub(super) fn new(record: &'a RequestRecord, input_tokens: u64) -> Self {
-        Self { record, handover: Handover::default(), input_tokens, earlier: 0, is_over: false }
+        Self { record, calls: Calls::default(), input_tokens, earlier: 0, is_over: false }
     }
 
-    /// Asks, and sees whether what is asked is handed over.
+    /// Asks one, and sees whether what is asked is handed over.
     pub(super) fn handing_over<F: Future>(&self, asked: F) -> impl Future<Output = F::Output> + use<F> {
-        self.handover.watch(asked)
+        self.calls.begin().watch(asked)
     }
 
     /// There is an answer, or none will come. What was used is for others to say.
@@ -46,14 +46,18 @@ impl Watch for Asking<'_> {
         facts.attempts = self.earlier.saturating_add(attempts);
     }
 
+    fn begins(&self) -> Handover {
+        self.calls.begin()
+    }
+
     fn failed(&self) {
-        self.handover.begin_anew();
+        self.calls.are_over();
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if self.is_over || self.input_tokens == 0 || !self.handover.is_done() {
+        if self.is_over || self.input_tokens == 0 || !self.calls.is_any_handed_over() {
             return;
         }
         let input_tokens = self.input_tokens;

@@ -73,11 +73,10 @@ impl CountRequest {
 
     /// What can be said of it when nobody counts.
     pub fn estimated(&self) -> Count {
-        let length = |request: &ChatRequest, name: &str| request.body.get(name).map_or(0, <[u8]>::len);
+        let length =
+            |request: &ChatRequest, name: &str| request.body.get(name).map_or(0, Usage::estimated_prompt);
         let of = |request: &ChatRequest| match request.kind {
-            RequestKind::Chat => {
-                Usage::estimated_tokens(length(request, "messages") + length(request, "tools"))
-            }
+            RequestKind::Chat => length(request, "messages").saturating_add(length(request, "tools")),
             RequestKind::Completion => {
                 // As long as it is, not as JSON writes it.
                 let text =

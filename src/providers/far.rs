@@ -2,13 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::Inspect;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response};
 use tower_layer::Layer;
@@ -56,15 +59,60 @@ fn build(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
 }
 
 /// Sends a request; once more where the connection that was taken from the pool turns out to be closed, which
-/// says nothing about the server.
-pub(super) async fn send(client: &Client, request: Request) -> Result<Response, reqwest::Error> {
-    let again = request.try_clone();
-    // On a connection that is there it goes out at once; where there is none, that is noted, and when it has come.
-    Handover::note(true);
-    let (sent, on_own_connection) = noting_connection(client.execute(request)).await;
-    match (sent, again) {
-        (Err(error), Some(again)) if !on_own_connection && is_closed(&error) => client.execute(again).await,
+/// says nothing about the server. `request` makes it, without its body.
+pub(super) async fn send(
+    client: &Client,
+    request: impl Fn() -> Request,
+    body: Option<Bytes>,
+) -> Result<Response, reqwest::Error> {
+    let whole = || {
+        let mut request = request();
+        *request.body_mut() = body.clone().map(Noted::body);
+        request
+    };
+    match noting_connection(client.execute(whole())).await {
+        (Err(error), false) if is_closed(&error) => {
+            Handover::note(false);
+            client.execute(whole()).await
+        }
         (sent, _) => sent,
+    }
+}
+
+/// The body of a request, which notes when it is asked for: a connection, a new one or whichever came free first, has
+/// taken the request then. Nobody else can tell: the client goes on elsewhere with connections that it began.
+struct Noted {
+    body: Full<Bytes>,
+    /// Until it is noted.
+    handover: Option<Handover>,
+}
+
+impl Noted {
+    fn body(body: Bytes) -> reqwest::Body {
+        reqwest::Body::wrap(Self { body: Full::new(body), handover: Some(Handover::current()) })
+    }
+}
+
+impl Body for Noted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(handover) = self.handover.take() {
+            handover.is_done(true);
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -119,7 +167,7 @@ impl<S> Layer<S> for NoteNew {
 impl<S: Service<R>, R> Service<R> for Noting<S> {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Inspect<S::Future, fn(&Result<S::Response, S::Error>)>;
+    type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
@@ -128,7 +176,6 @@ impl<S: Service<R>, R> Service<R> for Noting<S> {
     fn call(&mut self, destination: R) -> Self::Future {
         // Outside of a scope nobody wants to know.
         let _ = CONNECTED.try_with(|connected| connected.set(true));
-        Handover::note(false);
-        self.0.call(destination).inspect(|connected| Handover::note(connected.is_ok()))
+        self.0.call(destination)
     }
 }

@@ -39,7 +39,7 @@ use crate::llm::{Abilities, ChatRequest, Completion, Count, CountRequest, EmbedR
 pub use error::{Cooldown, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection};
 pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};
-pub use handover::Handover;
+pub use handover::{Calls, Handover};
 pub use redact::Redactor;
 pub use stream::{FrameStream, Item, RawFrames};
 

@@ -121,11 +121,13 @@ impl Transport {
                 Ok(Response { status: head.status, headers: head.headers, body: ResponseBody::Near(body) })
             }
             Self::Far(client) => {
-                let mut request = reqwest::Request::new(method, target.url.clone());
-                *request.headers_mut() = headers.clone();
-                request.headers_mut().remove(HOST);
-                *request.body_mut() = body.map(Into::into);
-                let mut answer = far::send(client, request).await?;
+                let request = || {
+                    let mut request = reqwest::Request::new(method.clone(), target.url.clone());
+                    *request.headers_mut() = headers.clone();
+                    request.headers_mut().remove(HOST);
+                    request
+                };
+                let mut answer = far::send(client, request, body).await?;
                 let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
                 Ok(Response { status, headers, body: ResponseBody::Far(Box::pin(answer.bytes_stream())) })
             }

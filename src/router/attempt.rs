@@ -9,7 +9,7 @@ use super::Ask;
 use super::health::{Cause, Failure, Pass};
 use super::keys::Key;
 use super::table::Deployment;
-use crate::providers::{Cooldown, ErrorKind, Failover, Provider, ProviderError};
+use crate::providers::{Cooldown, ErrorKind, Failover, Handover, Provider, ProviderError};
 use crate::telemetry::AttemptOutcome;
 
 /// A deployment that may be asked now.
@@ -21,6 +21,8 @@ pub(super) struct Candidate<'r> {
     pub(super) other_keys: usize,
     /// How long it may be waited for in a queue, while another could answer.
     pub(super) patience: Option<Duration>,
+    /// Notes whether it has the request.
+    pub(super) handover: Handover,
 }
 
 /// The leave to ask a deployment: its own, its provider's, and that of one of its provider's keys if it has several.
@@ -68,17 +70,18 @@ impl<'r> Candidate<'r> {
         let provider = deployment.provider_health.admit(now)?;
         let own = deployment.health.admit(now)?;
         let key = deployment.keys.admit(now)?;
-        Ok(Self { deployment, leave: Leave { own, provider, key }, other_keys: 0, patience: None })
+        let leave = Leave { own, provider, key };
+        Ok(Self { deployment, leave, other_keys: 0, patience: None, handover: Handover::default() })
     }
 
     /// Asks.
     pub(super) async fn asked<R: Ask>(self, request: &R) -> Outcome<'r, R::Answer> {
-        let Self { deployment, mut leave, other_keys, patience } = self;
+        let Self { deployment, mut leave, other_keys, patience, handover } = self;
         leave.is_used();
         let began = Instant::now();
         let key = leave.key.as_ref().map(|(key, _)| Arc::clone(key));
         let provider = key.as_ref().map_or(&deployment.provider, |key| &key.provider);
-        let result = request.ask(deployment, &Means { provider, patience }).await;
+        let result = handover.watch(request.ask(deployment, &Means { provider, patience })).await;
         match &result {
             Ok(_) => {
                 deployment.count(AttemptOutcome::Answered);
@@ -89,7 +92,10 @@ impl<'r> Candidate<'r> {
                     pass.succeeded();
                 }
             }
-            Err(error) => deployment.has_failed(error, key.as_deref()),
+            Err(error) => {
+                handover.end();
+                deployment.has_failed(error, key.as_deref());
+            }
         }
         Outcome { deployment, key, other_keys, result }
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject, Usage};
-use crate::providers::{Answer, Content, ErrorKind, Failover, ProviderError, RESTING};
+use crate::providers::{Answer, Content, ErrorKind, Failover, Handover, ProviderError, RESTING};
 use crate::wire::Invalid;
 
 use attempt::Outcome;
@@ -66,6 +66,9 @@ pub trait Watch: Sync {
     /// This one is asked now, as so many have been in all.
     fn asked(&self, deployment: &Deployment, attempts: u32);
 
+    /// A call begins; it is to be noted whether that is handed over.
+    fn begins(&self) -> Handover;
+
     /// The one who was asked has failed, and nobody is asked at the moment.
     fn failed(&self);
 }
@@ -73,6 +76,10 @@ pub trait Watch: Sync {
 /// Nobody looks.
 impl Watch for () {
     fn asked(&self, _: &Deployment, _: u32) {}
+
+    fn begins(&self) -> Handover {
+        Handover::default()
+    }
 
     fn failed(&self) {}
 }
@@ -129,7 +136,7 @@ impl Ask for ChatRequest {
     }
 
     fn input_tokens(&self) -> u64 {
-        Usage::estimated_tokens(self.body.text().len())
+        Usage::estimated_prompt(self.body.text())
     }
 
     fn output_tokens(&self) -> Option<u64> {
@@ -176,7 +183,7 @@ impl Ask for EmbedRequest {
     }
 
     fn input_tokens(&self) -> u64 {
-        Usage::estimated_tokens(self.body.text().len())
+        Usage::estimated_prompt(self.body.text())
     }
 
     fn output_tokens(&self) -> Option<u64> {

@@ -60,8 +60,9 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
     }
 
     /// It is asked.
-    pub(super) fn began(&mut self, candidate: Candidate<'r>) -> Candidate<'r> {
+    pub(super) fn began(&mut self, mut candidate: Candidate<'r>) -> Candidate<'r> {
         self.attempts += 1;
+        candidate.handover = self.watch.begins();
         self.watch.asked(candidate.deployment, self.attempts);
         if let Some(source) = &self.failure {
             tracing::warn!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source.source, "Another deployment is asked after a failure");

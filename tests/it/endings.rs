@@ -5,6 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _, SqliteConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
 
 use crate::support::{Gateway, Setup, Step, Upstream, answer, eventually, json};
 
@@ -118,18 +121,41 @@ async fn a_caller_who_leaves_before_the_first_content_is_written_down_with_who_w
     }
 }
 
-/// A socket that listens, and whose queue is full: nobody comes through.
-async fn full() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+/// A socket that listens, in whose queue there is room for hardly anybody.
+fn narrow() -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(1).unwrap();
+    socket.listen(1).unwrap()
+}
+
+/// Fills its queue: nobody else comes through.
+async fn fill(listener: &TcpListener) -> Vec<TcpStream> {
     let mut waiting = Vec::new();
     loop {
-        let connecting = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
-        match tokio::time::timeout(Duration::from_millis(300), connecting).await {
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        match timeout(Duration::from_millis(300), connecting).await {
             Ok(connected) => waiting.push(connected.unwrap()),
-            Err(_) => return (listener, waiting),
+            Err(_) => return waiting,
         }
+    }
+}
+
+/// A socket that listens, and whose queue is full.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
+    let listener = narrow();
+    let waiting = fill(&listener).await;
+    (listener, waiting)
+}
+
+/// Reads a request to the end of its statement.
+async fn read_request(socket: &mut TcpStream) {
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains(SAID) {
+        let mut buffer = [0; 2048];
+        let read = timeout(Duration::from_secs(10), socket.read(&mut buffer)).await;
+        let read = read.expect("no request came").unwrap();
+        assert!(read > 0, "the request broke off");
+        text.extend_from_slice(&buffer[..read]);
     }
 }
 
@@ -143,7 +169,7 @@ async fn what_nobody_has_taken_is_not_counted() {
     for second in [format!("{address}/v1"), FAR.to_owned()] {
         let gateway = setup(&nowhere(), &second, &json!({})).variable("HTTP_PROXY", &address).start();
         let asking = tokio::spawn(gateway.post(CHAT, &asked("m", false)).send());
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        sleep(Duration::from_millis(700)).await;
         asking.abort();
         let lines = lines(&gateway, 1).await;
         assert_eq!(lines[0].end(), ("two", "two/real", 2, "cancelled"), "{second}");
@@ -156,9 +182,71 @@ async fn what_a_proxy_has_taken_is_counted() {
     let silent = Upstream::answering(Step::Hold).await;
     let gateway = setup(&nowhere(), FAR, &json!({})).variable("HTTP_PROXY", &silent.url()).start();
     leave(&gateway, CHAT, &asked("m", true), async || !silent.seen().is_empty()).await;
+    let seen = silent.seen().remove(0);
+    assert_eq!(seen.header("content-length"), Some(&*seen.body.len().to_string()), "its length is told");
     let lines = lines(&gateway, 1).await;
     assert_eq!(lines[0].end(), ("two", "two/real", 2, "cancelled"));
     assert!(lines[0].input_tokens >= 20, "{:?}", lines[0]);
+}
+
+#[tokio::test]
+async fn what_goes_out_on_a_connection_that_came_free_meanwhile_is_counted() {
+    let listener = narrow();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let gateway = setup(&nowhere(), FAR, &json!({})).variable("HTTP_PROXY", &address).start();
+    let first = tokio::spawn(gateway.post(CHAT, &asked("m", false)).send());
+    let (mut socket, _) = listener.accept().await.unwrap();
+    read_request(&mut socket).await;
+    // The second one begins to connect, and does not come through.
+    let _waiting = fill(&listener).await;
+    let second = tokio::spawn(gateway.post(CHAT, &asked("m", false)).send());
+    sleep(Duration::from_millis(500)).await;
+    let answer = json!({"id": "1", "object": "chat.completion", "model": "real", "choices": [{"index": 0,
+        "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]})
+    .to_string();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        answer.len()
+    );
+    socket.write_all(format!("{head}{answer}").as_bytes()).await.unwrap();
+    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    read_request(&mut socket).await;
+    second.abort();
+    let lines = lines(&gateway, 2).await;
+    assert_eq!(lines[0].end(), ("two", "two/real", 1, "cancelled"), "the first one rests");
+    assert!(lines[0].input_tokens >= 20, "{:?}", lines[0]);
+}
+
+#[tokio::test]
+async fn of_two_that_are_asked_at_once_one_that_has_the_prompt_is_enough() {
+    let silent = Upstream::answering(Step::Hold).await;
+    let (listener, _waiting) = full().await;
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let routing = json!({"hedge_after": 0.05, "hedge_budget": 1.0});
+    let gateway = setup(&silent.v1(), FAR, &routing).variable("HTTP_PROXY", &address).start();
+    let asking = tokio::spawn(gateway.post(CHAT, &asked("m", true)).send());
+    sleep(Duration::from_millis(700)).await;
+    asking.abort();
+    let lines = lines(&gateway, 1).await;
+    assert_eq!((lines[0].attempts, &*lines[0].ending), (2, "cancelled"));
+    assert!(lines[0].input_tokens >= 20, "{:?}", lines[0]);
+}
+
+#[tokio::test]
+async fn of_two_that_are_asked_at_once_one_that_has_failed_counts_no_more() {
+    let slow =
+        vec![Step::Pause(Duration::from_millis(300)), json(500, "", &json!({"error": {"message": "no"}}))];
+    let broken = Upstream::start(move |_| slow.clone()).await;
+    let (listener, _waiting) = full().await;
+    let second = format!("http://{}/v1", listener.local_addr().unwrap());
+    let routing = json!({"hedge_after": 0.05, "hedge_budget": 1.0});
+    let gateway = setup(&broken.v1(), &second, &routing).start();
+    let asking = tokio::spawn(gateway.post(CHAT, &asked("m", true)).send());
+    sleep(Duration::from_millis(1000)).await;
+    asking.abort();
+    let lines = lines(&gateway, 1).await;
+    assert_eq!(lines[0].end(), ("two", "two/real", 2, "cancelled"));
+    assert_eq!((lines[0].input_tokens, lines[0].cost_nano), (0, None), "{:?}", lines[0]);
 }
 
 #[tokio::test]
@@ -171,7 +259,7 @@ async fn of_two_that_are_asked_at_once_the_one_that_is_left_is_written_down() {
         let gateway = setup(&silent.v1(), &second.v1(), &routing).start();
         let asking = tokio::spawn(gateway.post(CHAT, &asked("m", true)).send());
         eventually("both are asked", async || !second.seen().is_empty()).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(200)).await;
         asking.abort();
         let lines = lines(&gateway, 1).await;
         assert_eq!(lines[0].end(), (last, &*format!("{last}/real"), 2, "cancelled"));
