@@ -161,3 +161,17 @@ async fn single_limits_are_changed_and_every_difference_is_noted() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_model_whose_name_cannot_be_kept_is_not_switched() {
+    let folder = TempDir::new().unwrap();
+    let here = node(&folder).await;
+    let off = || SwitchEdit { disabled: Some(true), note: None };
+    let longest = "ż".repeat(500);
+    assert_eq!(here.accounts.switch(Actor::Cli, &longest, off()).await.unwrap().model, longest);
+    for name in ["", "a\0b", &"x".repeat(501)] {
+        let refused = here.accounts.switch(Actor::Cli, name, off()).await.unwrap_err();
+        assert!(matches!(&refused, AccountError::Invalid { param, .. } if param == "model"), "{refused}");
+    }
+    assert_eq!(here.accounts.models().await.unwrap().len(), 1);
+}
