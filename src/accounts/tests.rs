@@ -175,3 +175,14 @@ async fn a_model_whose_name_cannot_be_kept_is_not_switched() {
     }
     assert_eq!(here.accounts.models().await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn whoever_waits_too_long_for_a_switch_is_not_told_of_keys() {
+    let folder = TempDir::new().unwrap();
+    let here = node(&folder).await;
+    let _held = here.accounts.models_off.lock().await;
+    tokio::time::pause();
+    let off = SwitchEdit { disabled: Some(true), note: None };
+    let error = here.accounts.switch(Actor::Cli, "m", off).await.unwrap_err();
+    assert_eq!(error.to_string(), "changes wait for others that take too long");
+}
