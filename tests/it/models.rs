@@ -388,3 +388,37 @@ async fn the_commands_switch_models_of_a_service_that_runs() {
     assert_eq!(setup.run(&["models"]).code, Some(0));
     assert!(!setup.path("none").exists(), "who looks makes no database");
 }
+
+#[tokio::test]
+async fn a_switch_is_of_one_of_two_models_whose_names_differ_by_latest() {
+    let gateway = setup()
+        .models(&json!({
+            "providers": {
+                "one": {"type": "echo", "models": {"m": {}, "m:latest": {}, "n:latest": {}}},
+                "broken": {"type": "echo", "models": {"other": {"defaults": {"echo": {"status": 503}}}}}
+            },
+            "models": {"other": {"fallbacks": ["m"]}},
+            "routing": {"max_cooldown": 0.000_001}
+        }))
+        .start();
+    for (off, on) in [("m", "m:latest"), ("m:latest", "m")] {
+        assert_eq!(switch(&gateway, off, json!({"disabled": true})).await["name"], off);
+        for names in [off.to_owned(), format!("{off},nobody")] {
+            let told = ask(&gateway, &names).await;
+            assert!(is_off(&told), "{names}: {told:?}");
+        }
+        assert_eq!(ask(&gateway, on).await.0, 200, "{on}");
+        assert_eq!(
+            ask(&gateway, "other").await.0 == 200,
+            on == "m",
+            "who takes over is the one that is named"
+        );
+        let told = switch(&gateway, off, json!({"note": "x"})).await;
+        assert_eq!((&told["name"], &told["disabled"]), (&json!(off), &json!(true)));
+        assert_eq!(switch(&gateway, off, json!({"disabled": false})).await["name"], off);
+        assert_eq!(ask(&gateway, off).await.0, 200, "{off}");
+    }
+    // Where there is one of them only, both names are its own.
+    assert_eq!(switch(&gateway, "n", json!({"disabled": true})).await["name"], "n:latest");
+    assert!(is_off(&ask(&gateway, "n").await) && is_off(&ask(&gateway, "n:latest").await));
+}
