@@ -363,6 +363,11 @@ impl Loaded {
         Set { served: &self.served, routes: &self.routes, catalog: &self.catalog, prompts: &self.prompts }
     }
 
+    /// Whether a provider is asked what models it has, and so may have others than those that are known.
+    pub fn discovers(&self) -> bool {
+        self.served.iter().any(Served::discovers)
+    }
+
     /// Things to tell the operator that are no errors.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.catalog.warnings.clone();

@@ -422,3 +422,37 @@ async fn a_switch_is_of_one_of_two_models_whose_names_differ_by_latest() {
     assert_eq!(switch(&gateway, "n", json!({"disabled": true})).await["name"], "n:latest");
     assert!(is_off(&ask(&gateway, "n").await) && is_off(&ask(&gateway, "n:latest").await));
 }
+
+#[tokio::test]
+async fn the_commands_switch_models_that_are_not_there_just_now() {
+    let lines = |ended: crate::support::Ended| (ended.code, ended.stdout, ended.stderr);
+    let gone = setup();
+    assert_eq!(gone.run(&["models", "disable", "m", "--note", "n"]).code, Some(0));
+    let gone = gone.models(&json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}}));
+    let (_, out, _) = lines(gone.run(&["models"]));
+    let last = out.lines().last().unwrap();
+    assert!(
+        last.starts_with("m: nobody serves it just now (off since 2") && last.ends_with("Z: n)"),
+        "{out}"
+    );
+    assert_eq!(lines(gone.run(&["models", "enable", "m"])), (Some(0), "m is on\n".to_owned(), String::new()));
+    assert!(!lines(gone.run(&["models"])).1.contains("nobody serves"), "what is on and gone is not told of");
+    let (code, _, error) = lines(gone.run(&["models", "disable", "nobody"]));
+    assert_eq!(code, Some(1), "who lists all its models has no others: {error}");
+
+    let silent = setup().models(&json!({"providers": {
+        "up": {"type": "openai", "base_url": "http://127.0.0.1:1/v1", "models": "discover"},
+        "echo": {"type": "echo", "models": {"echo": {}}}}}));
+    let (code, out, error) = lines(silent.run(&["models", "disable", "ghost"]));
+    assert_eq!((code, out.as_str()), (Some(0), "ghost is off\n"), "{error}");
+    assert!(error.contains("warning: no model of the name `ghost` is known just now"), "{error}");
+    let (_, out, _) = lines(silent.run(&["models", "list"]));
+    assert!(out.contains("\nghost: nobody serves it just now (off since 2"), "{out}");
+    let (code, out, error) = lines(silent.run(&["models", "enable", "ghost"]));
+    assert_eq!((code, out.as_str()), (Some(0), "ghost is on\n"), "{error}");
+    assert!(error.contains("warning: provider `up`") && !error.contains("`ghost`"), "{error}");
+    for arguments in [["models", "enable", "nobody"], ["models", "disable", "priority-auto"]] {
+        let (code, out, error) = lines(silent.run(&arguments));
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{arguments:?}: {error}");
+    }
+}
