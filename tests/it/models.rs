@@ -424,6 +424,36 @@ async fn a_switch_is_of_one_of_two_models_whose_names_differ_by_latest() {
 }
 
 #[tokio::test]
+async fn a_database_that_comes_later_is_told_of_before_and_holds_then() {
+    let kept = setup();
+    assert_eq!(kept.run(&["models", "disable", "m"]).code, Some(0));
+    let setup = setup().file("data", "a file where the folder of the database is to be");
+    let (gateway, data) = (setup.start(), kept.path("data"));
+    let line = gateway.logged("LLM_PROXY_API_DATABASE_URL");
+    assert!(line.contains("WARN") && line.contains("models") && line.contains("sage"), "{line}");
+    let ready = async || answer(gateway.get("/readyz")).await.1;
+    let told = ready().await;
+    assert_eq!((&told["status"], &told["store"]["ok"]), (&json!("ready"), &json!(false)), "{told}");
+    assert!(told["store"]["error"].as_str().is_some_and(|error| error.contains("database")), "{told}");
+    assert_eq!(ask(&gateway, "m").await.0, 200, "nobody knows yet that it is off");
+    assert_eq!(admin(&gateway, "GET", "/admin/models", json!(null)).await.0, 503);
+
+    std::fs::remove_file(gateway.folder.path().join("data")).unwrap();
+    std::fs::rename(data, gateway.folder.path().join("data")).unwrap();
+    eventually("the switch holds", async || is_off(&ask(&gateway, "m").await)).await;
+    eventually("all is well", async || ready().await["store"] == json!({"ok": true, "error": null})).await;
+    switch(&gateway, "m", json!({"disabled": false})).await;
+    assert_eq!(ask(&gateway, "m").await.0, 200);
+    let (status, key) = admin(&gateway, "POST", "/admin/keys", json!({"name": "k"})).await;
+    assert_eq!(status, 200, "{key}");
+    eventually("what was used before is written down, too", async || {
+        let (_, told) = admin(&gateway, "GET", "/admin/usage", json!(null)).await;
+        told.to_string().contains("\"requests\":2")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_commands_switch_models_that_are_not_there_just_now() {
     let lines = |ended: crate::support::Ended| (ended.code, ended.stdout, ended.stderr);
     let gone = setup();
