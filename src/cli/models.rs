@@ -71,7 +71,7 @@ pub(super) async fn run(
             return Err(CommandError::Refused(words));
         }
     };
-    let store = store::open(url.expose_secret()).await.map_err(refused)?;
+    let store = store::open(url.expose_secret()).await.map_err(|error| refused(&error))?;
     let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
     let edit = SwitchEdit { disabled: Some(disabled), note: switch.note.map(Some) };
     let switch = accounts.switch(Actor::Cli, &model, edit).await?;
@@ -85,7 +85,7 @@ fn warn(warnings: impl IntoIterator<Item = String>) -> Result<(), CommandError> 
     Ok(())
 }
 
-fn refused(error: StoreError) -> CommandError {
+fn refused(error: &StoreError) -> CommandError {
     CommandError::Refused(error.to_string())
 }
 
@@ -114,7 +114,7 @@ async fn known(routes: &RoutingTable, url: &str, name: &str) -> Result<Option<St
     if let Some(route) = served.find(|route| route.names().any(|known| known == name)) {
         return Ok(Some(route.model.to_string()));
     }
-    let switches = switches(url).await.map_err(refused)?;
+    let switches = switches(url).await.map_err(|error| refused(&error))?;
     Ok(switches.contains_key(name).then(|| name.to_owned()))
 }
 

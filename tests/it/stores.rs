@@ -169,7 +169,7 @@ async fn long_names_and_notes_of_switches_are_kept_whole() {
         let change =
             |_| ModelSwitch { note: Some(format!("\0{}\0", "ż\n".repeat(1000))), ..expected.clone() };
         let (_, after) = opened.store.switch_model(&expected.model, &change).await.unwrap();
-        assert_eq!(opened.again().await.models().await.unwrap(), [expected.clone()]);
+        assert_eq!(opened.again().await.models().await.unwrap(), std::slice::from_ref(&expected));
         assert_eq!(after, expected, "what is told is what is kept");
     }
 }
