@@ -83,7 +83,7 @@ impl App {
         let listen = loaded.listeners(&settings)?;
         let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::new(settings.storage.zone.clone())));
-        let keeping = Keeping::open(&settings, &metrics, &others, &gateway).await?;
+        let keeping = Keeping::open(&settings, (&metrics, &health), &others, &gateway).await?;
         let callers = api::Callers {
             ring: keeping.ring.clone(),
             ledger: keeping.ledger(),
@@ -96,7 +96,7 @@ impl App {
         let (reloads, requests) = Reloads::new();
         let figures = (health.clone(), metrics.clone());
         let watcher = watch::Watcher::new(sources, (loaded, asking), gateway.clone(), figures, requests)
-            .noted_by(keeping.accounts());
+            .noted_by(Some(keeping.accounts()));
         Ok(Self {
             settings,
             gateway,
@@ -171,7 +171,7 @@ impl App {
             (metrics, self.health),
             (self.reloads, self.callers),
         );
-        let context = Arc::new(context.with_accounts(self.keeping.accounts()));
+        let context = Arc::new(context.with_accounts(Some(self.keeping.accounts())));
         tasks.spawn(self.keeping.run(context.gateway.gate().clone(), context.health.clone(), end.clone()));
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");

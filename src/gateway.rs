@@ -140,9 +140,9 @@ pub enum GatewayError {
     /// The caller may not use that model.
     #[error("the key may not use the model `{0}`")]
     NotAllowed(String),
-    /// The caller may use some models only, and nobody can tell which one is meant.
+    /// The caller may use some models only, or some are off, and nobody can tell which one is meant.
     #[error(
-        "the key may use some models only, and the request does not tell which one it is for: a JSON body must name it as `model`"
+        "not every model may be used here, and the request does not tell which one it is for: a JSON body must name it once, as `model`"
     )]
     ModelUntold,
     /// There is not enough left for the caller.

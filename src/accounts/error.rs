@@ -20,7 +20,7 @@ pub enum AccountError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Too many others wait for the store.
-    #[error("changes of keys wait for others that take too long")]
+    #[error("changes wait for others that take too long")]
     Busy,
     /// The system has no chance to make secrets of.
     #[error("the system gives no random numbers, so no secret can be made")]

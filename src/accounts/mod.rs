@@ -82,9 +82,10 @@ impl Accounts {
     /// # Errors
     /// The store does not tell.
     pub async fn sync(&self) -> Result<bool, AccountError> {
-        // First what is read fast.
-        let models = self.sync_models().await?;
-        Ok(self.sync_keys().await? || models)
+        // Keys first, for revocation has a second, and each of them whatever becomes of the other.
+        let keys = self.sync_keys().await;
+        let models = self.sync_models().await;
+        Ok(keys? | models?)
     }
 
     async fn sync_keys(&self) -> Result<bool, AccountError> {

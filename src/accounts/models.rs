@@ -57,13 +57,14 @@ impl Accounts {
     /// Switches a model, by its public name, and gives it as it is then. Whether anybody serves it is not asked.
     ///
     /// # Errors
-    /// The note is not what it must be, or the store does not keep it.
+    /// The name or the note is not what it must be, or the store does not keep it.
     pub async fn switch(
         self: &Arc<Self>,
         actor: Actor,
         model: &str,
         edit: SwitchEdit,
     ) -> Result<ModelSwitch, AccountError> {
+        rules::check_model(model)?;
         if let Some(Some(note)) = &edit.note {
             rules::check_note(note)?;
         }

@@ -10,6 +10,8 @@ use crate::lint::is_language_tag;
 const MOST_NAME: usize = 128;
 /// Characters of a note.
 const MOST_NOTE: usize = 2000;
+/// Characters of a model's name: PostgreSQL looks up none of more than about 2700 bytes.
+const MOST_MODEL: usize = 500;
 /// Patterns in one list: each request is held against all of them.
 const MOST_PATTERNS: usize = 100;
 /// Characters of a pattern.
@@ -140,6 +142,15 @@ fn check_budget(budget: &Budget) -> Result<(), AccountError> {
         return Err(AccountError::invalid("budget.money", "must be a sum of more than 0"));
     }
     Ok(())
+}
+
+/// The names of models are others' choice: what can be kept is taken.
+pub(super) fn check_model(name: &str) -> Result<(), AccountError> {
+    if (1..=MOST_MODEL).contains(&name.chars().count()) && !name.contains('\0') {
+        return Ok(());
+    }
+    let must = format!("must be a name of 1 to {MOST_MODEL} characters to be switched");
+    Err(AccountError::invalid("model", &must))
 }
 
 pub(super) fn check_note(note: &str) -> Result<(), AccountError> {

@@ -161,3 +161,28 @@ async fn single_limits_are_changed_and_every_difference_is_noted() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_model_whose_name_cannot_be_kept_is_not_switched() {
+    let folder = TempDir::new().unwrap();
+    let here = node(&folder).await;
+    let off = || SwitchEdit { disabled: Some(true), note: None };
+    let longest = "ż".repeat(500);
+    assert_eq!(here.accounts.switch(Actor::Cli, &longest, off()).await.unwrap().model, longest);
+    for name in ["", "a\0b", &"x".repeat(501)] {
+        let refused = here.accounts.switch(Actor::Cli, name, off()).await.unwrap_err();
+        assert!(matches!(&refused, AccountError::Invalid { param, .. } if param == "model"), "{refused}");
+    }
+    assert_eq!(here.accounts.models().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn whoever_waits_too_long_for_a_switch_is_not_told_of_keys() {
+    let folder = TempDir::new().unwrap();
+    let here = node(&folder).await;
+    let _held = here.accounts.models_off.lock().await;
+    tokio::time::pause();
+    let off = SwitchEdit { disabled: Some(true), note: None };
+    let error = here.accounts.switch(Actor::Cli, "m", off).await.unwrap_err();
+    assert_eq!(error.to_string(), "changes wait for others that take too long");
+}

@@ -1,7 +1,8 @@
 //! What outlives the process, and how it is kept up to date in memory: keys, models that are off, what
 //! was spent of budgets, the ledger.
 //!
-//! Without a store the service serves all the same where nobody needs a key; then nothing is written down.
+//! Where nobody needs a key the service serves without a store, too, until it is there: then all are on, and what is used
+//! waits to be written down.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
 use super::replicas::Others;
-use crate::accounts::{AccountError, Accounts, Heard};
-use crate::callers::{Budget, Gate, KeyRing, Ledger, Nowhere, Period, Spent, Whose, now_ms};
+use crate::accounts::{AccountError, Accounts};
+use crate::callers::{Budget, Gate, KeyRing, Ledger, Period, Spent, Whose, now_ms};
 use crate::config::{Auth, Fault, Settings};
 use crate::gateway::Gateway;
 use crate::store::{self, Recorder, Store, StoreError};
@@ -37,8 +38,10 @@ const LAST_RECORDS: Duration = Duration::from_secs(5);
 pub(super) struct Keeping {
     /// The keys in memory.
     pub(super) ring: Arc<KeyRing>,
-    kept: Option<Kept>,
-    writing: Option<BoxFuture<'static, ()>>,
+    kept: Kept,
+    writing: BoxFuture<'static, ()>,
+    /// Opens the store, if that could not be done at once.
+    opening: Option<BoxFuture<'static, ()>>,
     /// Changes when another replica has changed something, if there is a way to be told.
     word: Option<watch::Receiver<u64>>,
     /// Ends the writing, after all else has ended.
@@ -63,78 +66,74 @@ impl std::fmt::Debug for Keeping {
 }
 
 impl Keeping {
-    /// Opens the store, reads the keys, and switches models off. Others are told of what is changed here.
+    /// Opens the store, reads the keys, and switches models off. Others are told of what is changed here. A store that is
+    /// not there where nobody needs a key is opened as soon as it is.
     ///
     /// # Errors
     /// The store cannot be used, and callers need keys.
     pub(super) async fn open(
         settings: &Settings,
-        metrics: &Metrics,
+        (metrics, health): (&Metrics, &Health),
         others: &Others,
         gateway: &Arc<Gateway>,
     ) -> Result<Self, Faults> {
-        let mut keeping = Self {
-            ring: Arc::default(),
-            kept: None,
-            writing: None,
-            word: others.word(),
-            end: CancellationToken::new(),
+        let (ring, end) = (Arc::<KeyRing>::default(), CancellationToken::new());
+        let url = settings.storage.database_url.expose_secret();
+        let accounts_of = |store: &Arc<dyn Store>| {
+            Arc::new(Accounts::new(store.clone(), ring.clone()).heard_by(others.crier(gateway)))
         };
-        match keeping.connect(settings, metrics, others.crier(gateway)).await {
-            Ok(()) => {}
+        let (store, accounts, opening) = match connected(url, accounts_of).await {
+            Ok((store, accounts)) => (store, accounts, None),
             Err(error) if settings.auth == Auth::Keys => {
                 let cure = "mend it, or name another; without it no key is known";
                 return Err(Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), cure).into());
             }
             Err(error) => {
-                tracing::warn!(%error, "Usage is not written down: see LLM_PROXY_API_DATABASE_URL");
+                tracing::warn!(
+                    %error,
+                    "All models are on, and usage waits to be written down, until the database is there: see LLM_PROXY_API_DATABASE_URL"
+                );
+                health.store_is(Some(error.to_string()));
+                let why = match &error {
+                    AccountError::Store(error) => error.why(),
+                    error => error.to_string(),
+                };
+                let (store, opening) = store::open_later(url, why);
+                let accounts = accounts_of(&store);
+                (store, accounts, Some(opening.boxed()))
             }
-        }
-        Ok(keeping)
-    }
-
-    async fn connect(
-        &mut self,
-        settings: &Settings,
-        metrics: &Metrics,
-        heard: Arc<dyn Heard>,
-    ) -> Result<(), AccountError> {
-        let store = store::open(settings.storage.database_url.expose_secret()).await?;
-        let accounts = Arc::new(Accounts::new(store.clone(), self.ring.clone()).heard_by(heard));
-        accounts.sync().await?;
-        if settings.auth == Auth::Keys && self.ring.is_empty() {
+        };
+        if settings.auth == Auth::Keys && ring.is_empty() {
             tracing::warn!(
                 "There is no key yet, so nobody can call; make one by `llm-proxy-api keys create`"
             );
         }
-        let ring = self.ring.clone();
-        let used = Arc::new(move || ring.used());
-        let (recorder, writing) = Recorder::start(store.clone(), metrics.clone(), used, self.end.clone());
-        self.kept = Some(Kept { store, accounts, recorder, keep: settings.storage.usage_keep });
-        self.writing = Some(writing.boxed());
-        Ok(())
+        let used = ring.clone();
+        let used = Arc::new(move || used.used());
+        let (recorder, writing) = Recorder::start(store.clone(), metrics.clone(), used, end.clone());
+        let kept = Kept { store, accounts, recorder, keep: settings.storage.usage_keep };
+        Ok(Self { ring, kept, writing: writing.boxed(), opening, word: others.word(), end })
     }
 
     /// Where requests are written down.
     pub(super) fn ledger(&self) -> Arc<dyn Ledger> {
-        match &self.kept {
-            Some(kept) => Arc::new(kept.recorder.clone()),
-            None => Arc::new(Nowhere),
-        }
+        Arc::new(self.kept.recorder.clone())
     }
 
     /// For those who make and change keys.
-    pub(super) fn accounts(&self) -> Option<Arc<Accounts>> {
-        self.kept.as_ref().map(|kept| kept.accounts.clone())
+    pub(super) fn accounts(&self) -> Arc<Accounts> {
+        self.kept.accounts.clone()
     }
 
-    /// Fills all budgets with what the ledger says was spent of them.
+    /// Fills all budgets with what the ledger says was spent of them. A ledger that comes later does that when it comes.
     ///
     /// # Errors
     /// The ledger cannot be read.
     pub(super) async fn fill(&self, gate: &Gate) -> Result<(), Faults> {
-        let Some(kept) = &self.kept else { return Ok(()) };
-        let filled = fill(&*kept.store, gate, &self.ring, &mut Filled::new()).await;
+        if self.opening.is_some() {
+            return Ok(());
+        }
+        let filled = fill(&*self.kept.store, gate, &self.ring, &mut Filled::new()).await;
         filled.map_err(|error| {
             Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), "mend it, or name another").into()
         })
@@ -142,41 +141,51 @@ impl Keeping {
 
     /// Keeps all of it up to date until `end`, and writes records down until nobody makes any more.
     pub(super) async fn run(self, gate: Arc<Gate>, health: Arc<Health>, end: CancellationToken) {
-        let Some((kept, writing)) = self.kept.zip(self.writing) else {
-            return sweep(&gate, &self.ring, &end).await;
+        let Self { ring, kept, writing, opening, word, end: end_of_writing } = self;
+        let filled = opening.is_none().then(|| all_budgeted(&gate, &ring));
+        let opening = async {
+            let Some(opening) = opening else { return };
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = opening => tracing::info!("The database is there: its keys and switches hold, and usage is written down"),
+            }
         };
         let looking = async {
-            look(&kept, (&gate, &self.ring), &health, (self.word, &end)).await;
+            look(&kept, (&gate, &ring), &health, filled, (word, &end)).await;
             if let Err(left) = kept.recorder.flush(LAST_RECORDS).await {
                 tracing::error!(records = left, "Some requests could not be written down");
             }
             kept.accounts.settled().await;
-            self.end.cancel();
+            end_of_writing.cancel();
         };
-        tokio::join!(looking, writing);
+        tokio::join!(opening, looking, writing);
     }
 }
 
-/// Where nothing is kept, limits of models and of the whole gateway may hold all the same.
-async fn sweep(gate: &Gate, ring: &KeyRing, end: &CancellationToken) {
-    let mut sweep = interval(SWEEP);
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = sweep.tick() => gate.tidy(ring, now_ms()),
-        }
-    }
+/// The store, and the accounts in it as they are.
+async fn connected(
+    url: &str,
+    accounts_of: impl FnOnce(&Arc<dyn Store>) -> Arc<Accounts>,
+) -> Result<(Arc<dyn Store>, Arc<Accounts>), AccountError> {
+    let store = store::open(url).await?;
+    let accounts = accounts_of(&store);
+    accounts.sync().await?;
+    Ok((store, accounts))
 }
 
 async fn look(
     kept: &Kept,
     (gate, ring): (&Gate, &KeyRing),
     health: &Health,
+    filled: Option<Filled>,
     (mut word, end): (Option<watch::Receiver<u64>>, &CancellationToken),
 ) {
-    let (mut look, mut tidy, mut sweep) = (interval(LOOK), interval(TIDY), interval(SWEEP));
+    // A database that is not there yet has a moment to come.
+    let first_tidy = if filled.is_some() { Duration::ZERO } else { SWEEP };
+    let mut tidy = interval_at(Instant::now() + first_tidy, TIDY);
+    let mut filled = filled.unwrap_or_default();
+    let (mut look, mut sweep) = (interval(LOOK), interval(SWEEP));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut filled: Filled = all_budgeted(gate, ring);
     loop {
         tokio::select! {
             () = end.cancelled() => return,

@@ -154,6 +154,8 @@ impl Sources {
 
     /// What the files say. All of them are read, so that all faults are told at once.
     fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
+        // Before anything is read: what is written from now on is another change.
+        self.board.store(Arc::new(Seen::now(self.board.load().path.clone())));
         let judged = self.judged_and_prices(environment);
         let mut faults = Faults::default();
         let (mut served, mut leaderboard) = (Vec::new(), None);
@@ -211,12 +213,12 @@ impl Sources {
         [of_models, of_prompts, self.board.load().again(), of_adjustments, self.prices.load().again()]
     }
 
-    /// What the leaderboard's file was when it was read. A models file may name another one each time.
+    /// What the leaderboard's file was at the last load. A models file may name another one each time.
     pub(super) fn leaderboard_as_read(&self) -> Fingerprint {
         self.board.load().fingerprint.clone()
     }
 
-    /// The same of the file of prices, at the last load.
+    /// The same of the file of prices.
     pub(super) fn prices_as_read(&self) -> Fingerprint {
         self.prices.load().fingerprint.clone()
     }
@@ -359,6 +361,11 @@ impl Loaded {
 
     fn set(&self) -> Set<'_> {
         Set { served: &self.served, routes: &self.routes, catalog: &self.catalog, prompts: &self.prompts }
+    }
+
+    /// Whether a provider is asked what models it has, and so may have others than those that are known.
+    pub fn discovers(&self) -> bool {
+        self.served.iter().any(Served::discovers)
     }
 
     /// Things to tell the operator that are no errors.

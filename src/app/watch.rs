@@ -161,7 +161,7 @@ impl Watcher {
         let loaded = match self.sources.environment() {
             Ok(environment) => {
                 let loaded = self.sources.load_after(Some(&self.loaded), &environment, None).await;
-                self.note_named_files(loaded.is_ok());
+                self.note_named_files();
                 loaded
             }
             Err(faults) => Err(faults),
@@ -202,13 +202,9 @@ impl Watcher {
     }
 
     /// A models file may have named another file, which is no change of that.
-    fn note_named_files(&mut self, is_whole: bool) {
+    fn note_named_files(&mut self) {
         for [_, _, board, _, prices] in [&mut self.taken, &mut self.seen] {
-            *prices = self.sources.prices_as_read();
-            // Where there are faults, it may not have been read.
-            if is_whole {
-                *board = self.sources.leaderboard_as_read();
-            }
+            (*board, *prices) = (self.sources.leaderboard_as_read(), self.sources.prices_as_read());
         }
     }
 

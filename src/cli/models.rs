@@ -1,7 +1,7 @@
 //! `models`: those that would be served, and whether they are switched off. A switch goes straight into the database; a
 //! service that runs on it knows of it within a second.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::accounts::{Accounts, Actor, SwitchEdit};
 use crate::app::Sources;
 use crate::callers::{KeyRing, moment_as_text};
 use crate::config::{Environment, Settings};
+use crate::router::RoutingTable;
 use crate::store::{self, ModelSwitch, StoreError};
 use crate::telemetry::{Metrics, Progress};
 
@@ -46,44 +47,81 @@ pub(super) async fn run(
     let progress = Progress::on_stderr();
     let loaded =
         Sources::new(settings, folder, Metrics::default()).load(environment, Some(&progress)).await?;
+    warn(loaded.warnings())?;
     let (switch, disabled) = match command {
         Command::Disable(switch) => (switch, true),
         Command::Enable(switch) => (switch, false),
-        Command::List => {
-            let switches = switches(url.expose_secret()).await;
-            let (switches, trouble) = match switches {
-                Ok(switches) => (switches, None),
-                Err(error) => (HashMap::new(), Some(error.to_string())),
-            };
-            for warning in loaded.warnings().into_iter().chain(trouble) {
-                writeln!(std::io::stderr(), "warning: {warning}")?;
-            }
-            let lines = loaded.routes().routes().iter().map(|route| {
-                let off = switches.get(&*route.model).filter(|switch| switch.disabled);
-                line(route) + &off.map(told).unwrap_or_default()
-            });
-            return print(&lines.collect::<Vec<_>>().join("\n"));
+        Command::List => return list(loaded.routes(), url.expose_secret()).await,
+    };
+    let model = match known(loaded.routes(), url.expose_secret(), &switch.name).await? {
+        Some(model) => model,
+        None if disabled && loaded.discovers() && loaded.routes().route(&switch.name).is_none() => {
+            let words = format!(
+                "no model of the name `{}` is known just now; one that a provider turns out to have will be off",
+                switch.name
+            );
+            warn([words])?;
+            switch.name
+        }
+        None => {
+            let words = format!(
+                "there is no model of the name `{}`; `models list` tells which there are",
+                switch.name
+            );
+            return Err(CommandError::Refused(words));
         }
     };
-    let mut routes = loaded.routes().routes().iter();
-    let route = routes.find(|route| route.names().any(|name| name == switch.name));
-    let Some(route) = route else {
-        let words =
-            format!("there is no model of the name `{}`; `models list` tells which there are", switch.name);
-        return Err(CommandError::Refused(words));
-    };
-    let store = store::open(url.expose_secret()).await;
-    let store = store.map_err(|error| CommandError::Refused(error.to_string()))?;
+    let store = store::open(url.expose_secret()).await.map_err(|error| refused(&error))?;
     let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
     let edit = SwitchEdit { disabled: Some(disabled), note: switch.note.map(Some) };
-    let switch = accounts.switch(Actor::Cli, &route.model, edit).await?;
+    let switch = accounts.switch(Actor::Cli, &model, edit).await?;
     print(&format!("{} is {}", switch.model, if switch.disabled { "off" } else { "on" }))
 }
 
+fn warn(warnings: impl IntoIterator<Item = String>) -> Result<(), CommandError> {
+    for warning in warnings {
+        writeln!(std::io::stderr(), "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn refused(error: &StoreError) -> CommandError {
+    CommandError::Refused(error.to_string())
+}
+
+async fn list(routes: &RoutingTable, url: &str) -> Result<(), CommandError> {
+    let mut switches = match switches(url).await {
+        Ok(switches) => switches,
+        Err(error) => {
+            warn([error.to_string()])?;
+            BTreeMap::new()
+        }
+    };
+    switches.retain(|_, switch| switch.disabled);
+    let mut lines: Vec<String> = Vec::new();
+    for route in routes.routes() {
+        let off = switches.remove(&*route.model);
+        lines.push(line(route) + &off.as_ref().map(told).unwrap_or_default());
+    }
+    let gone = switches.values();
+    lines.extend(gone.map(|switch| format!("{}: nobody serves it just now{}", switch.model, told(switch))));
+    print(&lines.join("\n"))
+}
+
+/// The public name of the model that a name is for: one that is served, or one that was switched before.
+async fn known(routes: &RoutingTable, url: &str, name: &str) -> Result<Option<String>, CommandError> {
+    let mut served = routes.routes().iter();
+    if let Some(route) = served.find(|route| route.names().any(|known| known == name)) {
+        return Ok(Some(route.model.to_string()));
+    }
+    let switches = switches(url).await.map_err(|error| refused(&error))?;
+    Ok(switches.contains_key(name).then(|| name.to_owned()))
+}
+
 /// Those of the database, by the names of their models. Nobody makes one to find that nothing is in it.
-async fn switches(url: &str) -> Result<HashMap<String, ModelSwitch>, StoreError> {
+async fn switches(url: &str) -> Result<BTreeMap<String, ModelSwitch>, StoreError> {
     if url.strip_prefix("sqlite://").is_some_and(|path| !Path::new(path).exists()) {
-        return Ok(HashMap::new());
+        return Ok(BTreeMap::new());
     }
     let switches = store::open(url).await?.models().await?;
     Ok(switches.into_iter().map(|switch| (switch.model.clone(), switch)).collect())

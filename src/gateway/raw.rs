@@ -75,7 +75,8 @@ type Meant = (Arc<Route>, Arc<Deployment>);
 /// The model that a raw request is for, as one that is served there; `None` if it is none of those, or nobody says.
 ///
 /// # Errors
-/// The caller may not use it, or it is off. Who may not use all models must say which one is meant, where the server reads it.
+/// The caller may not use it, or it is off. Who may not use all models must say which one is meant, where the server reads
+/// it; where one is off, nobody may say it in a way that can be read as that one.
 fn meant(
     state: &State,
     provider: &str,
@@ -89,7 +90,9 @@ fn meant(
         all.filter(|(_, deployment)| *deployment.provider_name == *provider)
     };
     let caller = caller.filter(|caller| !caller.key.allowed_models.is_empty());
-    let named = if served().any(|(_, deployment)| deployment.is_managed()) {
+    let is_on = |route: &Route| !state.routes.is_off(&route.model);
+    let is_managed = served().any(|(_, deployment)| deployment.is_managed());
+    let named = if is_managed {
         // Each model has a server of its own, whatever a body says. Where there is one only, it need not be named.
         let first = served().next().map(|(_, deployment)| &deployment.upstream_model);
         let is_only = served().all(|(_, deployment)| Some(&deployment.upstream_model) == first);
@@ -104,7 +107,10 @@ fn meant(
     };
     let is_it = |deployment: &Deployment| named.is_some_and(|name| is_same(name, &deployment.upstream_model));
     let is_allowed = |route: &Route| may_use(caller, route);
-    let is_on = |route: &Route| !state.routes.is_off(&route.model);
+    if !is_managed && task.model == NamedModel::Unclear && served().any(|(route, _)| !is_on(route)) {
+        // The server may read the one that is off.
+        return Err(GatewayError::ModelUntold);
+    }
     let mut known = served().filter(|(route, deployment)| is_it(deployment) && is_allowed(route));
     let found = known.clone().find(|(route, _)| is_on(route)).or_else(|| known.next());
     match (found, caller, named) {

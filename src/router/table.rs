@@ -296,12 +296,12 @@ impl RoutingTable {
 
     /// The route that a name leads to; `None` if its model is off.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        found(&self.by_name, name)
+        found(name, &self.by_name, &self.off)
     }
 
     /// The route that a name would lead to if its model were not off.
     pub fn off(&self, name: &str) -> Option<&Arc<Route>> {
-        found(&self.off, name)
+        found(name, &self.off, &self.by_name)
     }
 
     /// The name that comes nearest to one that leads nowhere.
@@ -335,9 +335,15 @@ impl RoutingTable {
     }
 }
 
-/// The route of a name. Ollama's clients leave out `:latest` or add it, and so may anybody.
-fn found<'a>(names: &'a HashMap<String, Arc<Route>>, name: &str) -> Option<&'a Arc<Route>> {
+/// The route of a name. Ollama's clients leave out `:latest` or add it, and so may anybody, unless the others have a model
+/// of just that name: it is the one that is meant.
+fn found<'a>(
+    name: &str,
+    names: &'a HashMap<String, Arc<Route>>,
+    others: &HashMap<String, Arc<Route>>,
+) -> Option<&'a Arc<Route>> {
     names.get(name).or_else(|| match name.strip_suffix(":latest") {
+        _ if others.contains_key(name) => None,
         Some(name) => names.get(name),
         None => names.get(&format!("{name}:latest")),
     })

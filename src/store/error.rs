@@ -39,6 +39,11 @@ impl StoreError {
         Self { doing, cause }
     }
 
+    /// Why, without what was to be done.
+    pub fn why(&self) -> String {
+        self.cause.to_string()
+    }
+
     /// Whether it is worth trying again.
     pub fn kind(&self) -> StoreErrorKind {
         self.cause.kind

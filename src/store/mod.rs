@@ -21,11 +21,12 @@ mod sums;
 mod usage;
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::callers::{Key, Spent, UsageRecord, Whose};
 use database::Database;
@@ -120,7 +121,30 @@ pub trait Store: Debug + Send + Sync {
 /// It cannot be reached, or cannot be used.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     let database = open::database(url).await.map_err(|cause| StoreError::new("be opened", cause))?;
-    Ok(Arc::new(SqlStore { database }))
+    Ok(Arc::new(SqlStore { database: database.into(), ..SqlStore::default() }))
+}
+
+/// The store of a URL that could not be opened just now, and what tries again until it is open. Until then it is away, for
+/// the reason for which it could not be opened the last time.
+pub fn open_later(url: &str, why: String) -> (Arc<dyn Store>, impl Future<Output = ()> + Send + 'static) {
+    let store = Arc::new(SqlStore { trouble: ArcSwap::from_pointee(why), ..SqlStore::default() });
+    (store.clone(), opened(store, url.to_owned()))
+}
+
+async fn opened(store: Arc<SqlStore>, url: String) {
+    let mut rest = FIRST_REST;
+    loop {
+        sleep(rest).await;
+        match open::database(&url).await {
+            Ok(database) => {
+                // Nobody else opens it.
+                drop(store.database.set(database));
+                return;
+            }
+            Err(cause) => store.trouble.store(Arc::new(cause.to_string())),
+        }
+        rest = (rest * 2).min(LONGEST_REST);
+    }
 }
 
 /// Whatever is looked up or changed ends within this.
@@ -130,9 +154,21 @@ const PATIENCE_FOR_RECORDS: Duration = Duration::from_secs(10);
 /// Questions about years.
 const PATIENCE_FOR_USAGE: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
+/// Between two tries to open a database that is not there, at first and at most.
+const FIRST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
 struct SqlStore {
-    database: Database,
+    database: OnceLock<Database>,
+    /// Why it is not open yet.
+    trouble: ArcSwap<String>,
+}
+
+impl SqlStore {
+    fn database(&self) -> Result<&Database, Cause> {
+        self.database.get().ok_or_else(|| Cause::away(String::clone(&self.trouble.load())))
+    }
 }
 
 async fn within<T>(
@@ -147,43 +183,50 @@ async fn within<T>(
 #[async_trait]
 impl Store for SqlStore {
     async fn keys(&self) -> Result<Vec<Key>, StoreError> {
-        within(PATIENCE, "read the keys", keys::all(&self.database)).await
+        within(PATIENCE, "read the keys", async { keys::all(self.database()?).await }).await
     }
 
     async fn key(&self, id: &str) -> Result<Option<Key>, StoreError> {
-        within(PATIENCE, "read a key", keys::of_id(&self.database, id)).await
+        within(PATIENCE, "read a key", async { keys::of_id(self.database()?, id).await }).await
     }
 
     async fn keys_version(&self) -> Result<i64, StoreError> {
-        within(PATIENCE, "tell whether keys have changed", keys::version(&self.database)).await
+        within(PATIENCE, "tell whether keys have changed", async { keys::version(self.database()?).await })
+            .await
     }
 
     async fn insert_key(&self, key: &Key) -> Result<bool, StoreError> {
-        within(PATIENCE, "keep a key", keys::insert(&self.database, key)).await
+        within(PATIENCE, "keep a key", async { keys::insert(self.database()?, key).await }).await
     }
 
     async fn put_key(&self, key: &Key) -> Result<(), StoreError> {
-        within(PATIENCE, "keep a key", keys::put(&self.database, key)).await
+        within(PATIENCE, "keep a key", async { keys::put(self.database()?, key).await }).await
     }
 
     async fn update_key(&self, id: &str, change: KeyChange<'_>) -> Result<Option<Key>, StoreError> {
-        within(PATIENCE, "change a key", keys::update(&self.database, id, change)).await
+        within(PATIENCE, "change a key", async { keys::update(self.database()?, id, change).await }).await
     }
 
     async fn delete_key(&self, id: &str) -> Result<bool, StoreError> {
-        within(PATIENCE, "forget a key", keys::delete(&self.database, id)).await
+        within(PATIENCE, "forget a key", async { keys::delete(self.database()?, id).await }).await
     }
 
     async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
-        within(PATIENCE_FOR_RECORDS, "note when keys were used", keys::touch(&self.database, used)).await
+        within(PATIENCE_FOR_RECORDS, "note when keys were used", async {
+            keys::touch(self.database()?, used).await
+        })
+        .await
     }
 
     async fn models(&self) -> Result<Vec<ModelSwitch>, StoreError> {
-        within(PATIENCE, "read which models are off", models::all(&self.database)).await
+        within(PATIENCE, "read which models are off", async { models::all(self.database()?).await }).await
     }
 
     async fn models_version(&self) -> Result<i64, StoreError> {
-        within(PATIENCE, "tell whether models were switched", models::version(&self.database)).await
+        within(PATIENCE, "tell whether models were switched", async {
+            models::version(self.database()?).await
+        })
+        .await
     }
 
     async fn switch_model(
@@ -191,41 +234,57 @@ impl Store for SqlStore {
         model: &str,
         change: SwitchChange<'_>,
     ) -> Result<(Option<ModelSwitch>, ModelSwitch), StoreError> {
-        within(PATIENCE, "switch a model", models::switch(&self.database, model, change)).await
-    }
-
-    async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError> {
-        within(PATIENCE_FOR_RECORDS, "write usage", ledger::record(&self.database, records)).await
-    }
-
-    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
-        within(PATIENCE_FOR_USAGE, "read usage", ledger::usage(&self.database, query)).await
-    }
-
-    async fn spent(&self, whose: &Whose, since_ms: i64) -> Result<Spent, StoreError> {
-        within(PATIENCE_FOR_USAGE, "read what was spent", ledger::spent(&self.database, whose, since_ms))
+        within(PATIENCE, "switch a model", async { models::switch(self.database()?, model, change).await })
             .await
     }
 
+    async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError> {
+        within(PATIENCE_FOR_RECORDS, "write usage", async { ledger::record(self.database()?, records).await })
+            .await
+    }
+
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        within(PATIENCE_FOR_USAGE, "read usage", async { ledger::usage(self.database()?, query).await }).await
+    }
+
+    async fn spent(&self, whose: &Whose, since_ms: i64) -> Result<Spent, StoreError> {
+        within(PATIENCE_FOR_USAGE, "read what was spent", async {
+            ledger::spent(self.database()?, whose, since_ms).await
+        })
+        .await
+    }
+
     async fn all_spent(&self, since_ms: i64) -> Result<Vec<Spending>, StoreError> {
-        within(PATIENCE_FOR_USAGE, "read what was spent", ledger::all_spent(&self.database, since_ms)).await
+        within(PATIENCE_FOR_USAGE, "read what was spent", async {
+            ledger::all_spent(self.database()?, since_ms).await
+        })
+        .await
     }
 
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
-        within(PATIENCE, "note a change", audit::insert(&self.database, entry)).await
+        within(PATIENCE, "note a change", async { audit::insert(self.database()?, entry).await }).await
     }
 
     async fn audits(&self, before: Option<i64>, limit: usize) -> Result<Vec<Audit>, StoreError> {
-        within(PATIENCE, "read who changed what", audit::before(&self.database, before, limit)).await
+        within(PATIENCE, "read who changed what", async {
+            audit::before(self.database()?, before, limit).await
+        })
+        .await
     }
 
     async fn tidy(&self, now_ms: i64, keep_ms: i64) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         let doing = "forget old usage";
-        let until_ms = within(PATIENCE, doing, ledger::keep_from(&self.database, now_ms, keep_ms)).await?;
+        let until_ms =
+            within(PATIENCE, doing, async { ledger::keep_from(self.database()?, now_ms, keep_ms).await })
+                .await?;
         // In small steps, so that whoever has to write waits for none of them.
         loop {
-            match within(PATIENCE_FOR_RECORDS, doing, ledger::forget_some(&self.database, until_ms)).await? {
+            match within(PATIENCE_FOR_RECORDS, doing, async {
+                ledger::forget_some(self.database()?, until_ms).await
+            })
+            .await?
+            {
                 0 => return Ok(forgotten),
                 some => forgotten += some,
             }

@@ -3,7 +3,6 @@
 use super::SwitchChange;
 use super::database::{Database, Row, Session, Statement};
 use super::error::Cause;
-use super::sums::clean;
 
 /// How a model is switched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +20,11 @@ pub struct ModelSwitch {
 /// Every switch goes through here first. The row is locked until the end, so that those by several nodes come one after
 /// the other.
 const NEW_VERSION: &str = "update marks set value = value + 1 where name = 'models_version'";
+
+/// What every database takes: PostgreSQL knows no NUL.
+fn kept(text: &str) -> String {
+    text.replace('\0', "")
+}
 
 fn switch_of(row: &Row) -> Result<ModelSwitch, Cause> {
     Ok(ModelSwitch {
@@ -52,18 +56,20 @@ pub(super) async fn switch(
     model: &str,
     change: SwitchChange<'_>,
 ) -> Result<(Option<ModelSwitch>, ModelSwitch), Cause> {
-    let model = clean(model);
+    let model = kept(model);
     let mut session = database.write().await?;
     session.run(Statement::of(NEW_VERSION)).await?;
     let before = one(&mut session, &model).await?;
-    let after = ModelSwitch { model, ..change(before.clone()) };
+    let change = change(before.clone());
+    let note = change.note.as_deref().map(kept).filter(|note| !note.is_empty());
+    let after = ModelSwitch { model, note, ..change };
     let sql = "insert into models (name, disabled, since_ms, note) values ($1, $2, $3, $4) on conflict (name) \
                do update set disabled = excluded.disabled, since_ms = excluded.since_ms, note = excluded.note";
     let put = Statement::of(sql)
         .with(after.model.as_str())
         .with(i64::from(after.disabled))
         .with(after.since_ms)
-        .with(clean(after.note.as_deref().unwrap_or_default()));
+        .with(after.note.as_deref().unwrap_or_default());
     session.run(put).await?;
     session.commit().await?;
     Ok((before, after))

@@ -388,3 +388,101 @@ async fn the_commands_switch_models_of_a_service_that_runs() {
     assert_eq!(setup.run(&["models"]).code, Some(0));
     assert!(!setup.path("none").exists(), "who looks makes no database");
 }
+
+#[tokio::test]
+async fn a_switch_is_of_one_of_two_models_whose_names_differ_by_latest() {
+    let gateway = setup()
+        .models(&json!({
+            "providers": {
+                "one": {"type": "echo", "models": {"m": {}, "m:latest": {}, "n:latest": {}}},
+                "broken": {"type": "echo", "models": {"other": {"defaults": {"echo": {"status": 503}}}}}
+            },
+            "models": {"other": {"fallbacks": ["m"]}},
+            "routing": {"max_cooldown": 0.000_001}
+        }))
+        .start();
+    for (off, on) in [("m", "m:latest"), ("m:latest", "m")] {
+        assert_eq!(switch(&gateway, off, json!({"disabled": true})).await["name"], off);
+        for names in [off.to_owned(), format!("{off},nobody")] {
+            let told = ask(&gateway, &names).await;
+            assert!(is_off(&told), "{names}: {told:?}");
+        }
+        assert_eq!(ask(&gateway, on).await.0, 200, "{on}");
+        assert_eq!(
+            ask(&gateway, "other").await.0 == 200,
+            on == "m",
+            "who takes over is the one that is named"
+        );
+        let told = switch(&gateway, off, json!({"note": "x"})).await;
+        assert_eq!((&told["name"], &told["disabled"]), (&json!(off), &json!(true)));
+        assert_eq!(switch(&gateway, off, json!({"disabled": false})).await["name"], off);
+        assert_eq!(ask(&gateway, off).await.0, 200, "{off}");
+    }
+    // Where there is one of them only, both names are its own.
+    assert_eq!(switch(&gateway, "n", json!({"disabled": true})).await["name"], "n:latest");
+    assert!(is_off(&ask(&gateway, "n").await) && is_off(&ask(&gateway, "n:latest").await));
+}
+
+#[tokio::test]
+async fn a_database_that_comes_later_is_told_of_before_and_holds_then() {
+    let kept = setup();
+    assert_eq!(kept.run(&["models", "disable", "m"]).code, Some(0));
+    let setup = setup().file("data", "a file where the folder of the database is to be");
+    let (gateway, data) = (setup.start(), kept.path("data"));
+    let line = gateway.logged("LLM_PROXY_API_DATABASE_URL");
+    assert!(line.contains("WARN") && line.contains("models") && line.contains("sage"), "{line}");
+    let ready = async || answer(gateway.get("/readyz")).await.1;
+    let told = ready().await;
+    assert_eq!((&told["status"], &told["store"]["ok"]), (&json!("ready"), &json!(false)), "{told}");
+    assert!(told["store"]["error"].as_str().is_some_and(|error| error.contains("database")), "{told}");
+    assert_eq!(ask(&gateway, "m").await.0, 200, "nobody knows yet that it is off");
+    assert_eq!(admin(&gateway, "GET", "/admin/models", json!(null)).await.0, 503);
+
+    std::fs::remove_file(gateway.folder.path().join("data")).unwrap();
+    std::fs::rename(data, gateway.folder.path().join("data")).unwrap();
+    eventually("the switch holds", async || is_off(&ask(&gateway, "m").await)).await;
+    eventually("all is well", async || ready().await["store"] == json!({"ok": true, "error": null})).await;
+    switch(&gateway, "m", json!({"disabled": false})).await;
+    assert_eq!(ask(&gateway, "m").await.0, 200);
+    let (status, key) = admin(&gateway, "POST", "/admin/keys", json!({"name": "k"})).await;
+    assert_eq!(status, 200, "{key}");
+    eventually("what was used before is written down, too", async || {
+        let (_, told) = admin(&gateway, "GET", "/admin/usage", json!(null)).await;
+        told.to_string().contains("\"requests\":2")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_commands_switch_models_that_are_not_there_just_now() {
+    let lines = |ended: crate::support::Ended| (ended.code, ended.stdout, ended.stderr);
+    let gone = setup();
+    assert_eq!(gone.run(&["models", "disable", "m", "--note", "n"]).code, Some(0));
+    let gone = gone.models(&json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}}));
+    let (_, out, _) = lines(gone.run(&["models"]));
+    let last = out.lines().last().unwrap();
+    assert!(
+        last.starts_with("m: nobody serves it just now (off since 2") && last.ends_with("Z: n)"),
+        "{out}"
+    );
+    assert_eq!(lines(gone.run(&["models", "enable", "m"])), (Some(0), "m is on\n".to_owned(), String::new()));
+    assert!(!lines(gone.run(&["models"])).1.contains("nobody serves"), "what is on and gone is not told of");
+    let (code, _, error) = lines(gone.run(&["models", "disable", "nobody"]));
+    assert_eq!(code, Some(1), "who lists all its models has no others: {error}");
+
+    let silent = setup().models(&json!({"providers": {
+        "up": {"type": "openai", "base_url": "http://127.0.0.1:1/v1", "models": "discover"},
+        "echo": {"type": "echo", "models": {"echo": {}}}}}));
+    let (code, out, error) = lines(silent.run(&["models", "disable", "ghost"]));
+    assert_eq!((code, out.as_str()), (Some(0), "ghost is off\n"), "{error}");
+    assert!(error.contains("warning: no model of the name `ghost` is known just now"), "{error}");
+    let (_, out, _) = lines(silent.run(&["models", "list"]));
+    assert!(out.contains("\nghost: nobody serves it just now (off since 2"), "{out}");
+    let (code, out, error) = lines(silent.run(&["models", "enable", "ghost"]));
+    assert_eq!((code, out.as_str()), (Some(0), "ghost is on\n"), "{error}");
+    assert!(error.contains("warning: provider `up`") && !error.contains("`ghost`"), "{error}");
+    for arguments in [["models", "enable", "nobody"], ["models", "disable", "priority-auto"]] {
+        let (code, out, error) = lines(silent.run(&arguments));
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{arguments:?}: {error}");
+    }
+}

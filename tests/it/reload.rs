@@ -82,6 +82,25 @@ async fn a_refused_reload_is_one_line_in_the_log() {
 }
 
 #[tokio::test]
+async fn a_broken_leaderboard_that_is_newly_named_is_refused_once_and_watched() {
+    let gateway = Setup::new().file("board.json", "{").start();
+    let errors = || gateway.log().lines().filter(|line| line.contains("ERROR")).count();
+    let echo = json!({"type": "echo", "models": {"echo": {}}});
+    let named = json!({"providers": {"echo": echo}, "leaderboard": {"file": "board.json"}});
+    write(&gateway, "models.json", &named.to_string());
+    assert!(gateway.logged("ERROR").contains("board.json"));
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert_eq!(errors(), 1, "{}", gateway.log());
+    write(&gateway, "board.json", "{\"still\":");
+    eventually("another change is another try", async || errors() == 2).await;
+    std::fs::remove_file(gateway.folder.path().join("board.json")).unwrap();
+    eventually("a file that is not there is no fault", async || {
+        answer(gateway.get("/readyz")).await.1["reload"]["ok"] == true
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_hangup_signal_reloads_too() {
     let gateway = Setup::new().start();
     write(&gateway, "models.json", &models(&["other"]));

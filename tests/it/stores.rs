@@ -158,6 +158,23 @@ async fn switches_of_models_are_kept_and_every_one_is_told_to_others() {
 }
 
 #[tokio::test]
+async fn long_names_and_notes_of_switches_are_kept_whole() {
+    for opened in stores().await {
+        let expected = ModelSwitch {
+            model: "ż".repeat(500),
+            disabled: true,
+            since_ms: Some(5),
+            note: Some("ż\n".repeat(1000)),
+        };
+        let change =
+            |_| ModelSwitch { note: Some(format!("\0{}\0", "ż\n".repeat(1000))), ..expected.clone() };
+        let (_, after) = opened.store.switch_model(&expected.model, &change).await.unwrap();
+        assert_eq!(opened.again().await.models().await.unwrap(), std::slice::from_ref(&expected));
+        assert_eq!(after, expected, "what is told is what is kept");
+    }
+}
+
+#[tokio::test]
 async fn switches_by_several_nodes_at_once_are_all_kept() {
     for opened in stores().await {
         let nodes = [opened.store.clone(), opened.again().await];

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use llm_proxy_api::callers::UsageRecord;
+use llm_proxy_api::accounts::Accounts;
+use llm_proxy_api::callers::{KeyRing, UsageRecord};
 use llm_proxy_api::store::{self, MOST_WAITING, Recorder, Store, UsageQuery};
 use llm_proxy_api::telemetry::Metrics;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
@@ -265,4 +266,20 @@ async fn nodes_that_write_at_once_do_not_get_in_each_others_way() {
         assert!(written.iter().all(Result::is_ok), "{written:?}");
         assert_eq!(requests(&opened.store).await, 6000);
     }
+}
+
+#[tokio::test]
+async fn keys_are_taken_over_though_switches_cannot_be_read() {
+    let Opened { store, folder, .. } = sqlite().await;
+    let ring = Arc::new(KeyRing::default());
+    let accounts = Accounts::new(store.clone(), ring.clone());
+    accounts.sync().await.unwrap();
+    store.insert_key(&bare_key("a")).await.unwrap();
+    let path = folder.path().join("data/usage.db");
+    let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    other.execute("alter table models rename to gone").await.unwrap();
+    other.execute("update marks set value = value + 1 where name = 'models_version'").await.unwrap();
+    let error = accounts.sync().await.unwrap_err().to_string();
+    assert!(error.contains("which models are off"), "{error}");
+    assert!(ring.get("a").is_some(), "the key is known all the same");
 }

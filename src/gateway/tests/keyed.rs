@@ -109,6 +109,33 @@ async fn a_key_may_not_use_another_model_by_a_raw_request() {
 }
 
 #[tokio::test]
+async fn no_unclear_body_reaches_a_model_that_is_off() {
+    let state = state(&[("a", &[("fast", "mini"), ("good", "large")]), ("b", &[("other", "large")])]);
+    let gateway = Gateway::new(state, Budgets::default());
+    let unclear = [r#"{"Model":"large"}"#, r#"{"model":"mini","model":"large"}"#, r#"{"model":["large"]}"#];
+    let asked = async |provider: &str, body: &'static str| {
+        let mut request = raw("/v1/chat/completions", &Value::Null);
+        (request.body, request.model) = (Some(body.into()), Some("mini".into()));
+        let record = Arc::new(RequestRecord::new("id"));
+        gateway.forward(provider, request, &record).await.map(drop)
+    };
+    gateway.switch_off(["good".to_owned()].into());
+    for body in unclear {
+        let refused = asked("a", body).await.unwrap_err();
+        assert!(matches!(refused, GatewayError::ModelUntold), "{body}: {refused:?}");
+        let words = refused.to_string();
+        assert!(!words.contains("the key") && words.contains("`model`"), "{words}");
+        asked("b", body).await.unwrap();
+    }
+    asked("a", r#"{"model":"mini"}"#).await.unwrap();
+    asked("a", r#"{"input":"x"}"#).await.unwrap();
+    gateway.switch_off(HashSet::new());
+    for body in unclear {
+        asked("a", body).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_raw_request_of_a_key_without_bounds_needs_no_model() {
     let gateway = Gateway::new(state(&[("a", &[("fast", "mini")])]), Budgets::default());
     let record = record_of(&caller(&[], Some(cut_off(10))));

@@ -1,13 +1,19 @@
 //! What tokens cost: which prices are new, gone, or others.
 
+use std::collections::HashMap;
+
 use super::fields::Fields;
 use crate::callers::{Price, Prices, moment_as_text};
 
+/// What a price is for.
+type Of<'a> = (&'a str, Option<&'a str>, i64);
+
 /// What is different, in words, a price each.
 pub(super) fn details(old: &Prices, new: &Prices) -> Vec<String> {
+    let (before, after) = (holding(old), holding(new));
     let mut details = Vec::new();
-    for price in new.iter() {
-        match old.iter().find(|other| is_for_the_same(price, other)) {
+    for price in new.iter().filter(|price| holds(&after, price)) {
+        match before.get(&of(price)) {
             None => details.push(format!("{}: added", name(price))),
             Some(before) => {
                 let mut fields = Fields::default();
@@ -20,13 +26,22 @@ pub(super) fn details(old: &Prices, new: &Prices) -> Vec<String> {
             }
         }
     }
-    let gone = old.iter().filter(|price| !new.iter().any(|other| is_for_the_same(price, other)));
+    let gone = old.iter().filter(|price| holds(&before, price) && !after.contains_key(&of(price)));
     details.extend(gone.map(|price| format!("{}: removed", name(price))));
     details
 }
 
-fn is_for_the_same(one: &Price, other: &Price) -> bool {
-    (&one.model, &one.provider, one.from_ms) == (&other.model, &other.provider, other.from_ms)
+fn of(price: &Price) -> Of<'_> {
+    (&price.model, price.provider.as_deref(), price.from_ms)
+}
+
+/// The prices that count: of several for the same, the last one.
+fn holding(prices: &Prices) -> HashMap<Of<'_>, &Price> {
+    prices.iter().map(|price| (of(price), price)).collect()
+}
+
+fn holds(holding: &HashMap<Of<'_>, &Price>, price: &Price) -> bool {
+    holding.get(&of(price)).is_some_and(|last| std::ptr::eq(*last, price))
 }
 
 fn name(price: &Price) -> String {
@@ -63,5 +78,19 @@ mod tests {
                 "b of up from 1970-01-01T00:00:00Z: removed"
             ]
         );
+    }
+
+    #[test]
+    fn of_several_for_the_same_the_last_one_is_compared() {
+        let twice =
+            |last: f64| Prices::new(vec![price("a", None, i64::MIN, 1.0), price("a", None, i64::MIN, last)]);
+        let once = |output: f64| Prices::new(vec![price("a", None, i64::MIN, output)]);
+        assert!(details(&twice(2.0), &twice(2.0)).is_empty(), "nothing is different");
+        assert!(details(&twice(2.0), &once(2.0)).is_empty() && details(&once(2.0), &twice(2.0)).is_empty());
+        assert_eq!(details(&twice(2.0), &twice(3.0)), ["a: output 2 → 3"]);
+        assert_eq!(details(&once(1.0), &twice(3.0)), ["a: output 1 → 3"]);
+        let none = Prices::default();
+        assert_eq!(details(&none, &twice(2.0)), ["a: added"]);
+        assert_eq!(details(&twice(2.0), &none), ["a: removed"]);
     }
 }
