@@ -44,7 +44,7 @@ pub(super) struct Rest {
 impl CutOff {
     /// For the answer to a request; `None` if it may end by itself.
     pub(super) fn of(request: &ChatRequest, record: &Arc<RequestRecord>) -> Option<Self> {
-        let input_tokens = Usage::estimated_tokens(request.body.text().len());
+        let input_tokens = Usage::estimated_prompt(request.body.text());
         let allowed = left(record, input_tokens)?;
         let answers = request.body.get("n").and_then(|json| serde_json::from_slice(json).ok());
         Some(Self {

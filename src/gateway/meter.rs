@@ -23,7 +23,7 @@ pub struct Meter {
     /// With which key, if there are several.
     key: Option<Arc<Key>>,
     /// For the estimate where the provider does not count.
-    request_bytes: usize,
+    request_tokens: u64,
     /// Whether the caller is to see the usage chunk.
     shows_usage: bool,
     usage: Option<Usage>,
@@ -46,7 +46,7 @@ impl Meter {
             record,
             deployment,
             key,
-            request_bytes: request.body.text().len(),
+            request_tokens: Usage::estimated_prompt(request.body.text()),
             shows_usage: request.include_usage,
             usage: None,
             events: 0,
@@ -97,7 +97,7 @@ impl Meter {
     /// What was used, for all that is known now.
     fn used(&self) -> Usage {
         self.usage.unwrap_or_else(|| Usage {
-            input_tokens: Usage::estimated_tokens(self.request_bytes),
+            input_tokens: self.request_tokens,
             output_tokens: if self.events > 0 {
                 self.events
             } else {
@@ -126,7 +126,7 @@ pub(super) fn note_first_token(record: &RequestRecord) {
 /// Meters embeddings.
 pub(super) fn embeddings(record: &RequestRecord, request: &EmbedRequest, answer: &Embeddings) {
     let estimated = || Usage {
-        input_tokens: Usage::estimated_tokens(request.body.get("input").map_or(0, <[u8]>::len)),
+        input_tokens: request.body.get("input").map_or(0, Usage::estimated_prompt),
         source: UsageSource::Estimated,
         ..Usage::default()
     };

@@ -53,7 +53,7 @@ impl ChatRequest {
             response_format: given("response_format").is_some_and(asks_for_form),
             images: self.body.get("messages").is_some_and(shows_image),
             output_tokens: self.most_output_tokens(),
-            input_tokens: Usage::estimated_tokens(self.body.text().len()),
+            input_tokens: Usage::estimated_prompt(self.body.text()),
         }
     }
 }
@@ -123,6 +123,14 @@ mod tests {
             "tools": [{"type": "function"}], "response_format": {"type": "json_object"}}));
         assert!(all.tools && all.response_format && all.images);
         assert_eq!(all.output_tokens, Some(9));
+    }
+
+    #[test]
+    fn an_image_is_not_as_long_as_its_bytes() {
+        let url = format!("data:image/png;base64,{}", "iVBO".repeat(750_000));
+        let image = json!({"type": "image_url", "image_url": {"url": url}});
+        let demands = demands(&json!({"messages": [{"role": "user", "content": [image]}]}));
+        assert!(demands.images && (1000..1100).contains(&demands.input_tokens), "{demands:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod completion;
 mod count;
 mod demands;
 mod embedding;
+mod estimate;
 mod fault;
 mod frame;
 mod id;

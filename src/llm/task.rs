@@ -23,7 +23,8 @@ pub struct RawTask {
     pub model: NamedModel,
     /// The most tokens of all its answers together, if it says.
     pub output_tokens: Option<u64>,
-    body_bytes: usize,
+    /// About so long is its body.
+    input_tokens: u64,
 }
 
 /// What a raw request makes a model do.
@@ -52,7 +53,7 @@ impl RawTask {
     /// Looks at a request. `last` is the last segment of its path, decoded; `is_post` says whether it may make anybody
     /// do anything.
     pub fn of(is_post: bool, last: &str, body: Option<&Bytes>) -> Self {
-        let body_bytes = body.map_or(0, Bytes::len);
+        let input_tokens = body.map_or(0, |body| Usage::estimated_prompt(body));
         let object = body.map(|body| RawObject::parse(body.clone()));
         let model = match &object {
             Some(Ok(object)) => model(object),
@@ -68,7 +69,7 @@ impl RawTask {
             true if READING.contains(&last) => TaskKind::Reads,
             _ => TaskKind::Other,
         };
-        Self { kind, model, output_tokens, body_bytes }
+        Self { kind, model, output_tokens, input_tokens }
     }
 
     /// What it may use, where answers of which nobody says how long they get take `usual`.
@@ -83,7 +84,7 @@ impl RawTask {
 
     /// About so many tokens are read, if any are.
     pub fn input_tokens(&self) -> u64 {
-        Usage::estimated_tokens(self.body_bytes)
+        self.input_tokens
     }
 }
 

@@ -131,7 +131,7 @@ impl Ask for ChatRequest {
     }
 
     fn input_tokens(&self) -> u64 {
-        Usage::estimated_tokens(self.body.text().len())
+        Usage::estimated_prompt(self.body.text())
     }
 
     fn output_tokens(&self) -> Option<u64> {
@@ -174,7 +174,7 @@ impl Ask for EmbedRequest {
     }
 
     fn input_tokens(&self) -> u64 {
-        Usage::estimated_tokens(self.body.text().len())
+        Usage::estimated_prompt(self.body.text())
     }
 
     fn output_tokens(&self) -> Option<u64> {

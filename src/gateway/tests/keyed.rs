@@ -132,7 +132,7 @@ fn stream_of(words: usize, more: &Value) -> Value {
 /// Somebody's gateway with so many tokens for answers, beyond the estimate of the request.
 fn with_tokens(request: &ChatRequest, for_answers: u64) -> (Gateway, Caller) {
     let gateway = Gateway::new(state(&[("a", &[("m", "echoing")])]), Budgets::default());
-    let input = Usage::estimated_tokens(request.body.text().len());
+    let input = Usage::estimated_prompt(request.body.text());
     (gateway, caller(&[], Some(cut_off(input + for_answers))))
 }
 
@@ -157,7 +157,7 @@ async fn streamed(gateway: &Gateway, caller: &Caller, request: ChatRequest) -> (
 async fn a_stream_ends_where_its_budget_does() {
     let request = chat(&stream_of(50, &json!({})));
     let (gateway, caller) = with_tokens(&request, 7);
-    let input = Usage::estimated_tokens(request.body.text().len());
+    let input = Usage::estimated_prompt(request.body.text());
 
     let (chunks, (is_cut, usage)) = streamed(&gateway, &caller, request.clone()).await;
 
