@@ -339,14 +339,18 @@ impl Gateway {
         let asked = record.elapsed();
         let mut asking = Asking::new(record, request.input_tokens());
         loop {
-            if tried.seen.is_empty() {
+            // Before anybody was asked, a refusal is of the model that was wanted.
+            let is_noted = tried.seen.is_empty();
+            if is_noted {
                 note_route(record, &route);
             }
             if let Err(refusal) = self.admit_to(request, &route, &tried, record).await {
                 route = others.next().ok_or(refusal)?;
                 continue;
             }
-            note_route(record, &route);
+            if !is_noted {
+                note_route(record, &route);
+            }
             let bounded = bounded(request, &route, record);
             let deadline = tried.deadline(&route, &others);
             asking.earlier = attempts;

@@ -26,8 +26,9 @@ impl Course {
         opening: &Opening,
         record: &RequestRecord,
     ) -> Result<Option<Rendered>, GatewayError> {
-        note_route(record, &self.first);
-        let prompt = opening.prompt(&self.state.prompts)?;
+        // Otherwise it is noted when it is asked.
+        let refused = |_: &_| note_route(record, &self.first);
+        let prompt = opening.prompt(&self.state.prompts).inspect_err(refused)?;
         record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
         Ok(prompt)
     }

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::course::Course;
-use super::{Conversation, Gateway, GatewayError, Generated, Opening, Reply};
+use super::{Conversation, Gateway, GatewayError, Generated, Opening, Reply, note_route};
 use crate::llm::{ChatRequest, Completion};
 use crate::prompts::Rendered;
 use crate::providers::{ErrorKind, ProviderError};
@@ -62,6 +62,8 @@ impl Gateway {
         if let Some(prompt) = &prompt {
             conversation.opening = Opening::Text(prompt.text.clone());
         }
+        // Its parts have records of their own.
+        note_route(&record, &course.first);
         self.admit_whole(&course.first, &record).await?;
         let began = record.elapsed();
         let answered = self.about_each((&course, &conversation), texts, prompt.as_ref(), &record).await;

@@ -73,10 +73,11 @@ impl CountRequest {
 
     /// What can be said of it when nobody counts.
     pub fn estimated(&self) -> Count {
-        let length =
-            |request: &ChatRequest, name: &str| request.body.get(name).map_or(0, Usage::estimated_prompt);
         let of = |request: &ChatRequest| match request.kind {
-            RequestKind::Chat => length(request, "messages").saturating_add(length(request, "tools")),
+            RequestKind::Chat => {
+                let parts = ["messages", "tools"].into_iter().filter_map(|name| request.body.get(name));
+                Usage::estimated_parts(parts)
+            }
             RequestKind::Completion => {
                 // As long as it is, not as JSON writes it.
                 let text =

@@ -18,10 +18,18 @@ impl Usage {
     /// What a request comes to when nobody has counted, by its JSON or a part of that. What stands in it in base64, as
     /// a `data:` URL, as the `data` of a part or among the `images` of a message, counts as a fixed sum.
     pub fn estimated_prompt(json: &[u8]) -> u64 {
-        let (mut text, mut payloads) = (json.len(), 0);
-        for bytes in Payloads::of(json) {
-            text = text.saturating_sub(bytes);
-            payloads += PAYLOAD_TOKENS;
+        Self::estimated_parts([json])
+    }
+
+    /// The same of several parts together.
+    pub fn estimated_parts<'j>(parts: impl IntoIterator<Item = &'j [u8]>) -> u64 {
+        let (mut text, mut payloads) = (0_usize, 0_u64);
+        for json in parts {
+            text = text.saturating_add(json.len());
+            for bytes in Payloads::of(json) {
+                text = text.saturating_sub(bytes);
+                payloads += PAYLOAD_TOKENS;
+            }
         }
         Self::estimated_tokens(text).saturating_add(payloads)
     }
