@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -143,16 +144,22 @@ impl Keeping {
     pub(super) async fn run(self, gate: Arc<Gate>, health: Arc<Health>, end: CancellationToken) {
         let Self { ring, kept, writing, opening, word, end: end_of_writing } = self;
         let filled = opening.is_none().then(|| all_budgeted(&gate, &ring));
+        let is_there = AtomicBool::new(opening.is_none());
         let opening = async {
             let Some(opening) = opening else { return };
             tokio::select! {
                 () = end.cancelled() => {}
-                () = opening => tracing::info!("The database is there: its keys and switches hold, and usage is written down"),
+                () = opening => {
+                    is_there.store(true, Ordering::Relaxed);
+                    tracing::info!("The database is there: its keys and switches hold, and usage is written down");
+                }
             }
         };
         let looking = async {
             look(&kept, (&gate, &ring), &health, filled, (word, &end)).await;
-            if let Err(left) = kept.recorder.flush(LAST_RECORDS).await {
+            // One that was never there will not come in the last seconds.
+            let patience = if is_there.load(Ordering::Relaxed) { LAST_RECORDS } else { Duration::ZERO };
+            if let Err(left) = kept.recorder.flush(patience).await {
                 tracing::error!(records = left, "Some requests could not be written down");
             }
             kept.accounts.settled().await;
