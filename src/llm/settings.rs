@@ -68,17 +68,22 @@ impl ChatRequest {
     }
 }
 
+/// How many answers a body asks for: so many, or one, to each of its prompts.
+pub(super) fn answers(body: &RawObject, each: Option<u64>) -> u64 {
+    // A list of numbers is one prompt, as tokens.
+    let is_prompt = |item: &Value| item.is_string() || item.is_array();
+    let list = body.get("prompt").filter(|prompt| prompt.starts_with(b"["));
+    let list = list.and_then(|prompts| serde_json::from_slice::<Vec<Value>>(prompts).ok());
+    let prompts = list.map_or(1, |prompts| prompts.iter().filter(|item| is_prompt(item)).count());
+    each.unwrap_or(1).max(1).saturating_mul(u64::try_from(prompts.max(1)).unwrap_or(u64::MAX))
+}
+
 impl ChatRequest {
     /// How many answers it asks for: `n` to each of its prompts.
     pub fn answers(&self) -> u64 {
         let number = |json: &[u8]| serde_json::from_slice::<u64>(json).ok();
         let each = self.body.get("n").and_then(number).or_else(|| self.options.get("n")?.as_u64());
-        // A list of numbers is one prompt, as tokens.
-        let is_prompt = |item: &Value| item.is_string() || item.is_array();
-        let list = self.body.get("prompt").filter(|prompt| prompt.starts_with(b"["));
-        let list = list.and_then(|prompts| serde_json::from_slice::<Vec<Value>>(prompts).ok());
-        let prompts = list.map_or(1, |prompts| prompts.iter().filter(|item| is_prompt(item)).count());
-        each.unwrap_or(1).max(1).saturating_mul(u64::try_from(prompts.max(1)).unwrap_or(u64::MAX))
+        answers(&self.body, each)
     }
 
     /// The request with an answer, or answers together, of no more than its caller can pay for.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::settings::answers;
 use super::{RawObject, Usage};
 
 /// Ends of paths behind which text is generated, whoever's API it is.
@@ -106,7 +107,7 @@ fn answer_limit(body: &RawObject) -> Option<u64> {
         || body.get("options").and_then(|json| serde_json::from_slice::<Map<String, Value>>(json).ok());
     let of_all = LIMITS.iter().find_map(|name| number(name));
     let limit = of_all.or_else(|| options()?.get("num_predict")?.as_u64())?;
-    Some(limit.saturating_mul(number("n").unwrap_or(1).max(1)))
+    Some(limit.saturating_mul(answers(body, number("n"))))
 }
 
 #[cfg(test)]
@@ -141,6 +142,7 @@ mod tests {
             (usage.input_tokens, usage.output_tokens)
         };
         assert_eq!(expected("completions", r#"{"max_tokens":7,"n":3}"#), (6, 21));
+        assert_eq!(expected("completions", r#"{"max_tokens":7,"n":3,"prompt":["a","b"]}"#).1, 42);
         assert_eq!(expected("chat", r#"{"options":{"num_predict":9}}"#), (8, 9));
         assert_eq!(expected("completion", r#"{"n_predict":-1}"#), (4, 100));
         assert_eq!(expected("embeddings", r#"{"input":"abcd"}"#), (4, 0));
