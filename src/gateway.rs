@@ -445,6 +445,7 @@ impl Conversation {
             stream: self.stream,
             include_usage: false,
             max_output_tokens: options.get("max_tokens").and_then(Value::as_u64),
+            n: None,
             options,
             patience: None,
             answer_at_most: None,

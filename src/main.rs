@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use llm_proxy_api::cli::Cli;
+use mimalloc::MiMalloc;
+
+/// A tenth of the time of a request is the allocator's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -19,9 +19,9 @@ use super::context::{Admitted, Context};
 use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
 use super::standing;
-use crate::callers::{Ending, Ledger, UsageRecord};
+use crate::callers::{Ending, UsageRecord};
 use crate::llm::{unique_id, unique_number};
-use crate::telemetry::{EndpointMetrics, Facts, Metrics, Outcome, RequestRecord};
+use crate::telemetry::{EndpointMetrics, Facts, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
 const RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -54,8 +54,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         let is_retry = is_retry(request.headers());
         let mut guard = Guard {
             record: record.clone(),
-            metrics: self.context.metrics.clone(),
-            ledger: self.context.ledger.clone(),
+            context: self.context.clone(),
             method: request.method().clone(),
             status: None,
             ended: false,
@@ -164,11 +163,9 @@ fn server_timing(own: Duration, upstream: Duration) -> Bytes {
 }
 
 /// Writes a request down when it has ended, in whatever way.
-#[derive(Debug)]
 struct Guard {
     record: Arc<RequestRecord>,
-    metrics: Metrics,
-    ledger: Arc<dyn Ledger>,
+    context: Arc<Context>,
     method: Method,
     /// Known once there is a response.
     status: Option<u16>,
@@ -187,17 +184,18 @@ impl Drop for Guard {
         let outcome = facts.outcome(self.ended);
         let status = self.status.unwrap_or(CALLER_LEFT);
         let Some(endpoint) = facts.endpoint.clone() else { return };
-        self.metrics.request_ended(&endpoint, status, duration.as_secs_f64());
+        let Context { metrics, ledger, .. } = &*self.context;
+        metrics.request_ended(&endpoint, status, duration.as_secs_f64());
         if outcome == Outcome::Cancelled {
             endpoint.cancelled.inc();
         }
         if let Some(code) = facts.error {
-            self.metrics.error(code);
+            metrics.error(code);
         }
-        if self.ledger.is_kept()
+        if ledger.is_kept()
             && let Some(record) = written(&self.record, &facts, &endpoint.name, outcome)
         {
-            self.ledger.record(record);
+            ledger.record(record);
         }
         tracing::info!(
             request_id = %self.record.id,
@@ -241,8 +239,8 @@ fn written(
         id: record.id.clone(),
         mark: unique_number(),
         time_ms: record.started_ms,
-        key: facts.caller.as_ref().map(|caller| caller.key.id.as_str().into()),
-        owner: facts.caller.as_ref().and_then(|caller| Some(caller.key.owner.as_deref()?.into())),
+        key: facts.caller.as_ref().map(|caller| caller.id.clone()),
+        owner: facts.caller.as_ref().and_then(|caller| caller.owner.clone()),
         endpoint: endpoint.clone(),
         model: facts.model.clone(),
         provider: facts.provider.clone(),

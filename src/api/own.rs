@@ -104,11 +104,11 @@ impl OwnApi {
                 reset_seconds: figures.reset.as_secs(),
             });
         }
-        let of_key = |budget| budget_state(gate, &Whose::Key(key.id.clone()), budget, now_ms);
+        let of_key = |budget| budget_state(gate, &Whose::Key(caller.id.clone()), budget, now_ms);
         let rules = gate.rules();
         let of_owner = key.owner.as_ref().and_then(|owner| {
             let budget = rules.owner_budgets.get(owner)?;
-            Some(budget_state(gate, &Whose::Owner(owner.clone()), budget, now_ms))
+            Some(budget_state(gate, &Whose::Owner(owner.as_str().into()), budget, now_ms))
         });
         OwnKey {
             id: key.id.clone(),

@@ -4,6 +4,7 @@
 //! when the process runs out of files. Here a connection is one task, and when it ends, everything that was done for
 //! it ends with it, the upstream request included.
 
+mod aside;
 mod listen;
 pub(super) mod tls;
 
@@ -31,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::aside::Aside;
 use self::listen::{Accepted, Listener};
 use super::answering::{Streams, Tracked, Turn};
 use super::connection::{Activity, Patience, Watched, sniff};
@@ -145,9 +147,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
 
     /// One connection, from its first byte to its last.
     async fn connection(self: &Arc<Self>, accepted: Accepted) {
+        let gone = pin!(self.gone.cancelled());
         let ended = tokio::select! {
             biased;
-            () = self.gone.cancelled() => return,
+            () = Aside::new(gone) => return,
             ended = async {
                 match accepted {
                     Accepted::Unix(socket, names) => self.converse(socket, names, Scheme::HTTP).await,
@@ -265,16 +268,30 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     ) -> Result<(), BoxError> {
         let (mut stopping, mut killed) = (false, false);
         loop {
-            tokio::select! {
+            let called = pin!(self.called(activity, stopping, killed));
+            let called = tokio::select! {
+                biased;
                 ended = connection.as_mut() => return Ok(ended?),
-                () = activity.exhausted(self.patience) => return Ok(()),
-                () = self.stop.cancelled(), if !stopping => {
+                called = Aside::new(called) => called,
+            };
+            match called {
+                Call::Exhausted => return Ok(()),
+                Call::Stop => {
                     stopping = true;
                     end_gracefully(connection.as_mut());
                 }
                 // Looked at once more, the answers say that they must end.
-                () = self.kill.cancelled(), if !killed => killed = true,
+                Call::Kill => killed = true,
             }
+        }
+    }
+
+    /// Why a connection is to end, when it is, and has not been told that yet.
+    async fn called(&self, activity: &Activity, is_stopping: bool, is_killed: bool) -> Call {
+        tokio::select! {
+            () = activity.exhausted(self.patience) => Call::Exhausted,
+            () = self.stop.cancelled(), if !is_stopping => Call::Stop,
+            () = self.kill.cancelled(), if !is_killed => Call::Kill,
         }
     }
 
@@ -302,6 +319,16 @@ type Answering = Pin<
             + Send,
     >,
 >;
+
+/// Why a connection is to end.
+enum Call {
+    /// It has done nothing for too long.
+    Exhausted,
+    /// The program ends: when its answers have ended.
+    Stop,
+    /// The program ends: at once.
+    Kill,
+}
 
 /// Who is connected to whom.
 struct Peers {

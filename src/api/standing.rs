@@ -87,7 +87,6 @@ pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &Request
         facts.model.clone().or_else(|| facts.permit.is_some().then(|| "".into()))
     };
     let standing = gate.standing(caller.as_ref(), model.as_deref());
-    headers.reserve(standing.len() * 3);
     // One buffer for all of them: this is done for every request of a key with limits.
     let mut text = BytesMut::with_capacity(128);
     let mut digits = itoa::Buffer::new();

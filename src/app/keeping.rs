@@ -239,10 +239,8 @@ async fn refresh(kept: &Kept, (gate, ring): (&Gate, &KeyRing), health: &Health, 
 
 /// All budgets there are.
 fn budgeted(gate: &Gate, ring: &KeyRing) -> Vec<(Whose, Budget)> {
-    let of_keys = ring
-        .all()
-        .into_iter()
-        .filter_map(|caller| Some((Whose::Key(caller.key.id.clone()), caller.key.budget?)));
+    let of_keys =
+        ring.all().into_iter().filter_map(|caller| Some((Whose::Key(caller.id.clone()), caller.key.budget?)));
     of_keys.chain(gate.owner_budgets()).collect()
 }
 

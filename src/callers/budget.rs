@@ -1,7 +1,7 @@
 //! What has been spent in the running periods of budgets.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Budget, Period, Price, Zone};
 
@@ -9,9 +9,9 @@ use super::{Budget, Period, Price, Zone};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Whose {
     /// A key's, by its id.
-    Key(String),
+    Key(Arc<str>),
     /// An owner's.
-    Owner(String),
+    Owner(Arc<str>),
 }
 
 /// Tokens and money.
@@ -376,7 +376,7 @@ mod tests {
     }
 
     fn whose() -> Whose {
-        Whose::Key("k".to_owned())
+        Whose::Key("k".into())
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
             UsedUp::Spent { until_ms: DAY }
         );
         assert!(budgets.take(whose(), budget, tokens(1), DAY).is_ok(), "a new day");
-        assert!(budgets.take(Whose::Owner("k".to_owned()), budget, tokens(1), 7).is_ok());
+        assert!(budgets.take(Whose::Owner("k".into()), budget, tokens(1), 7).is_ok());
     }
 
     #[test]
@@ -467,7 +467,7 @@ mod tests {
     fn what_is_over_or_nobodys_is_forgotten_and_nothing_else() {
         let (budgets, day) = (Budgets::default(), budget(Some(100), None));
         let month = Budget { period: Period::Month, ..day };
-        let of = |name: &str| Whose::Key(name.to_owned());
+        let of = |name: &str| Whose::Key(name.into());
         let known = |budgets: &Budgets| {
             let mut names: Vec<String> = budgets
                 .books()

@@ -219,7 +219,11 @@ impl Gate {
     /// The budgets of owners.
     pub fn owner_budgets(&self) -> Vec<(Whose, Budget)> {
         let rules = self.rules();
-        rules.owner_budgets.iter().map(|(owner, budget)| (Whose::Owner(owner.clone()), *budget)).collect()
+        rules
+            .owner_budgets
+            .iter()
+            .map(|(owner, budget)| (Whose::Owner(owner.as_str().into()), *budget))
+            .collect()
     }
 
     /// The limits and budgets that are not those of a key.
@@ -298,7 +302,7 @@ impl Gate {
     pub async fn admit_also(self: &Arc<Self>, model: &str, part: Part) -> Result<Option<Permit>, Refusal> {
         let Some(scope) = self.rules().of_models.get(model).cloned() else { return Ok(None) };
         let mut permit = Permit::of(self, part);
-        permit.take(vec![scope], Instant::now())?;
+        permit.take([&scope].into_iter(), Instant::now())?;
         if let Some(pool) = self.pool.get() {
             permit.share(pool.as_ref()).await?;
         }
@@ -308,19 +312,16 @@ impl Gate {
     /// How much is left for a caller's requests, by the limit that binds them first: of the key and its owner, and, for
     /// a request that is asked of a model, of that and of the whole gateway. (Nobody's own figures are told to others:
     /// of what many share it is told what is left of it.)
-    pub fn standing(&self, caller: Option<&Caller>, model: Option<&str>) -> Vec<Figures> {
+    pub fn standing(&self, caller: Option<&Caller>, model: Option<&str>) -> impl Iterator<Item = Figures> {
         let now = Instant::now();
-        let scopes = self.scopes_of(caller, model, &self.rules());
-        let all = scopes.iter().flat_map(|scope| scope.figures(now));
-        let mut tightest: Vec<Figures> = Vec::new();
-        for figures in all {
-            match tightest.iter_mut().find(|known| known.dimension == figures.dimension) {
-                Some(known) if figures.is_tighter_than(known) => *known = figures,
-                Some(_) => {}
-                None => tightest.push(figures),
-            }
-        }
-        tightest
+        let rules = self.rules();
+        let all = self.scopes_of(caller, model, &rules).map(|scope| scope.figures(now));
+        let tightest = |one: Option<Figures>, other: Option<Figures>| match (one, other) {
+            (Some(one), Some(other)) if other.is_tighter_than(&one) => Some(other),
+            (one, other) => one.or(other),
+        };
+        let all = all.reduce(|[a, b, c], [d, e, f]| [tightest(a, d), tightest(b, e), tightest(c, f)]);
+        all.into_iter().flatten().flatten()
     }
 
     /// Forgets what nobody needs any more: what was spent of budgets that are over or are nobody's. To be called every
@@ -330,37 +331,35 @@ impl Gate {
         self.budgets.tidy(now_ms, |whose, period| {
             let budget = match whose {
                 Whose::Key(id) => ring.get(id).and_then(|caller| caller.key.budget),
-                Whose::Owner(owner) => rules.owner_budgets.get(owner).copied(),
+                Whose::Owner(owner) => rules.owner_budgets.get(&**owner).copied(),
             };
             budget.is_some_and(|budget| budget.period == period)
         });
     }
 
     /// All that holds for a request: for one that is asked of no model only what is the caller's.
-    fn scopes_of(&self, caller: Option<&Caller>, model: Option<&str>, rules: &Ruled) -> Vec<Arc<Scope>> {
-        let mut scopes = Vec::new();
-        if let Some(caller) = caller.filter(|caller| !caller.key.limits.is_none()) {
-            scopes.push(caller.scope.clone());
-        }
-        let owner = caller.and_then(|caller| caller.key.owner.as_deref());
-        scopes.extend(owner.and_then(|owner| rules.of_owners.get(owner).cloned()));
-        let Some(model) = model else { return scopes };
-        scopes.extend(rules.of_models.get(model).cloned());
-        if !rules.gateway.is_none() {
-            scopes.push(self.whole.clone());
-        }
-        scopes
+    fn scopes_of<'a>(
+        &'a self,
+        caller: Option<&'a Caller>,
+        model: Option<&str>,
+        rules: &'a Ruled,
+    ) -> impl Iterator<Item = &'a Arc<Scope>> + Clone + use<'a> {
+        let of_key = caller.filter(|caller| !caller.key.limits.is_none()).map(|caller| &caller.scope);
+        let owner = caller.and_then(|caller| caller.owner.as_deref());
+        let of_owner = owner.and_then(|owner| rules.of_owners.get(owner));
+        let of_model = model.and_then(|model| rules.of_models.get(model));
+        let of_all = model.filter(|_| !rules.gateway.is_none()).map(|_| &self.whole);
+        [of_key, of_owner, of_model, of_all].into_iter().flatten()
     }
 }
 
 /// The budgets that hold for a caller.
 fn budgets_of(caller: Option<&Caller>, rules: &Rules) -> impl Iterator<Item = (&'static str, Whose, Budget)> {
-    let of_key =
-        caller.and_then(|caller| Some(("key", Whose::Key(caller.key.id.clone()), caller.key.budget?)));
-    let owner = caller.and_then(|caller| caller.key.owner.clone());
+    let of_key = caller.and_then(|caller| Some(("key", Whose::Key(caller.id.clone()), caller.key.budget?)));
+    let owner = caller.and_then(|caller| caller.owner.as_ref());
     let of_owner = owner.and_then(|owner| {
-        let budget = *rules.owner_budgets.get(&owner)?;
-        Some(("owner", Whose::Owner(owner), budget))
+        let budget = *rules.owner_budgets.get(&**owner)?;
+        Some(("owner", Whose::Owner(owner.clone()), budget))
     });
     of_key.into_iter().chain(of_owner)
 }
@@ -380,15 +379,19 @@ impl Permit {
     /// Takes from all of them, or from none. Of several in which something is short the one is told for which it takes
     /// longest: who came back earlier would meet that. Once something is short the others are only looked at: nobody else
     /// is to be refused for what is not taken.
-    fn take(&mut self, scopes: Vec<Arc<Scope>>, now: Instant) -> Result<(), Refusal> {
-        let fewest = scopes.iter().filter_map(|scope| scope.limits().tokens_per_minute).min();
+    fn take<'a>(
+        &mut self,
+        scopes: impl Iterator<Item = &'a Arc<Scope>> + Clone,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let fewest = scopes.clone().filter_map(|scope| scope.limits().tokens_per_minute).min();
         let want = self.part.want(fewest);
         let mut refused: Option<(&'static str, Short)> = None;
         for scope in scopes {
             let of = scope.thing.of;
             let Some((_, worst)) = &refused else {
                 match scope.take(want, now) {
-                    Ok(hold) => self.holds.push((scope, hold)),
+                    Ok(hold) => self.holds.push((scope.clone(), hold)),
                     Err(short) => refused = Some((of, short)),
                 }
                 continue;

@@ -1,6 +1,7 @@
 //! The keys, in memory: found by what a caller shows.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,13 +27,29 @@ struct Keys {
     by_prefix: HashMap<String, Vec<Caller>>,
 }
 
-/// Who calls: a key, and what its requests have taken.
+/// Who calls. Cheap to clone: it is handed along with every request.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Caller(Arc<Known>);
+
+/// What is known of a caller: a key, and what its requests have taken.
+#[derive(Debug)]
+pub struct Known {
     /// The key.
-    pub key: Arc<Key>,
+    pub key: Key,
+    /// The key's id, for records.
+    pub id: Arc<str>,
+    /// The key's owner, for records.
+    pub owner: Option<Arc<str>>,
     pub(super) scope: Arc<Scope>,
     used_ms: Arc<AtomicI64>,
+}
+
+impl Deref for Caller {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.0
+    }
 }
 
 /// Why what a caller shows opens nothing.
@@ -56,14 +73,13 @@ impl KeyRing {
         let keys = self.keys.load();
         let digest = secret.digest();
         let alike = keys.by_prefix.get(prefix).map(Vec::as_slice).unwrap_or_default();
-        let caller = alike.iter().find(|caller| opens(&caller.key, &digest)).ok_or(Unknown::NoKey)?;
-        let key = &caller.key;
-        if key.disabled {
+        let opened = alike.iter().find_map(|caller| Some((caller, opened(&caller.key, &digest)?)));
+        let (caller, by) = opened.ok_or(Unknown::NoKey)?;
+        if caller.key.disabled {
             return Err(Unknown::Disabled);
         }
-        let is_replaced = !key.digest.is(&digest);
-        let is_over = is_replaced && key.predecessor.as_ref().is_none_or(|before| now_ms >= before.until_ms);
-        if !key.is_valid(now_ms) || is_over {
+        let is_over = matches!(by, By::Predecessor { until_ms } if now_ms >= until_ms);
+        if !caller.key.is_valid(now_ms) || is_over {
             return Err(Unknown::Expired);
         }
         caller.used_ms.store(now_ms, Ordering::Relaxed);
@@ -130,8 +146,21 @@ impl KeyRing {
     }
 }
 
-fn opens(key: &Key, digest: &Digest) -> bool {
-    key.digest.is(digest) || key.predecessor.as_ref().is_some_and(|before| before.digest.is(digest))
+/// Which secret of a key opens.
+enum By {
+    Present,
+    /// The one before, until then.
+    Predecessor {
+        until_ms: i64,
+    },
+}
+
+fn opened(key: &Key, digest: &Digest) -> Option<By> {
+    if key.digest.is(digest) {
+        return Some(By::Present);
+    }
+    let before = key.predecessor.as_ref().filter(|before| before.digest.is(digest))?;
+    Some(By::Predecessor { until_ms: before.until_ms })
 }
 
 impl Keys {
@@ -146,7 +175,8 @@ impl Keys {
                 Arc::new(AtomicI64::new(key.last_used_ms.unwrap_or(0))),
             ),
         };
-        let caller = Caller { key: Arc::new(key), scope, used_ms };
+        let (id, owner) = (key.id.as_str().into(), key.owner.as_deref().map(Arc::from));
+        let caller = Caller(Arc::new(Known { key, id, owner, scope, used_ms }));
         for prefix in prefixes(&caller.key) {
             self.by_prefix.entry(prefix.to_owned()).or_default().push(caller.clone());
         }
@@ -172,10 +202,10 @@ fn prefixes(key: &Key) -> impl Iterator<Item = &str> {
     [Some(key.prefix.as_str()), before.filter(|before| *before != key.prefix)].into_iter().flatten()
 }
 
-impl Caller {
+impl Known {
     /// How much is left of what is limited.
-    pub fn figures(&self) -> Vec<Figures> {
-        self.scope.figures(Instant::now())
+    pub fn figures(&self) -> impl Iterator<Item = Figures> {
+        self.scope.figures(Instant::now()).into_iter().flatten()
     }
 
     /// When the key was last shown, in milliseconds since 1970; `None` if never.

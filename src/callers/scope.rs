@@ -206,28 +206,29 @@ impl Scope {
         state.tokens.correct(hold.tokens, hold.reserved, tokens, now);
     }
 
-    /// How much is left of what is limited.
-    pub(super) fn figures(&self, now: Instant) -> Vec<Figures> {
+    /// How much is left of what is limited: of requests, of tokens, and of those at a time.
+    pub(super) fn figures(&self, now: Instant) -> [Option<Figures>; 3] {
         let mut state = self.state();
         let limits = state.limits;
-        let mut figures = Vec::new();
         let is_fresh = |at: &Instant| now.saturating_duration_since(*at) < LEFT_HOLDS;
         let [left_requests, left_tokens] = match &state.left {
             Some((left, at)) if is_fresh(at) => *left,
             _ => [None, None],
         };
-        let mut add = |dimension, limit: Option<u64>, (used, left): (u64, Option<u64>), reset: u64| {
-            if let Some(limit) = limit {
-                let remaining = limit.saturating_sub(used).min(left.unwrap_or(limit));
-                figures.push(Figures { dimension, limit, remaining, reset: Duration::from_secs(reset) });
-            }
+        let in_minute = |dimension, limit: Option<u64>, window: &mut Window, left: Option<u64>| {
+            let limit = limit?;
+            let remaining = limit.saturating_sub(window.sum(now)).min(left.unwrap_or(limit));
+            let reset = Duration::from_secs(window.seconds_until(0, now));
+            Some(Figures { dimension, limit, remaining, reset })
         };
-        let used = (state.requests.sum(now), state.requests.seconds_until(0, now));
-        add(Dimension::Requests, limits.requests_per_minute, (used.0, left_requests), used.1);
-        let used = (state.tokens.sum(now), state.tokens.seconds_until(0, now));
-        add(Dimension::Tokens, limits.tokens_per_minute, (used.0, left_tokens), used.1);
-        add(Dimension::Parallel, limits.parallel_requests, (state.parallel, None), 0);
-        figures
+        let requests =
+            in_minute(Dimension::Requests, limits.requests_per_minute, &mut state.requests, left_requests);
+        let tokens = in_minute(Dimension::Tokens, limits.tokens_per_minute, &mut state.tokens, left_tokens);
+        let at_a_time = limits.parallel_requests.map(|limit| {
+            let remaining = limit.saturating_sub(state.parallel);
+            Figures { dimension: Dimension::Parallel, limit, remaining, reset: Duration::ZERO }
+        });
+        [requests, tokens, at_a_time]
     }
 }
 
@@ -292,7 +293,7 @@ mod tests {
         let two = scope.take(want(900), now).unwrap();
         assert!(scope.take(want(1), now).is_err());
         scope.put_back(&two, now);
-        assert_eq!(scope.figures(now)[0].remaining, 900);
+        assert_eq!(scope.figures(now)[1].unwrap().remaining, 900);
         let short = scope.take(want(950), now).unwrap_err();
         assert_eq!((short.limit, short.asked, short.left), (1000, 950, 900));
         assert!(scope.take(want(950), now + short.retry_after.unwrap()).is_ok(), "as it was told");
@@ -304,7 +305,7 @@ mod tests {
         let scope = Scope::new(limits(None, Some(1000), None), now);
         let never =
             |scope: &Scope, tokens: u64| scope.take(want(tokens), now).unwrap_err().retry_after.is_none();
-        assert!(never(&scope, 1001) && scope.figures(now)[0].remaining == 1000);
+        assert!(never(&scope, 1001) && scope.figures(now)[1].unwrap().remaining == 1000);
         assert!(scope.take(want(1000), now).is_ok());
         for closed in [(Some(0), None, None), (None, Some(0), None), (None, None, Some(0))] {
             assert!(never(&Scope::new(limits(closed.0, closed.1, closed.2), now), 0));
@@ -336,7 +337,7 @@ mod tests {
         assert!(scope.take(want(0), now).is_ok());
         scope.limit(Limits::default());
         assert!((0..10).all(|_| scope.take(want(1_000_000), now).is_ok()), "limits may change");
-        assert!(scope.figures(now).is_empty());
+        assert!(scope.figures(now) == [None; 3]);
     }
 
     #[test]
@@ -350,6 +351,6 @@ mod tests {
         scope.settle(&one, 10, now);
         assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Requests);
         scope.settle(&whole, 0, now);
-        assert_eq!(scope.figures(now)[2].remaining, 1);
+        assert_eq!(scope.figures(now)[2].unwrap().remaining, 1);
     }
 }

@@ -69,18 +69,19 @@ impl Window {
 
     /// Seconds until no more than `most` is left of what was counted; 0 if that is so now.
     pub(super) fn seconds_until(&mut self, most: u64, now: Instant) -> u64 {
-        let mut left = self.sum(now);
-        if left <= most {
+        if self.sum(now) <= most {
             return 0;
         }
         let oldest = self.second.saturating_sub(MINUTE);
-        for second in oldest..=self.second {
-            if left <= most {
-                return (second + MINUTE).saturating_sub(self.second);
+        // The newest first: mostly it is asked when all is over, and that is soon found.
+        let mut newer: u64 = 0;
+        for second in (oldest..=self.second).rev() {
+            newer += self.parts.get(index(second)).copied().unwrap_or(0);
+            if newer > most {
+                return second + MINUTE + 1 - self.second;
             }
-            left -= self.parts.get(index(second)).copied().unwrap_or(0);
         }
-        MINUTE + 1
+        0
     }
 }
 

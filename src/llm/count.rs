@@ -60,6 +60,7 @@ impl CountRequest {
                 stream: false,
                 include_usage: false,
                 max_output_tokens: None,
+                n: None,
                 options: super::Options::default(),
                 patience: None,
                 answer_at_most: None,

@@ -101,6 +101,7 @@ mod tests {
             stream: false,
             include_usage: false,
             max_output_tokens: body.get("max_tokens").and_then(|json| serde_json::from_slice(json).ok()),
+            n: None,
             options,
             patience: None,
             answer_at_most: None,

@@ -29,7 +29,7 @@ pub use frame::{Ends, FrameIter, Frames, Reading, Trouble, TroubleKind};
 pub use id::{unique_id, unique_number};
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options, option_names};
-pub use request::{ChatRequest, Places, RequestKind};
+pub use request::{ChatRequest, Places, RequestKind, answers_to_each};
 pub use settings::changes_answers;
 pub use tally::Tally;
 pub use task::{NamedModel, RawTask, TaskKind};

@@ -18,6 +18,8 @@ pub struct ChatRequest {
     pub include_usage: bool,
     /// The most tokens that the caller wants for an answer.
     pub max_output_tokens: Option<u64>,
+    /// How many answers the body asks for to each of its prompts, where it says so.
+    pub n: Option<u64>,
     /// Options in the gateway's words, for the provider to map. Those in the body's own words,
     /// the caller's, are in `body`.
     pub options: Options,
@@ -55,8 +57,14 @@ impl ChatRequest {
     /// Puts another body in the place of this one.
     pub fn replace_body(&mut self, body: RawObject) {
         self.places = Places::of(&body);
+        self.n = answers_to_each(&body);
         self.body = body;
     }
+}
+
+/// How many answers a body asks for to each of its prompts, where it says so.
+pub fn answers_to_each(body: &RawObject) -> Option<u64> {
+    body.get("n").and_then(|json| serde_json::from_slice(json).ok())
 }
 
 impl Places {

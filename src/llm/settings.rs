@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::options::{canonical, needs_mapping};
-use super::{Change, ChatRequest, EmbedRequest, InvalidObject, Options, RawObject};
+use super::{Change, ChatRequest, EmbedRequest, InvalidObject, Options, RawObject, RequestKind};
 
 /// Members of a request that change what is generated. They make no sense of an embedding, so that a model's settings for
 /// chats do not spoil requests for those.
@@ -70,20 +70,28 @@ impl ChatRequest {
 
 /// How many answers a body asks for: so many, or one, to each of its prompts.
 pub(super) fn answers(body: &RawObject, each: Option<u64>) -> u64 {
+    each.unwrap_or(1).max(1).saturating_mul(prompts(body))
+}
+
+/// How many prompts a body has that need not be a conversation.
+fn prompts(body: &RawObject) -> u64 {
     // A list of numbers is one prompt, as tokens.
     let is_prompt = |item: &Value| item.is_string() || item.is_array();
     let list = body.get("prompt").filter(|prompt| prompt.starts_with(b"["));
     let list = list.and_then(|prompts| serde_json::from_slice::<Vec<Value>>(prompts).ok());
     let prompts = list.map_or(1, |prompts| prompts.iter().filter(|item| is_prompt(item)).count());
-    each.unwrap_or(1).max(1).saturating_mul(u64::try_from(prompts.max(1)).unwrap_or(u64::MAX))
+    u64::try_from(prompts.max(1)).unwrap_or(u64::MAX)
 }
 
 impl ChatRequest {
     /// How many answers it asks for: `n` to each of its prompts.
     pub fn answers(&self) -> u64 {
-        let number = |json: &[u8]| serde_json::from_slice::<u64>(json).ok();
-        let each = self.body.get("n").and_then(number).or_else(|| self.options.get("n")?.as_u64());
-        answers(&self.body, each)
+        let each = self.n.or_else(|| self.options.get("n")?.as_u64());
+        match self.kind {
+            // One prompt, so that the body need not be looked into once more.
+            RequestKind::Chat => each.unwrap_or(1).max(1),
+            RequestKind::Completion => answers(&self.body, each),
+        }
     }
 
     /// The request with an answer, or answers together, of no more than its caller can pay for.
@@ -272,20 +280,23 @@ fn merged<'a>(body: &RawObject, name: &'a str, setting: &Value, wins: Wins) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Places, RequestKind};
+    use crate::llm::{Places, answers_to_each};
     use serde_json::json;
 
     fn request(body: &Value, options: &Value) -> ChatRequest {
         let mut given = Options::default();
         given.extend(options.as_object().unwrap().clone());
+        let is_chat = body.get("prompt").is_none();
+        let raw = RawObject::parse(body.to_string().into()).unwrap();
         ChatRequest {
             model: "m".to_owned(),
-            kind: RequestKind::Chat,
+            kind: if is_chat { RequestKind::Chat } else { RequestKind::Completion },
             stream: false,
             include_usage: false,
             max_output_tokens: body.get("max_completion_tokens").and_then(Value::as_u64),
+            n: answers_to_each(&raw),
             options: given,
-            body: RawObject::parse(body.to_string().into()).unwrap(),
+            body: raw,
             patience: None,
             answer_at_most: None,
             places: Places::default(),

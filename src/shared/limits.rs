@@ -237,7 +237,7 @@ impl Limiter {
         };
         let what = What::Spent {
             of,
-            name: name.clone(),
+            name: name.to_string(),
             period: *period,
             since_ms: since_ms.to_string(),
             tokens: String::new(),

@@ -99,8 +99,8 @@ impl<T: Fn(&str, Option<Duration>) + Send + Sync> Hear for Listener<T> {
             What::Keys => self.keys_have_changed(),
             What::Spent { of, name, period, since_ms, tokens, money } => {
                 let whose = match of {
-                    Of::Key => Whose::Key(name),
-                    Of::Owner => Whose::Owner(name),
+                    Of::Key => Whose::Key(name.into()),
+                    Of::Owner => Whose::Owner(name.into()),
                 };
                 if let (Ok(since_ms), Ok(tokens), Ok(money)) =
                     (since_ms.parse(), tokens.parse(), money.parse())

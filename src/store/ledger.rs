@@ -73,8 +73,8 @@ fn spent_of(row: &UsageRow) -> Spent {
 
 pub(super) async fn spent(database: &Database, whose: &Whose, since_ms: i64) -> Result<Spent, Cause> {
     let (key, owner) = match whose {
-        Whose::Key(key) => (Some(key.clone()), None),
-        Whose::Owner(owner) => (None, Some(owner.clone())),
+        Whose::Key(key) => (Some(key.to_string()), None),
+        Whose::Owner(owner) => (None, Some(owner.to_string())),
     };
     let query = UsageQuery { from_ms: since_ms, key, owner, ..UsageQuery::default() };
     let rows = usage(database, &query).await?;
@@ -85,8 +85,9 @@ pub(super) async fn all_spent(database: &Database, since_ms: i64) -> Result<Vec<
     let of = |by| UsageQuery { from_ms: since_ms, by: vec![by], ..UsageQuery::default() };
     let keys = usage(database, &of(By::Key)).await?;
     let owners = usage(database, &of(By::Owner)).await?;
-    let keys = keys.iter().filter_map(|row| Some((Whose::Key(row.key.clone()?), spent_of(row))));
-    let owners = owners.iter().filter_map(|row| Some((Whose::Owner(row.owner.clone()?), spent_of(row))));
+    let keys = keys.iter().filter_map(|row| Some((Whose::Key(row.key.as_deref()?.into()), spent_of(row))));
+    let owners =
+        owners.iter().filter_map(|row| Some((Whose::Owner(row.owner.as_deref()?.into()), spent_of(row))));
     Ok(keys.chain(owners).collect())
 }
 

@@ -275,7 +275,7 @@ impl Node {
     /// What it believes to be spent of the key's budget today.
     fn spent(&self) -> u64 {
         let budget = Budget { tokens: Some(1000), money: None, period: Period::Day, cut_off: false };
-        self.gate.budgets().spent(&Whose::Key("k1".to_owned()), &budget, now_ms()).0.tokens
+        self.gate.budgets().spent(&Whose::Key("k1".into()), &budget, now_ms()).0.tokens
     }
 
     async fn spend(&self, tokens: u64) -> Result<(), Refusal> {
@@ -328,7 +328,7 @@ async fn the_ledgers_sum_is_where_an_empty_redis_begins() {
     let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
     let budget = caller().key.budget.unwrap();
     let before = Spent { tokens: 900, money: 0.0 };
-    one.gate.budgets().at_least(&Whose::Key("k1".to_owned()), &budget, before, now_ms());
+    one.gate.budgets().at_least(&Whose::Key("k1".into()), &budget, before, now_ms());
     one.spend(50).await.unwrap();
     within("both know it", SOON, || one.spent() == 950 && other.spent() == 950).await;
     other.spend(50).await.unwrap();
@@ -623,7 +623,8 @@ async fn callers_see_what_is_left_for_them_at_all_replicas() {
         one.gate.admit_shared(Some(&here), "m", part, now_ms()).await.unwrap();
     }
     other.gate.admit_shared(Some(&there), "m", part, now_ms()).await.unwrap();
-    assert_eq!((there.figures()[0].limit, there.figures()[0].remaining), (20, 14));
+    let figures = there.figures().next().unwrap();
+    assert_eq!((figures.limit, figures.remaining), (20, 14));
 }
 
 #[test]

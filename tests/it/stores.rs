@@ -456,8 +456,8 @@ async fn sums_by_the_hour_tell_the_same_as_the_records_would() {
 
 fn spent_in(records: &[UsageRecord], whose: &Whose, since_ms: i64) -> Spent {
     let is_whose = |record: &&UsageRecord| match whose {
-        Whose::Key(key) => record.key.as_deref() == Some(key.as_str()),
-        Whose::Owner(owner) => record.owner.as_deref() == Some(owner.as_str()),
+        Whose::Key(key) => record.key.as_deref() == Some(&**key),
+        Whose::Owner(owner) => record.owner.as_deref() == Some(&**owner),
     };
     let of = records.iter().filter(|record| record.time_ms >= since_ms).filter(is_whose);
     of.fold(Spent::default(), |spent, record| Spent {
@@ -468,8 +468,8 @@ fn spent_in(records: &[UsageRecord], whose: &Whose, since_ms: i64) -> Spent {
 
 async fn compare_spent(store: &dyn Store, records: &[UsageRecord], since_ms: i64) {
     let all = store.all_spent(since_ms).await.unwrap();
-    let keys = ["key-1", "key-2", "key-3"].map(|key| Whose::Key(key.to_owned()));
-    let owners = ["ann", "bob"].map(|owner| Whose::Owner(owner.to_owned()));
+    let keys = ["key-1", "key-2", "key-3"].map(|key| Whose::Key(key.into()));
+    let owners = ["ann", "bob"].map(|owner| Whose::Owner(owner.into()));
     let mut named = 0;
     for whose in keys.into_iter().chain(owners) {
         let (spent, expected) =
@@ -497,7 +497,7 @@ async fn what_was_spent_is_the_sum_of_the_records() {
             }
         }
         compare_spent(&*store, &records, to - 1).await;
-        let nobody = store.spent(&Whose::Owner("nobody".to_owned()), 0).await.unwrap();
+        let nobody = store.spent(&Whose::Owner("nobody".into()), 0).await.unwrap();
         assert_eq!(nobody, Spent::default());
     }
 }

@@ -80,9 +80,9 @@ async fn a_month_of_ten_million_requests_is_told_in_a_moment() {
         }
     }
     for (whose, since) in [
-        (Whose::Key("key-007".to_owned()), BEGIN),
-        (Whose::Owner("owner-07".to_owned()), BEGIN),
-        (Whose::Key("key-007".to_owned()), BEGIN + 29 * DAY + HOUR / 2),
+        (Whose::Key("key-007".into()), BEGIN),
+        (Whose::Owner("owner-07".into()), BEGIN),
+        (Whose::Key("key-007".into()), BEGIN + 29 * DAY + HOUR / 2),
     ] {
         let began = Instant::now();
         let spent = opened.store.spent(&whose, since).await.unwrap();

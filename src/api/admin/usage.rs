@@ -115,10 +115,10 @@ impl UsageApi {
             id: None,
             name: None,
             owner: Some(owner.clone()),
-            budget: budget_state(gate, &Whose::Owner(owner.clone()), budget, now_ms),
+            budget: budget_state(gate, &Whose::Owner(owner.as_str().into()), budget, now_ms),
         });
         let of_keys = keys.into_iter().filter_map(|key| {
-            let budget = budget_state(gate, &Whose::Key(key.id.clone()), &key.budget?, now_ms);
+            let budget = budget_state(gate, &Whose::Key(key.id.as_str().into()), &key.budget?, now_ms);
             let Key { id, name, owner, .. } = key;
             Some(BudgetOf { of: "key".to_owned(), id: Some(id), name: Some(name), owner, budget })
         });
@@ -135,7 +135,8 @@ impl UsageApi {
         let named = keys.iter().filter_map(|key| Some((key.owner.clone()?, None)));
         for (owner, budget) in budgets.chain(named) {
             owners.entry(owner.clone()).or_insert_with(|| OwnerBody {
-                budget: budget.map(|budget| budget_state(gate, &Whose::Owner(owner.clone()), budget, now_ms)),
+                budget: budget
+                    .map(|budget| budget_state(gate, &Whose::Owner(owner.as_str().into()), budget, now_ms)),
                 owner,
                 keys: Vec::new(),
                 usage: None,

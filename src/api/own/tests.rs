@@ -137,7 +137,7 @@ async fn the_holder_sees_what_is_left() {
         ..Change::default()
     };
     let (key, secret) = house.key("mine", change).await;
-    let whose = Whose::Key(key.id.clone());
+    let whose = Whose::Key(key.id.as_str().into());
     let spent = Spent { tokens: 30, money: 0.0 };
     house.context.gateway.gate().budgets().at_least(&whose, &budget, spent, now_ms());
 

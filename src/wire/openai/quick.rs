@@ -101,6 +101,7 @@ pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<Cha
         stream,
         include_usage,
         max_output_tokens: chat.max_completion_tokens.or(chat.max_tokens),
+        n: chat.n,
         options: Options::default(),
         body: RawObject::known(body.clone()),
         patience: None,

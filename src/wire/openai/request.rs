@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::fields::{self, FieldRule};
 use super::{messages, quick};
-use crate::llm::{ChatRequest, EmbedRequest, Options, Places, RawObject, RequestKind};
+use crate::llm::{ChatRequest, EmbedRequest, Options, Places, RawObject, RequestKind, answers_to_each};
 use crate::wire::Invalid;
 
 /// Reads a chat request. `streams_by_default` says what a caller means who does not say.
@@ -122,6 +122,7 @@ fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Resu
         stream,
         include_usage: include_usage(&body)?,
         max_output_tokens,
+        n: answers_to_each(&body),
         options: Options::default(),
         patience: None,
         answer_at_most: None,
@@ -345,6 +346,7 @@ mod tests {
                     prop_assert_eq!(quick.model, slow.model);
                     prop_assert_eq!((quick.stream, quick.include_usage, quick.max_output_tokens), (slow.stream, slow.include_usage, slow.max_output_tokens));
                     prop_assert_eq!(quick.places, slow.places);
+                    prop_assert_eq!(quick.n, slow.n);
                 }
                 (Some(_), Err(error)) => prop_assert!(false, "only the slow way refuses: {}", error),
                 // What the quick way does not take, the slow one looks at.
