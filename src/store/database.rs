@@ -60,6 +60,25 @@ pub(super) enum Row {
     Postgres(PgRow),
 }
 
+/// Rows of values, each as wide as the others.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    width: usize,
+    values: std::vec::IntoIter<Value>,
+}
+
+impl<R: IntoIterator<Item = Value>> FromIterator<R> for List {
+    fn from_iter<I: IntoIterator<Item = R>>(rows: I) -> Self {
+        let (mut values, mut width) = (Vec::new(), 0);
+        for row in rows {
+            let before = values.len();
+            values.extend(row);
+            width = values.len() - before;
+        }
+        Self { width, values: values.into_iter() }
+    }
+}
+
 /// Where the values of a list stand, in `insert … LIST …`.
 const LIST: &str = "LIST";
 /// So many rows in one statement: every database takes the number of values that this makes, and reading the statement
@@ -172,46 +191,57 @@ impl Session {
     }
 
     /// Runs a statement that has rows of values where it says `LIST`, and tells how many rows it has changed.
-    pub(super) async fn run_list(&mut self, sql: &str, list: &[Vec<Value>]) -> Result<u64, Cause> {
+    pub(super) async fn run_list(&mut self, sql: &str, mut list: List) -> Result<u64, Cause> {
         let mut changed = 0;
-        for part in list.chunks(PART) {
-            changed += self.run(self.of_list(sql, part)).await?;
+        while let Some(statement) = self.next_part(sql, &mut list) {
+            changed += self.run(statement).await?;
         }
         Ok(changed)
     }
 
     /// Runs a statement that has rows of values where it says `LIST`, and gives its rows.
-    pub(super) async fn rows_of_list(&mut self, sql: &str, list: &[Vec<Value>]) -> Result<Vec<Row>, Cause> {
+    pub(super) async fn rows_of_list(&mut self, sql: &str, mut list: List) -> Result<Vec<Row>, Cause> {
         let mut rows = Vec::new();
-        for part in list.chunks(PART) {
-            rows.extend(self.rows(self.of_list(sql, part)).await?);
+        while let Some(statement) = self.next_part(sql, &mut list) {
+            rows.extend(self.rows(statement).await?);
         }
         Ok(rows)
     }
 
-    fn of_list(&self, sql: &str, list: &[Vec<Value>]) -> Statement {
+    /// The statement for as many rows as go into one; `None` if there are no more.
+    fn next_part(&self, sql: &str, list: &mut List) -> Option<Statement> {
+        let List { width, values } = list;
+        let values: Vec<Value> = values.by_ref().take(*width * PART).collect();
+        let rows = values.len().checked_div(*width).filter(|rows| *rows > 0)?;
         // SQLite looks named placeholders up one after the other, which takes long with thousands of them.
         let is_numbered = matches!(self, Self::Postgres(_));
-        let sql = sql.replacen(LIST, &placeholders(list, is_numbered), 1);
-        let values = list.iter().flatten().cloned().collect();
+        let placeholders = if is_numbered { numbered(rows, *width) } else { unnumbered(rows, *width) };
+        let sql = Cow::Owned(sql.replacen(LIST, &placeholders, 1));
         // Full lists, and lists of one, come again and again.
-        Statement { sql: Cow::Owned(sql), values, is_frequent: matches!(list.len(), 1 | PART) }
+        Some(Statement { sql, values, is_frequent: matches!(rows, 1 | PART) })
     }
 }
 
-/// `($1, $2), ($3, $4)` or `(?, ?), (?, ?)`.
-fn placeholders(list: &[Vec<Value>], is_numbered: bool) -> String {
+/// `($1, $2), ($3, $4)`.
+fn numbered(rows: usize, width: usize) -> String {
     let (mut text, mut number) = (String::new(), 0);
-    for row in list {
-        text.push_str(if text.is_empty() { "(" } else { ", (" });
-        for index in 0..row.len() {
-            text.push_str(if index == 0 { "" } else { ", " });
+    for row in 0..rows {
+        text.push_str(if row == 0 { "(" } else { ", (" });
+        for index in 0..width {
             number += 1;
             // Writing to a string cannot fail.
-            let _ = if is_numbered { write!(text, "${number}") } else { write!(text, "?") };
+            let _ = write!(text, "{}${number}", if index == 0 { "" } else { ", " });
         }
         text.push(')');
     }
+    text
+}
+
+/// `(?, ?), (?, ?)`.
+fn unnumbered(rows: usize, width: usize) -> String {
+    let row = format!("({}), ", "?, ".repeat(width).trim_end_matches(", "));
+    let mut text = row.repeat(rows);
+    text.truncate(text.trim_end_matches(", ").len());
     text
 }
 
@@ -310,8 +340,8 @@ mod tests {
 
     #[test]
     fn lists_have_a_placeholder_for_each_value() {
-        let list = [1, 2].map(|row: i64| vec![Value::from(row), Value::from("x")]);
-        assert_eq!(placeholders(&list, true), "($1, $2), ($3, $4)");
-        assert_eq!(placeholders(&list, false), "(?, ?), (?, ?)");
+        assert_eq!(numbered(2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(unnumbered(2, 2), "(?, ?), (?, ?)");
+        assert_eq!(unnumbered(1, 1), "(?)");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::KeyChange;
-use super::database::{Database, Row, Session, Statement, Value};
+use super::database::{Database, List, Row, Session, Statement, Value};
 use super::error::Cause;
 use crate::callers::Key;
 
@@ -111,10 +111,9 @@ pub(super) async fn touch(database: &Database, used: &[(String, i64)]) -> Result
         *known = (*known).max(*used_ms);
         latest
     });
-    let list: Vec<Vec<Value>> =
-        used.into_iter().map(|(id, used_ms)| vec![id.into(), used_ms.into()]).collect();
+    let list: List = used.into_iter().map(|(id, used_ms)| [Value::from(id), used_ms.into()]).collect();
     let sql = "update keys set last_used_ms = used.column2 from (values LIST) as used \
                where keys.id = used.column1 and used.column2 > coalesce(keys.last_used_ms, 0)";
-    session.run_list(sql, &list).await?;
+    session.run_list(sql, list).await?;
     session.commit().await
 }

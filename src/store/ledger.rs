@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::Spending;
-use super::database::{Database, Session, Statement, Value};
+use super::database::{Database, List, Session, Statement};
 use super::error::Cause;
 use super::hours::{HOUR_MS, hour_of};
 use super::sums::{CUTS, Identity, Totals, identity_of, insert_records, values};
@@ -18,18 +18,18 @@ pub(super) async fn record(database: &Database, records: &[UsageRecord]) -> Resu
     if records.is_empty() {
         return Ok(());
     }
-    let rows: Vec<Vec<Value>> = records.iter().map(values).collect();
+    let rows = || records.iter().map(values).collect::<List>();
     let insert = insert_records();
     let mut session = database.write().await?;
-    let written = session.run_list(&insert, &rows).await?;
-    if usize::try_from(written).is_ok_and(|written| written == rows.len()) {
+    let written = session.run_list(&insert, rows()).await?;
+    if usize::try_from(written).is_ok_and(|written| written == records.len()) {
         return add_up(session, &Totals::of(records.iter())).await;
     }
     // Some were there already. To know which, it is done once more, and asked: that costs more, and is rare.
     session.undo().await?;
     let mut session = database.write().await?;
     let mut new: HashSet<Identity> = HashSet::new();
-    for row in session.rows_of_list(&format!("{insert} returning time_ms, id, mark"), &rows).await? {
+    for row in session.rows_of_list(&format!("{insert} returning time_ms, id, mark"), rows()).await? {
         new.insert((row.number(0)?, row.text(1)?.into(), row.number(2)?));
     }
     let is_new = |record: &&UsageRecord| new.remove(&identity_of(record));
@@ -40,7 +40,7 @@ pub(super) async fn record(database: &Database, records: &[UsageRecord]) -> Resu
 /// Adds to the sums what was written, and makes both hold.
 async fn add_up(mut session: Session, totals: &Totals) -> Result<(), Cause> {
     for cut in &CUTS {
-        session.run_list(&cut.add_to(), &cut.rows_of(totals)).await?;
+        session.run_list(&cut.add_to(), cut.rows_of(totals)).await?;
     }
     session.commit().await
 }

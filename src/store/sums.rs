@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::database::Value;
+use super::database::{List, Value};
 use super::hours::hour_of;
 use crate::callers::{Ending, UsageRecord};
 use crate::llm::UsageSource;
@@ -108,10 +108,10 @@ pub(super) fn identity_of(record: &UsageRecord) -> Identity {
 }
 
 /// In the order of [`COLUMNS`].
-pub(super) fn values(record: &UsageRecord) -> Vec<Value> {
+pub(super) fn values(record: &UsageRecord) -> [Value; 21] {
     let text = |text: &Option<Arc<str>>| Value::from(cleaned_or_none(text.as_ref()));
     let (time_ms, id, mark) = identity_of(record);
-    vec![
+    [
         time_ms.into(),
         id.into(),
         mark.into(),
@@ -199,7 +199,7 @@ impl Cut {
     }
 
     /// What is to be added, each sum once and in one order, so that two writers never wait for each other in a circle.
-    pub(super) fn rows_of(&self, totals: &Totals) -> Vec<Vec<Value>> {
+    pub(super) fn rows_of(&self, totals: &Totals) -> List {
         let mut all: BTreeMap<(i64, Vec<&Arc<str>>), Sums> = BTreeMap::new();
         for ((hour_ms, names), sums) in &totals.0 {
             let names = NAMES.iter().zip(names).filter(|(name, _)| self.names.contains(name));
@@ -207,7 +207,8 @@ impl Cut {
         }
         let row = |((hour, names), sums): ((i64, Vec<&Arc<str>>), Sums)| {
             let names = names.into_iter().map(|name| Value::from(name.clone()));
-            std::iter::once(Value::Number(hour)).chain(names).chain(sums.map(Value::Number)).collect()
+            let names: Vec<Value> = names.collect();
+            std::iter::once(Value::Number(hour)).chain(names).chain(sums.map(Value::Number))
         };
         all.into_iter().map(row).collect()
     }
