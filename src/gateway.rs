@@ -378,6 +378,7 @@ impl Gateway {
             let Some(next_route) = next.next() else {
                 asking.end();
                 note_failure(record, &error, asked);
+                error.back_at = tried.back_at;
                 return Err(error.into());
             };
             if next_route.model != route.model {

@@ -15,6 +15,7 @@ use poem_openapi::registry::{MetaHeader, MetaResponse, MetaResponses, MetaSchema
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, registry};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::payload::Json;
 use super::schema::ErrorBody;
@@ -47,6 +48,8 @@ struct Told {
     /// The upstream's own words, shown in debug mode only.
     detail: Option<String>,
     retry_after: Option<Duration>,
+    /// Whether whoever could answer rests for so long.
+    rests: bool,
     allow: Option<String>,
     /// Who was asked last, and how many were asked, for the answer's headers.
     provider: Option<Arc<str>>,
@@ -61,8 +64,21 @@ impl Told {
     fn is_worth_a_retry(&self) -> Option<bool> {
         match &*self.code {
             "insufficient_quota" | "budget_exhausted" | standing::REQUEST_EXCEEDS_LIMIT => Some(false),
-            RESTING => Some(self.retry_after.is_none_or(|wait| wait <= LONGEST_CLIENT_WAIT)),
-            _ => None,
+            RESTING => Some(!self.rests_long()),
+            _ => self.rests_long().then_some(false),
+        }
+    }
+
+    fn rests_long(&self) -> bool {
+        self.rests && self.retry_after.is_some_and(|wait| wait > LONGEST_CLIENT_WAIT)
+    }
+
+    /// Takes over how long whoever could answer rests, which is what the gateway keeps to, whatever an upstream has asked
+    /// for. Queues and engines of its own know best when to come back to them.
+    fn rests_for(&mut self, wait: Duration) {
+        let is_own = self.status == StatusCode::SERVICE_UNAVAILABLE && self.code != RESTING;
+        if matches!(self.status.as_u16(), 429 | 502..=504) && !is_own {
+            (self.retry_after, self.rests) = (Some(wait.max(DEFAULT_RETRY_AFTER)), true);
         }
     }
 }
@@ -92,6 +108,7 @@ impl ApiError {
             param: None,
             detail: None,
             retry_after: None,
+            rests: false,
             allow: None,
             provider: None,
             attempts: None,
@@ -356,7 +373,7 @@ impl From<&ProviderError> for ApiError {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
             }
             ErrorKind::RateLimited { retry_after, rejection } => {
-                rate_limited(rejection).retry_after(*retry_after)
+                rate_limited(rejection).retry_after(Some(retry_after.unwrap_or(DEFAULT_RETRY_AFTER)))
             }
             ErrorKind::Unavailable { retry_after, .. } => {
                 bad_gateway("upstream_unavailable").retry_after(*retry_after)
@@ -401,6 +418,9 @@ impl From<RouteError> for ApiError {
         let mut told = Self::from(*error.source);
         told.0.provider = Some(provider);
         told.0.attempts = Some(error.attempts);
+        if let Some(back_at) = error.back_at {
+            told.0.rests_for(back_at.saturating_duration_since(Instant::now()));
+        }
         told
     }
 }
@@ -477,7 +497,7 @@ impl ApiResponse for ApiError {
                 content_type: Json::<ErrorBody>::CONTENT_TYPE,
                 schema: ErrorBody::schema_ref(),
             }],
-            headers: if matches!(status, 429 | 503) { vec![retry_after_header()] } else { Vec::new() },
+            headers: if matches!(status, 429 | 502..=504) { vec![retry_after_header()] } else { Vec::new() },
         };
         MetaResponses { responses: DOCUMENTED.iter().map(response).collect() }
     }

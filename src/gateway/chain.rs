@@ -42,6 +42,8 @@ pub(super) struct Tried {
     /// When the waiting is over, whoever is waited for.
     deadline: Option<Instant>,
     waiting: Waiting,
+    /// When the first of those that rest is back, of whatever model.
+    pub(super) back_at: Option<Instant>,
 }
 
 /// Whether one that rests is waited for: once in a request, and not where another one has failed in earnest.
@@ -75,6 +77,7 @@ impl Tried {
         if !self.seen.contains(&route.model) {
             self.seen.push(route.model.clone());
         }
+        self.back_at = self.back_at.into_iter().chain(error.back_at).min();
         let Waiting::Perhaps(soonest) = &mut self.waiting else { return };
         match error.is_resting() {
             None => self.waiting = Waiting::Never,

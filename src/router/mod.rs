@@ -56,6 +56,8 @@ pub struct RouteError {
     pub deployment: Arc<str>,
     /// How many were asked.
     pub attempts: u32,
+    /// When the first of those that rest is back, if any do: before that it is of no use to ask again.
+    pub back_at: Option<Instant>,
     /// What the last one said.
     #[source]
     pub source: Box<ProviderError>,
@@ -240,7 +242,7 @@ impl Route {
                 }
             }
             if let Some(failure) = round.failure {
-                return Err(failure);
+                return Err(RouteError { back_at: self.back_at(), ..failure });
             }
             let Some((until, deployment)) = round.soonest else {
                 // Scores leave nobody.
@@ -248,6 +250,7 @@ impl Route {
                 return Err(RouteError {
                     deployment: self.model.clone(),
                     attempts: 0,
+                    back_at: None,
                     source: nobody.into(),
                 });
             };
@@ -266,6 +269,14 @@ impl Route {
                 () = deployment.changed() => {}
             }
         }
+    }
+}
+
+impl Route {
+    /// When the first of those that rest is back.
+    fn back_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.deployments.iter().filter_map(|deployment| deployment.back_at(now)).min()
     }
 }
 
@@ -304,11 +315,12 @@ impl Deployment {
     /// It rests, and that takes too long.
     fn rests_until(&self, until: Instant) -> RouteError {
         let retry_after = until.saturating_duration_since(Instant::now());
-        self.route_error(0, self.failed(ErrorKind::Overloaded { code: RESTING, retry_after }))
+        let resting = self.failed(ErrorKind::Overloaded { code: RESTING, retry_after });
+        RouteError { back_at: Some(until), ..self.route_error(0, resting) }
     }
 
     fn route_error(&self, attempts: u32, source: ProviderError) -> RouteError {
-        RouteError { deployment: self.id.clone(), attempts, source: source.into() }
+        RouteError { deployment: self.id.clone(), attempts, back_at: None, source: source.into() }
     }
 
     fn failed(&self, kind: ErrorKind) -> ProviderError {

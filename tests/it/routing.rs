@@ -102,6 +102,47 @@ async fn a_limited_provider_rests_as_a_whole_and_as_long_as_it_says() {
 }
 
 #[tokio::test]
+async fn a_refusal_tells_how_long_the_gateway_leaves_the_only_provider_alone() {
+    for (status, headers, told, least, most, worth) in [
+        (429, "", 429, 3, 3, None),
+        (429, "retry-after: 0\r\n", 429, 3, 3, None),
+        (429, "retry-after: 40\r\n", 429, 39, 40, None),
+        (429, "retry-after: 86400\r\n", 429, 299, 300, Some("false")),
+        (500, "", 502, 3, 3, None),
+        (503, "retry-after: 30\r\n", 502, 29, 30, None),
+        (503, "retry-after: 86400\r\n", 502, 299, 300, Some("false")),
+        (401, "", 502, 29, 30, None),
+    ] {
+        let moody = Moody::new(status, headers).await;
+        let gateway = gateway(&[&moody], json!({"max_wait": 0}), json!({}));
+        // First that of the provider, then that of the gateway, which leaves it alone.
+        for expected in [told, 503] {
+            let refused = gateway.post(CHAT, &says("m")).send().await.unwrap();
+            assert_eq!(refused.status(), expected, "{status} {headers}");
+            let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+            assert!((least..=most).contains(&wait), "{status} {headers}: {wait}");
+            let should_retry = refused.headers().get("x-should-retry").map(|value| value.to_str().unwrap());
+            let worth = if expected == 503 { worth.or(Some("true")) } else { worth };
+            assert_eq!(should_retry, worth, "{status} {headers}");
+        }
+        assert_eq!(moody.asked(), 1, "{status} {headers}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_that_rest_the_refusal_tells_the_first_to_return() {
+    let limited = Moody::new(429, "retry-after: 40\r\n").await;
+    let broken = Moody::new(500, "").await;
+    let policies = json!({"own0": {"fallbacks": ["own1"]}});
+    for (first, second, model) in [(&broken, &limited, "m"), (&limited, &broken, "own0")] {
+        let gateway = gateway(&[first, second], json!({"max_wait": 0}), policies.clone());
+        let refused = gateway.post(CHAT, &says(model)).send().await.unwrap();
+        assert!(matches!(refused.status().as_u16(), 429 | 502));
+        assert_eq!(refused.headers()["retry-after"], "3", "{model}");
+    }
+}
+
+#[tokio::test]
 async fn a_callers_mistake_cools_nothing_and_is_tried_nowhere_else() {
     for status in [400, 404, 413, 422] {
         let (picky, other) = (Moody::new(status, "").await, Moody::new(200, "").await);
