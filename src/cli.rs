@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value};
@@ -20,7 +21,7 @@ use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::reload::Report;
-use crate::router::Route;
+use crate::router::{Deployment, Route};
 use crate::telemetry::{self, Metrics, Progress};
 
 /// One gateway between applications and language models.
@@ -311,20 +312,23 @@ fn import(file: &Path, environment: &Environment) -> Result<(), CommandError> {
 
 /// A model and who serves it, in the order in which they are asked.
 fn line(route: &Route) -> String {
-    let deployments: Vec<String> = route
-        .deployments
-        .iter()
-        .map(|deployment| match deployment.context_tokens {
-            Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
-            None => deployment.id.to_string(),
-        })
-        .collect();
+    let told = |deployment: &Arc<Deployment>| match deployment.context_tokens {
+        Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
+        None => deployment.id.to_string(),
+    };
+    let asked: Vec<String> = route.candidates(None).into_iter().map(told).collect();
+    let left_out: Vec<String> = route.left_out.iter().map(told).collect();
+    let mut deployments = asked.join(", then ");
+    if !left_out.is_empty() {
+        let asked = if asked.is_empty() { "nobody" } else { &deployments };
+        deployments = format!("{asked}; never, for its score, {}", left_out.join(", "));
+    }
     let aliases = if route.aliases.is_empty() {
         String::new()
     } else {
         format!(" (also {})", route.aliases.join(", "))
     };
-    format!("{}{aliases}: {}", route.model, deployments.join(", then "))
+    format!("{}{aliases}: {deployments}", route.model)
 }
 
 fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(), CommandError> {

@@ -134,6 +134,9 @@ pub enum GatewayError {
     /// The model is off.
     #[error("the model `{0}` is switched off for now; ask for another one")]
     Off(String),
+    /// Scores leave out all deployments of the model, and no other model takes over.
+    #[error("no deployment of the model `{0}` can be used; ask for another one")]
+    Nobody(String),
     /// There is no provider of that name.
     #[error("the provider `{0}` is not configured")]
     UnknownProvider(String),
@@ -322,8 +325,8 @@ impl Gateway {
         caller: Option<&Caller>,
     ) -> Result<Arc<Deployment>, GatewayError> {
         let route = self.state.load().route(model, caller)?;
-        let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
-        route.deployments.first().cloned().ok_or_else(unknown)
+        let nobody = || GatewayError::Nobody(route.model.to_string());
+        route.deployments.first().cloned().ok_or_else(nobody)
     }
 
     /// Asks for a model, and for those that take over from it.
@@ -335,7 +338,6 @@ impl Gateway {
     ) -> Result<Routed<R::Answer>, GatewayError> {
         let Course { state, first: mut route, mut others } = course;
         let mut tried = Tried::default();
-        let mut attempts = 0;
         let asked = record.elapsed();
         let mut asking = Asking::new(record, request.input_tokens());
         loop {
@@ -353,21 +355,21 @@ impl Gateway {
             }
             let bounded = bounded(request, &route, record);
             let deadline = tried.deadline(&route, &others);
-            asking.earlier = attempts;
+            asking.earlier = tried.attempts;
             let within = bounded.as_ref().unwrap_or(request);
-            let mut error = match route.answer(within, deadline, &asking).await {
-                Ok(mut routed) => {
-                    asking.end();
-                    routed.attempts += attempts;
-                    note_answer(record, &routed.deployment, routed.attempts, asked);
-                    return Ok(routed);
-                }
-                Err(error) => error,
+            let fallback = match route.passes_on() {
+                Some(fallback) => Some(fallback),
+                None => match route.answer(within, deadline, &asking).await {
+                    Ok(mut routed) => {
+                        asking.end();
+                        routed.attempts += tried.attempts;
+                        note_answer(record, &routed.deployment, routed.attempts, asked);
+                        return Ok(routed);
+                    }
+                    Err(error) => tried.failed(&route, error),
+                },
             };
-            attempts += error.attempts;
-            error.attempts = attempts;
-            tried.failed(&route, &error);
-            let fallback = error.fallback();
+            tried.is_over(&route);
             let taking_over = state.taking_over(&route, fallback, record);
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
             let listed = others.filter(|_| fallback == Some(Fallback::Any));
@@ -377,12 +379,11 @@ impl Gateway {
             let mut next = next.into_iter();
             let Some(next_route) = next.next() else {
                 asking.end();
-                note_failure(record, &error, asked);
-                error.back_at = tried.back_at;
-                return Err(error.into());
+                return Err(unanswered(tried, &route, record, asked));
             };
             if next_route.model != route.model {
-                tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
+                let why = tried.failure.as_ref().map(|failure| tracing::field::display(&failure.source));
+                tracing::warn!(model = %route.model, error = why, "Another model takes over");
             }
             (route, others) = (next_route, Chain::Several(next));
         }
@@ -405,6 +406,14 @@ fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, a
     }
     facts.attempts = attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);
+}
+
+/// Why there is no answer, of all the models that were tried: the last failure of one that was asked.
+fn unanswered(tried: Tried, route: &Route, record: &RequestRecord, asked: Duration) -> GatewayError {
+    let Some(mut error) = tried.failure else { return GatewayError::Nobody(route.model.to_string()) };
+    (error.attempts, error.back_at) = (tried.attempts, tried.back_at);
+    note_failure(record, &error, asked);
+    error.into()
 }
 
 fn note_failure(record: &RequestRecord, error: &RouteError, asked: Duration) {

@@ -96,8 +96,8 @@ fn route_body(route: &Route, demands: Option<&Demands>) -> RouteBody {
 }
 
 fn candidates(route: &Route, demands: Option<&Demands>) -> Vec<CandidateBody> {
-    let order = route.candidates(demands);
-    order.into_iter().map(|deployment| candidate(route, deployment, demands)).collect()
+    let asked = route.candidates(demands).into_iter();
+    asked.chain(&route.left_out).map(|deployment| candidate(route, deployment, demands)).collect()
 }
 
 fn probe_body(probed: Probed, now: Instant) -> ProbeBody {
@@ -109,7 +109,7 @@ fn probe_body(probed: Probed, now: Instant) -> ProbeBody {
     }
 }
 
-fn candidate(route: &Route, deployment: &Deployment, demands: Option<&Demands>) -> CandidateBody {
+fn candidate(route: &Route, deployment: &Arc<Deployment>, demands: Option<&Demands>) -> CandidateBody {
     let now = Instant::now();
     let (own, provider) = (deployment.health.figures(now), deployment.provider_health.figures(now));
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
@@ -118,14 +118,16 @@ fn candidate(route: &Route, deployment: &Deployment, demands: Option<&Demands>) 
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let success_rate = (asked > 0).then(|| own.answered as f64 / asked as f64);
     let lacking = demands.and_then(|demands| deployment.lacks(demands));
+    let is_left_out = route.left_out.iter().any(|other| Arc::ptr_eq(other, deployment));
     let reason = match (rests, lacking) {
+        _ if is_left_out => "is never asked: its score is not above 0".to_owned(),
         (Some(rest), _) => format!("rests for {:.0} s more", rest.as_secs_f64().ceil()),
         (None, Some(word)) => format!("is asked last: it does not take {word}"),
         _ => "can be asked".to_owned(),
     };
     let keys = deployment.keys(now);
     CandidateBody {
-        model: route.model.to_string(),
+        model: deployment.model.to_string(),
         provider: deployment.provider_name.to_string(),
         upstream: deployment.upstream_model.to_string(),
         priority: deployment.priority,

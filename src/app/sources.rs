@@ -386,7 +386,7 @@ impl Loaded {
                 file.display()
             ));
         }
-        for route in self.routes.routes().iter().filter(|route| route.candidates(None).is_empty()) {
+        for route in self.routes.routes().iter().filter(|route| route.deployments.is_empty()) {
             warnings.push(format!(
                 "nobody is asked for the model `{}`: none of its deployments has a score above 0 (see /routes and `leaderboard show`)",
                 route.model

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The model that every deployment serves, the best score first.
+pub const AUTO: &str = "priority-auto";
+
 /// What holds for all routes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routing {

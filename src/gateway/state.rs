@@ -37,6 +37,19 @@ impl State {
         self.routes.route(model).cloned().ok_or_else(|| self.absent(model, caller))
     }
 
+    /// The models that a caller may see and use, in the order of the catalog: each of which somebody can be asked for.
+    pub fn shown<'s>(&'s self, caller: Option<&'s Caller>) -> impl Iterator<Item = &'s Arc<Route>> {
+        self.routes
+            .routes()
+            .iter()
+            .filter(move |route| may_use(caller, route) && self.is_served(route, caller))
+    }
+
+    /// Whether a caller can have an answer from anybody for this model.
+    pub fn is_served(&self, route: &Arc<Route>, caller: Option<&Caller>) -> bool {
+        self.routes.is_served(route, &|route| may_use(caller, route))
+    }
+
     /// The route that a name leads to, whether its model is off or on: for those who look after it.
     ///
     /// # Errors

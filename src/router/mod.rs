@@ -11,6 +11,7 @@ mod keys;
 mod order;
 mod probe;
 mod round;
+mod route;
 mod score;
 mod table;
 
@@ -32,8 +33,9 @@ pub use attempt::Means;
 pub use health::{Figures, Health, HealthBook, Probed, Replicas};
 pub use keys::Key;
 pub use probe::Probe;
+pub use route::Route;
 pub use score::Score;
-pub use table::{Deployment, Route, RoutingTable, Served};
+pub use table::{Deployment, RoutingTable, Served};
 
 /// An answer, and who gave it.
 #[derive(Debug)]
@@ -245,7 +247,7 @@ impl Route {
                 return Err(RouteError { back_at: self.back_at(), ..failure });
             }
             let Some((until, deployment)) = round.soonest else {
-                // Scores leave nobody.
+                // There is no deployment: whoever asks has seen to it that there is one.
                 let nobody = ProviderError::new(&self.model, ErrorKind::Unsupported("this model"));
                 return Err(RouteError {
                     deployment: self.model.clone(),

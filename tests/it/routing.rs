@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Events, Gateway, Setup, Step, Upstream, fixture, json, json_of, sse};
+use crate::support::{Events, Gateway, Setup, Step, Upstream, answer, fixture, json, json_of, sse};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -294,6 +294,101 @@ async fn the_best_score_is_asked_first_and_none_without_any() {
     assert_eq!(ask(&gateway, "priority-auto").await, answered("large", 1));
     assert_eq!(upstream.upstream.last()["model"], "big-70b");
     assert_eq!(upstream.upstream.seen()[0].json()["model"], "big-70b");
+}
+
+/// Models of scores: `m`, of which one is left out; `none`, of which all are; `led`, from which `m` takes over.
+fn scored(upstream: &Upstream) -> Setup {
+    let provider = |models: Value| json!({"type": "openai", "base_url": upstream.v1(), "models": models});
+    let unloved = |upstream: &str| json!({"upstream": upstream, "score_adjustment": -1000});
+    Setup::new().models(&json!({
+        "providers": {
+            "small": provider(json!({"m": {"upstream": "tiny-350m"}, "none": unloved("bad-1b")})),
+            "large": provider(json!({"m": {"upstream": "big-70b"}, "led": unloved("worse-1b")})),
+            "unloved": provider(json!({"m": unloved("giant-405b"), "none": unloved("worst-1b")})),
+        },
+        "models": {"led": {"fallbacks": ["none", "m"]}, "none": {"aliases": ["nil"]}},
+        "routing": {"strategy": "score"},
+    }))
+}
+
+/// The upstream names of candidates, with a word for those that are never asked.
+fn upstreams(candidates: &Value) -> Vec<String> {
+    let told = |candidate: &Value| {
+        let is_never =
+            candidate["reason"].as_str().unwrap().contains("never asked: its score is not above 0");
+        format!("{}{}", if is_never { "never " } else { "" }, candidate["upstream"].as_str().unwrap())
+    };
+    candidates.as_array().unwrap().iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn a_model_of_which_all_are_left_out_is_told_as_one_that_cannot_be_used() {
+    let moody = Moody::new(200, "").await;
+    let gateway = scored(&moody.upstream).start();
+    for name in ["none", "nil", "none,nil", "nobody,none"] {
+        let response = gateway.post(CHAT, &says(name)).send().await.unwrap();
+        let (status, provider) =
+            (response.status().as_u16(), response.headers().contains_key("x-llm-provider"));
+        let error = json_of(response).await["error"].clone();
+        assert_eq!((status, provider), (404, false), "{error}");
+        assert_eq!((&error["code"], &error["param"]), (&json!("model_unavailable"), &json!("model")));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("no deployment of the model `none` can be used"), "{message}");
+    }
+    assert_eq!(moody.asked(), 0);
+    assert_eq!(ask(&gateway, "none,m").await, answered("large", 1), "another one of a list answers");
+    assert_eq!(ask(&gateway, "led").await, answered("large", 1), "another one takes over");
+    assert_eq!(ask(&gateway, "none,led").await, answered("large", 1));
+    moody.is_now(500);
+    assert_eq!(ask(&gateway, "led").await.0, 502, "a failure in earnest is told");
+    moody.is_now(200);
+
+    let ids = |list: &Value, list_name: &str, name: &str| -> Vec<String> {
+        list[list_name].as_array().unwrap().iter().map(|it| it[name].as_str().unwrap().to_owned()).collect()
+    };
+    let listed = answer(gateway.get("/v1/models")).await.1;
+    assert_eq!(ids(&listed, "data", "id"), ["m", "led"]);
+    assert_eq!(ids(&answer(gateway.get("/api/tags")).await.1, "models", "name"), ["m", "led"]);
+    for (name, status) in [("m", 200), ("led", 200), ("none", 404), ("nil", 404)] {
+        let (told, body) = answer(gateway.get(&format!("/v1/models/{name}"))).await;
+        assert_eq!(told, status, "{body}");
+    }
+    assert!(gateway.log().contains("nobody is asked for the model `none`"), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn those_that_are_left_out_are_shown_with_the_reason() {
+    let moody = Moody::new(200, "").await;
+    let gateway = scored(&moody.upstream).start();
+    let of_m = ["big-70b", "tiny-350m", "never giant-405b"];
+    let routes = answer(gateway.get("/api/routes")).await.1;
+    let of =
+        |model: &str| routes["routes"].as_array().unwrap().iter().find(|it| it["model"] == model).unwrap();
+    assert_eq!(upstreams(&of("m")["candidates"]), of_m);
+    assert_eq!(upstreams(&of("none")["candidates"]), ["never bad-1b", "never worst-1b"]);
+    let told = gateway.ask("/api/explain", &says("m")).await.1;
+    assert_eq!(upstreams(&told["candidates"]), of_m);
+    let (status, told) = gateway.ask("/api/explain", &says("nil")).await;
+    assert_eq!((status, upstreams(&told["candidates"]).len()), (200, 2), "{told}");
+
+    let told = gateway.ask("/api/explain", &says("priority-auto")).await.1;
+    let models: Vec<&Value> = told["candidates"].as_array().unwrap().iter().map(|it| &it["model"]).collect();
+    assert_eq!(models, ["m", "m", "m", "none", "none", "led"], "the model that each would serve: {told}");
+}
+
+#[tokio::test]
+async fn the_commands_list_deployments_in_the_order_in_which_they_are_asked() {
+    let moody = Moody::new(200, "").await;
+    let setup = scored(&moody.upstream);
+    for command in ["models", "check"] {
+        let told = setup.run(&[command]);
+        let of = |name: &str| told.stdout.lines().find(|line| line.contains(name)).unwrap().to_owned();
+        let line = of("big-70b");
+        let line = line.strip_prefix("model ").unwrap_or(&line);
+        let expected = "m: large/big-70b, then small/tiny-350m; never, for its score, unloved/giant-405b";
+        assert_eq!(line, expected, "{command}");
+        assert!(of("(also nil)").contains(": nobody; never, for its score, small/bad-1b"), "{}", told.stdout);
+    }
 }
 
 #[tokio::test]
