@@ -31,7 +31,7 @@ pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
     Adjustment, ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig,
-    ListenAddress, ProbeConfig, Routing, Strategy, Timeouts,
+    ListenAddress, ProbeConfig, Routing, Strategy, Timeouts, never_meant,
 };
 use crate::callers::{Prices, Rules};
 use crate::lint::Object;
@@ -432,6 +432,9 @@ impl Reader<'_> {
         } else if name.contains("${") {
             let cure = "write the name itself, with ${NAME} in its `upstream` if need be";
             self.fault(place, "${…} is not replaced in a name", cure);
+        } else if let Some(why) = never_meant(name) {
+            let problem = format!("no request can ask for a model by the name `{name}`: {why}");
+            self.fault(place, &problem, "choose another name; what the provider calls it is its `upstream`");
         }
     }
 
@@ -616,6 +619,18 @@ mod tests {
             "`defaults.options.top_p` is 2; give a number from 0 to 1",
         ),
         (r#""${A_KEY}":{}"#, "${…} is not replaced in a name"),
+        (
+            r#""a,b":{}"#,
+            "no request can ask for a model by the name `a,b`: a comma parts the names of several models; choose another name",
+        ),
+        (
+            r#""priority-auto":{}"#,
+            "no request can ask for a model by the name `priority-auto`: it stands for all deployments there are",
+        ),
+        (
+            r#""m":{"aliases":["priority-auto"]}"#,
+            "a.models.m: no request can ask for a model by the name `priority-auto`",
+        ),
         (r#""m":{"languages":["en","e n"]}"#, "`e n` is no language tag"),
     ];
 

@@ -19,7 +19,7 @@ use super::score::{Merits, Score};
 use crate::callers::PriceHistory;
 use crate::config::{
     AUTO, Adjustment, Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Strategy, Timeouts,
-    nearest,
+    nearest, never_meant,
 };
 use crate::leaderboard::Leaderboard;
 use crate::llm::Abilities;
@@ -134,6 +134,11 @@ impl Served {
     /// Whether it is asked what models it has.
     pub fn discovers(&self) -> bool {
         matches!(self.config.models, ModelSource::Discovered)
+    }
+
+    /// Models that it said it has and that are not served, for no request could ask for them; with the reason.
+    pub fn never_meant(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.discovered.iter().filter_map(|card| Some((card.id.as_str(), never_meant(&card.id)?)))
     }
 }
 
@@ -336,7 +341,8 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
                 context_tokens: card.context_tokens,
                 ..ModelConfig::default()
             };
-            served.discovered.iter().map(|card| (config(card), card.clone())).collect()
+            let meant = served.discovered.iter().filter(|card| never_meant(&card.id).is_none());
+            meant.map(|card| (config(card), card.clone())).collect()
         }
     }
 }
