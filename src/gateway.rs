@@ -14,6 +14,7 @@ mod opening;
 mod raw;
 mod several;
 mod state;
+mod way;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use self::admission::allowed;
 pub use self::admission::may_use;
 use self::asking::Asking;
 use self::chain::{Chain, Tried};
@@ -30,7 +30,7 @@ use self::course::Course;
 use self::cut_off::bounded;
 use crate::callers::{Budgets, Caller, Gate, Refusal};
 use crate::llm::{
-    ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
+    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
 use crate::prompts::{PromptError, Rendered};
 use crate::providers::{Content, Provider, ProviderError};
@@ -41,6 +41,7 @@ pub use meter::{Meter, MeteredStream};
 pub use opening::{Offer, Opening};
 pub use several::{Replies, Unanswered};
 pub use state::State;
+pub use way::{Way, WayStop};
 
 /// Everything between the API and the providers.
 #[derive(Debug)]
@@ -97,17 +98,6 @@ pub struct Reply<T> {
     pub variant: Option<Arc<str>>,
     /// The prompt that was put before the conversation.
     pub prompt: Option<Rendered>,
-}
-
-/// The way that a request would take.
-#[derive(Debug)]
-pub struct Way {
-    /// The models that are asked, in this order, before those that take over from them.
-    pub routes: Vec<Arc<Route>>,
-    /// The prompt that is put before the conversation.
-    pub prompt: Option<Rendered>,
-    /// What the request asks for, the prompt included.
-    pub demands: Demands,
 }
 
 /// A generated answer in the form that was asked for.
@@ -257,33 +247,6 @@ impl Gateway {
         Ok(Reply { prompt, ..reply })
     }
 
-    /// The way that a chat or completion request would take. Nobody is asked.
-    ///
-    /// # Errors
-    /// The model is unknown.
-    pub fn way_of_chat(&self, request: &ChatRequest, caller: Option<&Caller>) -> Result<Way, GatewayError> {
-        let state = self.state.load();
-        let routes = allowed(&state, state.wanted(&request.model, caller)?, caller)?.collect();
-        Ok(Way { routes, prompt: None, demands: request.demands() })
-    }
-
-    /// The way that a conversation would take. Nobody is asked.
-    ///
-    /// # Errors
-    /// The model is unknown, or the prompt cannot be made.
-    pub fn way_of_conversation(
-        &self,
-        conversation: Conversation,
-        caller: Option<&Caller>,
-    ) -> Result<Way, GatewayError> {
-        let state = self.state.load();
-        // A model that is not there is told before a variable that is missing.
-        allowed(&state, state.wanted(&conversation.model, caller)?, caller)?;
-        let prompt = conversation.opening.prompt(&state.prompts)?;
-        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), caller)?;
-        Ok(Way { prompt, ..way })
-    }
-
     /// Embeds texts.
     ///
     /// # Errors
@@ -357,9 +320,11 @@ impl Gateway {
             let deadline = tried.deadline(&route, &others);
             asking.earlier = tried.attempts;
             let within = bounded.as_ref().unwrap_or(request);
-            let fallback = match route.passes_on() {
+            let least = route.least_tokens(request);
+            let passes_on = |_| state.passes_on((&route, least), &tried.seen, record.caller().as_ref());
+            let fallback = match route.passes_on(least).and_then(passes_on) {
                 Some(fallback) => Some(fallback),
-                None => match route.answer(within, deadline, &asking).await {
+                None => match route.answer((within, least), deadline, &asking).await {
                     Ok(mut routed) => {
                         asking.end();
                         routed.attempts += tried.attempts;
@@ -370,7 +335,7 @@ impl Gateway {
                 },
             };
             tried.is_over(&route);
-            let taking_over = state.taking_over(&route, fallback, record);
+            let taking_over = state.taking_over(&route, fallback, record.caller().as_ref());
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
             let listed = others.filter(|_| fallback == Some(Fallback::Any));
             let next = listed.chain(taking_over).filter(|route| !tried.seen.contains(&route.model));
@@ -381,9 +346,15 @@ impl Gateway {
                 asking.end();
                 return Err(unanswered(tried, &route, record, asked));
             };
-            if next_route.model != route.model {
-                let why = tried.failure.as_ref().map(|failure| tracing::field::display(&failure.source));
-                tracing::warn!(model = %route.model, error = why, "Another model takes over");
+            match &tried.failure {
+                _ if next_route.model == route.model => {}
+                Some(failure) => {
+                    tracing::warn!(model = %route.model, error = %failure.source, "Another model takes over");
+                }
+                // What it lacks for this request was known beforehand.
+                None => {
+                    tracing::debug!(model = %route.model, ?fallback, "Another model answers in its place");
+                }
             }
             (route, others) = (next_route, Chain::Several(next));
         }

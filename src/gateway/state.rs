@@ -9,7 +9,6 @@ use super::chain::Chain;
 use crate::callers::{Caller, Rules};
 use crate::prompts::PromptLibrary;
 use crate::router::{Fallback, Route, RoutingTable};
-use crate::telemetry::RequestRecord;
 
 /// Routes and prompts, which belong together: a reload changes both or neither.
 #[derive(Debug)]
@@ -92,16 +91,32 @@ impl State {
         &self,
         route: &Route,
         fallback: Option<Fallback>,
-        record: &RequestRecord,
+        caller: Option<&Caller>,
     ) -> Vec<Arc<Route>> {
         let names: &[String] = match fallback {
             Some(Fallback::Any) => &route.fallbacks,
             Some(Fallback::Larger) => &route.context_fallbacks,
             None => &[],
         };
-        let caller = record.caller();
         let routes = names.iter().filter_map(|name| self.routes.route(name).cloned());
-        routes.filter_map(|route| self.as_allowed(route, caller.as_ref())).collect()
+        let usable = routes.filter_map(|route| self.as_allowed(route, caller));
+        usable.filter(|route| self.is_served(route, caller)).collect()
+    }
+
+    /// Whether others are to answer in the place of a model, though nobody has failed. A prompt that is surely too long for
+    /// it, with at least so many tokens, goes there all the same if nobody else has not been `seen` with it.
+    pub(super) fn passes_on(
+        &self,
+        (route, least_tokens): (&Route, u64),
+        seen: &[Arc<str>],
+        caller: Option<&Caller>,
+    ) -> Option<Fallback> {
+        let fallback = route.passes_on(least_tokens)?;
+        let has_others = || {
+            let others = self.taking_over(route, Some(fallback), caller);
+            others.iter().any(|other| other.model != route.model && !seen.contains(&other.model))
+        };
+        (fallback == Fallback::Any || has_others()).then_some(fallback)
     }
 
     /// A route as far as its caller may use it. Of that of all deployments only those are left whose models the caller may

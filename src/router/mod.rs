@@ -26,7 +26,7 @@ use crate::providers::{Answer, Content, ErrorKind, Failover, Handover, ProviderE
 use crate::wire::Invalid;
 
 use attempt::Outcome;
-use fit::fitting_first;
+use fit::{fitting_first, holding};
 use round::Round;
 
 pub use attempt::Means;
@@ -104,6 +104,11 @@ pub trait Ask: Sync {
     /// About so many tokens of it, before the answer.
     fn input_tokens(&self) -> u64;
 
+    /// At least so many; 0 where these are surely not more than `beyond`.
+    fn least_input_tokens(&self, _beyond: u64) -> u64 {
+        0
+    }
+
     /// The most tokens of an answer; `None` if nobody says.
     fn output_tokens(&self) -> Option<u64>;
 
@@ -141,6 +146,10 @@ impl Ask for ChatRequest {
 
     fn input_tokens(&self) -> u64 {
         Usage::estimated_prompt(self.body.text())
+    }
+
+    fn least_input_tokens(&self, beyond: u64) -> u64 {
+        Self::least_input_tokens(self, beyond)
     }
 
     fn output_tokens(&self) -> Option<u64> {
@@ -211,16 +220,18 @@ impl Route {
 
     /// Asks the deployments, one after the other, until one answers. Those that rest are left out; if all do, the
     /// first to come back is waited for until `deadline`, those who came first before those who came later. Without a
-    /// deadline nothing is waited for.
+    /// deadline nothing is waited for. Those for which the prompt, with its `least_tokens`, is surely too long are passed
+    /// over, unless it is that for all of them: then their servers are to say so.
     ///
     /// # Errors
     /// The request was refused, every deployment failed, or all of them rest.
     pub async fn answer<R: Ask>(
         &self,
-        request: &R,
+        (request, least_tokens): (&R, u64),
         deadline: Option<Instant>,
         watch: &dyn Watch,
     ) -> Result<Routed<R::Answer>, RouteError> {
+        let least_tokens = if self.passes_on(least_tokens).is_some() { 0 } else { least_tokens };
         let demands = self.is_choosy.then(|| request.demands()).flatten();
         if self.routing.hedge_after.is_some() {
             self.hedges.earn();
@@ -228,6 +239,7 @@ impl Route {
         let mut turn = None;
         loop {
             let order = self.order.of(&self.deployments, request.is_stream());
+            let order = holding(order, least_tokens);
             let mut round = Round::new((self, watch), fitting_first(order, demands.as_ref()));
             while let Some(candidate) = round.next() {
                 // Whoever waits next may look.

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::Fallback;
-use super::fit::fitting_first;
+use super::fit::{fitting_first, smallest_context};
 use super::hedge::Hedges;
 use super::order::{Order, ranked};
 use super::table::Deployment;
+use super::{Ask, Fallback};
 use crate::config::{AUTO, ModelPolicy, Routing, Strategy};
 use crate::llm::Demands;
 use crate::telemetry::ModelMetrics;
@@ -32,6 +32,8 @@ pub struct Route {
     pub(super) order: Order,
     /// Whether it depends on the request who fits.
     pub(super) is_choosy: bool,
+    /// The smallest context, if there is somebody else for prompts that are surely too long for it.
+    smallest_context: Option<u64>,
     pub(super) routing: Routing,
     /// All routes have one budget.
     pub(super) hedges: Arc<Hedges>,
@@ -48,6 +50,7 @@ impl Route {
         (metrics, routing, hedges): (Arc<ModelMetrics>, Routing, Arc<Hedges>),
     ) -> Self {
         let (deployments, left_out) = ranked(strategy, deployments);
+        let smallest_context = smallest_context(&deployments, !policy.context_fallbacks.is_empty());
         Self {
             model: policy.model.into(),
             aliases: policy.aliases,
@@ -55,6 +58,7 @@ impl Route {
             context_fallbacks: policy.context_fallbacks,
             order: Order::new(strategy, deployments.len()),
             is_choosy: is_choosy(&deployments),
+            smallest_context,
             line: tokio::sync::Mutex::default(),
             deployments,
             left_out,
@@ -107,9 +111,20 @@ impl Route {
         }
     }
 
-    /// Whether other models are to answer in its place, though nobody has failed: all its deployments are left out.
-    pub fn passes_on(&self) -> Option<Fallback> {
-        self.deployments.is_empty().then_some(Fallback::Any)
+    /// At least so many tokens are in the prompt of a request, where that decides who is asked; else 0.
+    pub fn least_tokens<R: Ask>(&self, request: &R) -> u64 {
+        self.smallest_context.map_or(0, |context| request.least_input_tokens(context))
+    }
+
+    /// Whether other models are to answer in its place, though nobody has failed: all its deployments are left out, or a
+    /// prompt of at least so many tokens fits into none of them.
+    pub fn passes_on(&self, least_tokens: u64) -> Option<Fallback> {
+        let may_any_hold = || self.deployments.iter().any(|deployment| deployment.may_hold(least_tokens));
+        match () {
+            () if self.deployments.is_empty() => Some(Fallback::Any),
+            () if least_tokens > 0 && !may_any_hold() => Some(Fallback::Larger),
+            () => None,
+        }
     }
 
     /// All names that lead here.

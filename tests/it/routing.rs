@@ -231,6 +231,109 @@ async fn a_prompt_that_is_too_long_goes_to_a_model_with_a_larger_context() {
     }
 }
 
+/// As [`says`], with so many words.
+fn says_words(model: &str, words: usize) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "word ".repeat(words)}]})
+}
+
+/// Who would be asked, in their order, with the reason that they give.
+async fn explained(gateway: &Gateway, body: &Value) -> Vec<(String, String)> {
+    let (status, told) = gateway.ask("/api/explain", body).await;
+    assert_eq!(status, 200, "{told}");
+    let text = |candidate: &Value, name: &str| candidate[name].as_str().unwrap().to_owned();
+    let candidates = told["candidates"].as_array().unwrap().iter();
+    candidates.map(|it| (text(it, "provider"), text(it, "reason"))).collect()
+}
+
+const TOO_LONG: &str = "is not asked: the prompt is surely too long for its context";
+
+#[tokio::test]
+async fn a_prompt_that_is_surely_too_long_goes_to_a_larger_model_at_once() {
+    let (small, large) = (Moody::new(200, "").await, Moody::new(200, "").await);
+    let gateway = Setup::new()
+        .models(&json!({
+            "models": {
+                "small": {"context_fallbacks": ["large"]},
+                "alone": {"fallbacks": ["large"]},
+                "lost": {"context_fallbacks": ["none"]},
+                "none": {"strategy": "score"},
+            },
+            "providers": {
+                "a": {"type": "openai", "base_url": small.upstream.v1(), "models": {
+                    "small": {"context": 1000}, "alone": {"context": 1000}, "lost": {"context": 1000}}},
+                "b": {"type": "openai", "base_url": large.upstream.v1(), "models": {
+                    "large": {"context": 4000}, "none": {"score_adjustment": -1, "context": 9000}}},
+            },
+        }))
+        .start();
+    let who = async |model: &str, words: usize| {
+        let response = gateway.post(CHAT, &says_words(model, words)).send().await.unwrap();
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        (header("x-llm-provider"), header("x-llm-attempts"))
+    };
+    let by = |provider: &str| (provider.to_owned(), "1".to_owned());
+    for (model, words, provider) in [
+        ("small", 10, "a"),
+        ("small", 990, "a"),
+        ("small", 1001, "b"),
+        // Nobody is refused on an estimate: where there is nobody else, the server says what is too long.
+        ("alone", 1001, "a"),
+        ("lost", 1001, "a"),
+        // It takes over from the other, whatever its own context is.
+        ("small", 5000, "b"),
+    ] {
+        assert_eq!(who(model, words).await, by(provider), "{model}, {words}");
+    }
+    let asked = small.asked();
+    large.is_now(500);
+    assert_eq!(gateway.post(CHAT, &says_words("small", 2000)).send().await.unwrap().status(), 502);
+    assert_eq!(small.asked(), asked, "it would only say that it is too long");
+
+    let reasons = explained(&gateway, &says_words("small", 2000)).await;
+    assert_eq!(reasons[0], ("a".to_owned(), TOO_LONG.to_owned()));
+    assert!(reasons[1].0 == "b" && reasons[1].1.starts_with("rests for"), "{reasons:?}");
+    assert_eq!(explained(&gateway, &says_words("small", 10)).await.len(), 1);
+    for model in ["alone", "lost"] {
+        let reasons = explained(&gateway, &says_words(model, 2000)).await;
+        assert!(reasons.len() == 1 && reasons[0].1 != TOO_LONG, "{model}: {reasons:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_those_are_passed_over_for_which_a_prompt_is_surely_too_long() {
+    let (small, large) = (Moody::new(200, "").await, Moody::new(200, "").await);
+    let provider = |moody: &Moody, priority: u32, settings: Value| {
+        let mut settings = settings;
+        settings["priority"] = json!(priority);
+        json!({"type": "openai", "base_url": moody.upstream.v1(), "models": {"m": settings}})
+    };
+    for settings in [json!({"context": 4000}), json!({})] {
+        let gateway = Setup::new()
+            .models(&json!({"routing": {"max_wait": 0}, "providers": {
+                "a": provider(&small, 1, json!({"context": 1000})),
+                "b": provider(&large, 2, settings),
+            }}))
+            .start();
+        large.is_now(200);
+        let asked = small.asked();
+        let long = gateway.post(CHAT, &says_words("m", 2000)).send().await.unwrap();
+        assert_eq!((long.status().as_u16(), &long.headers()["x-llm-provider"]), (200, &"b".parse().unwrap()));
+        let [first, second] = explained(&gateway, &says_words("m", 2000)).await.try_into().unwrap();
+        let told = [first, second].map(|(provider, reason)| (provider, reason == TOO_LONG));
+        assert!(
+            told.contains(&("a".to_owned(), true)) && told.contains(&("b".to_owned(), false)),
+            "{told:?}"
+        );
+        large.is_now(500);
+        for status in [502, 503] {
+            let refused = gateway.post(CHAT, &says_words("m", 2000)).send().await.unwrap();
+            assert_eq!(refused.status(), status);
+        }
+        assert_eq!(small.asked(), asked, "the other one is no help, whatever happens");
+        assert_eq!(ask(&gateway, "m").await, answered("a", 1));
+    }
+}
+
 #[tokio::test]
 async fn strategies_choose_who_is_asked_first() {
     let upstreams = [Moody::new(200, "").await, Moody::new(200, "").await, Moody::new(200, "").await];
