@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 pub use self::admission::may_use;
-use self::asking::Asking;
+use self::asking::{Asking, note_asked};
 use self::chain::{Chain, Tried};
 use self::course::Course;
 use self::cut_off::bounded;
@@ -371,9 +371,7 @@ fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, a
     let mut facts = record.facts();
     // Of several that were asked it may be another one than the last.
     if !facts.deployment.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &deployment.id)) {
-        facts.provider = Some(deployment.provider_name.clone());
-        facts.deployment = Some(deployment.id.clone());
-        facts.price = deployment.prices.now().cloned();
+        note_asked(&mut facts, deployment);
     }
     facts.attempts = attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);

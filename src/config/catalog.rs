@@ -228,7 +228,7 @@ impl Reader<'_> {
         let outer = self.outer_engines(&place, &raw);
         let discover_every = self.discover_every(&place, &raw);
         let Some(kind) = raw.kind else {
-            return self.fault(
+            return self.lack(
                 &place,
                 "`type` is missing",
                 "say what it is, for example \"type\": \"openai\"",
@@ -350,16 +350,12 @@ impl Reader<'_> {
     ) -> ModelSource {
         let Some(RawModels::Listed(Pairs(models))) = raw else {
             if raw.is_none() {
-                self.fault(
-                    place,
-                    "`models` is missing",
-                    "list its models, or write \"models\": \"discover\"",
-                );
+                self.lack(place, "`models` is missing", "list its models, or write \"models\": \"discover\"");
             }
             return ModelSource::Discovered;
         };
         if models.is_empty() {
-            self.fault(place, "`models` is empty", "list its models, or write \"models\": \"discover\"");
+            self.lack(place, "`models` is empty", "list its models, or write \"models\": \"discover\"");
         }
         let models = models.into_iter().map(|(public, raw)| {
             let raw = raw.unwrap_or_default().0;
@@ -451,6 +447,11 @@ impl Reader<'_> {
 
     fn fault(&mut self, place: &str, problem: &str, cure: &str) {
         self.faults.push(Fault::new(format!("{}: {place}", self.file), problem, cure));
+    }
+
+    /// Something is not there, unless it is what could not be read.
+    fn lack(&mut self, place: &str, problem: &str, cure: &str) {
+        self.faults.push(Fault::new(format!("{}: {place}", self.file), problem, cure).of_lack());
     }
 
     fn warn(&mut self, place: &str, words: &str) {
@@ -633,6 +634,17 @@ mod tests {
         ),
         (r#""m":{"languages":["en","e n"]}"#, "`e n` is no language tag"),
     ];
+
+    #[test]
+    fn what_cannot_be_read_explains_what_lacks_and_nothing_else() {
+        let of = |model: &str| {
+            fault(&format!(r#"{{"providers":{{"a":{{"type":"llamacpp","models":{{"m":{model}}}}}}}}}"#))
+        };
+        let lacking = of(r#"{"binary":"/bin/true","context":"large"}"#);
+        assert!(lacking.contains("m.context") && !lacking.contains("is missing"), "{lacking}");
+        let wrong = of(r#"{"binary":"","context":512,"priority":"soon"}"#);
+        assert!(wrong.contains("m.priority") && wrong.contains("`binary` is empty"), "{wrong}");
+    }
 
     #[test]
     fn nonsense_of_the_right_form_is_a_fault() {
