@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value};
@@ -20,7 +21,7 @@ use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::reload::Report;
-use crate::router::Route;
+use crate::router::{Deployment, Route};
 use crate::telemetry::{self, Metrics, Progress};
 
 /// One gateway between applications and language models.
@@ -173,34 +174,38 @@ impl Cli {
     /// It could not be done.
     pub async fn run(self) -> Result<(), CommandError> {
         let folder = std::env::current_dir()?;
-        if let Some(Command::Check(Check { diff: None })) = &self.command {
-            return check(folder).await;
-        }
-        let environment = Environment::load(&folder).map_err(Faults::from)?;
-        if let Some(Command::Import { file }) = &self.command {
-            return import(file, &environment);
-        }
-        let settings = Settings::from_environment(&environment).map_err(Faults::from)?;
+        let prepared = || -> Result<(Settings, Environment), Faults> {
+            let environment = Environment::load(&folder)?;
+            Ok((Settings::from_environment(&environment)?, environment))
+        };
         match self.command.unwrap_or(Command::Serve) {
-            Command::Serve => Box::pin(serve(settings, folder, environment)).await,
-            Command::Check(Check { diff: Some(Against::Running) }) => {
-                rehearse(settings, folder, &environment).await
+            Command::Serve => {
+                let (settings, environment) = prepared()?;
+                Box::pin(serve(settings, folder, environment)).await
             }
-            Command::Check(Check { diff: Some(Against::File(old)) }) => {
-                compare(settings, &folder, &environment, old)
+            // It tells what is wrong with environment and settings together with all the rest.
+            Command::Check(Check { diff: None }) => check(folder).await,
+            Command::Check(Check { diff: Some(against) }) => {
+                let (settings, environment) = prepared()?;
+                match against {
+                    Against::Running => rehearse(settings, folder, &environment).await,
+                    Against::File(old) => compare(settings, &folder, &environment, old),
+                }
             }
             Command::Models { command } => {
+                let (settings, environment) = prepared()?;
                 let command = command.unwrap_or(models::Command::List);
                 models::run(command, settings, folder, &environment).await
             }
-            Command::Prompts(command) => prompts(&command, settings, folder),
-            Command::Leaderboard(command) => leaderboard::run(command, settings, folder, &environment).await,
-            Command::Keys(command) => keys::run(command, &settings).await,
-            Command::Openapi => print(&api::document(&settings.prefix)),
-            Command::EngineGuard { .. }
-            | Command::EngineWatch { .. }
-            | Command::Import { .. }
-            | Command::Check(Check { diff: None }) => {
+            Command::Prompts(command) => prompts(&command, prepared()?.0, folder),
+            Command::Leaderboard(command) => {
+                let (settings, environment) = prepared()?;
+                leaderboard::run(command, settings, folder, &environment).await
+            }
+            Command::Keys(command) => keys::run(command, &prepared()?.0).await,
+            Command::Import { file } => import(&file, &Environment::load(&folder).map_err(Faults::from)?),
+            Command::Openapi => print(&api::document(&prepared()?.0.prefix)),
+            Command::EngineGuard { .. } | Command::EngineWatch { .. } => {
                 Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))
             }
         }
@@ -311,20 +316,23 @@ fn import(file: &Path, environment: &Environment) -> Result<(), CommandError> {
 
 /// A model and who serves it, in the order in which they are asked.
 fn line(route: &Route) -> String {
-    let deployments: Vec<String> = route
-        .deployments
-        .iter()
-        .map(|deployment| match deployment.context_tokens {
-            Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
-            None => deployment.id.to_string(),
-        })
-        .collect();
+    let told = |deployment: &Arc<Deployment>| match deployment.context_tokens {
+        Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
+        None => deployment.id.to_string(),
+    };
+    let asked: Vec<String> = route.candidates(None).into_iter().map(told).collect();
+    let left_out: Vec<String> = route.left_out.iter().map(told).collect();
+    let mut deployments = asked.join(", then ");
+    if !left_out.is_empty() {
+        let asked = if asked.is_empty() { "nobody" } else { &deployments };
+        deployments = format!("{asked}; never, for its score, {}", left_out.join(", "));
+    }
     let aliases = if route.aliases.is_empty() {
         String::new()
     } else {
         format!(" (also {})", route.aliases.join(", "))
     };
-    format!("{}{aliases}: {}", route.model, deployments.join(", then "))
+    format!("{}{aliases}: {deployments}", route.model)
 }
 
 fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(), CommandError> {

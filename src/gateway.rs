@@ -14,6 +14,7 @@ mod opening;
 mod raw;
 mod several;
 mod state;
+mod way;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,15 +23,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use self::admission::allowed;
 pub use self::admission::may_use;
-use self::asking::Asking;
+use self::asking::{Asking, note_asked};
 use self::chain::{Chain, Tried};
 use self::course::Course;
 use self::cut_off::bounded;
 use crate::callers::{Budgets, Caller, Gate, Refusal};
 use crate::llm::{
-    ChatRequest, Completion, Demands, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
+    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
 };
 use crate::prompts::{PromptError, Rendered};
 use crate::providers::{Content, Provider, ProviderError};
@@ -41,6 +41,7 @@ pub use meter::{Meter, MeteredStream};
 pub use opening::{Offer, Opening};
 pub use several::{Replies, Unanswered};
 pub use state::State;
+pub use way::{Way, WayStop};
 
 /// Everything between the API and the providers.
 #[derive(Debug)]
@@ -99,17 +100,6 @@ pub struct Reply<T> {
     pub prompt: Option<Rendered>,
 }
 
-/// The way that a request would take.
-#[derive(Debug)]
-pub struct Way {
-    /// The models that are asked, in this order, before those that take over from them.
-    pub routes: Vec<Arc<Route>>,
-    /// The prompt that is put before the conversation.
-    pub prompt: Option<Rendered>,
-    /// What the request asks for, the prompt included.
-    pub demands: Demands,
-}
-
 /// A generated answer in the form that was asked for.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is not moved often")]
@@ -134,6 +124,9 @@ pub enum GatewayError {
     /// The model is off.
     #[error("the model `{0}` is switched off for now; ask for another one")]
     Off(String),
+    /// Scores leave out all deployments of the model, and no other model takes over.
+    #[error("no deployment of the model `{0}` can be used; ask for another one")]
+    Nobody(String),
     /// There is no provider of that name.
     #[error("the provider `{0}` is not configured")]
     UnknownProvider(String),
@@ -254,33 +247,6 @@ impl Gateway {
         Ok(Reply { prompt, ..reply })
     }
 
-    /// The way that a chat or completion request would take. Nobody is asked.
-    ///
-    /// # Errors
-    /// The model is unknown.
-    pub fn way_of_chat(&self, request: &ChatRequest, caller: Option<&Caller>) -> Result<Way, GatewayError> {
-        let state = self.state.load();
-        let routes = allowed(&state, state.wanted(&request.model, caller)?, caller)?.collect();
-        Ok(Way { routes, prompt: None, demands: request.demands() })
-    }
-
-    /// The way that a conversation would take. Nobody is asked.
-    ///
-    /// # Errors
-    /// The model is unknown, or the prompt cannot be made.
-    pub fn way_of_conversation(
-        &self,
-        conversation: Conversation,
-        caller: Option<&Caller>,
-    ) -> Result<Way, GatewayError> {
-        let state = self.state.load();
-        // A model that is not there is told before a variable that is missing.
-        allowed(&state, state.wanted(&conversation.model, caller)?, caller)?;
-        let prompt = conversation.opening.prompt(&state.prompts)?;
-        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), caller)?;
-        Ok(Way { prompt, ..way })
-    }
-
     /// Embeds texts.
     ///
     /// # Errors
@@ -322,8 +288,8 @@ impl Gateway {
         caller: Option<&Caller>,
     ) -> Result<Arc<Deployment>, GatewayError> {
         let route = self.state.load().route(model, caller)?;
-        let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
-        route.deployments.first().cloned().ok_or_else(unknown)
+        let nobody = || GatewayError::Nobody(route.model.to_string());
+        route.deployments.first().cloned().ok_or_else(nobody)
     }
 
     /// Asks for a model, and for those that take over from it.
@@ -335,7 +301,6 @@ impl Gateway {
     ) -> Result<Routed<R::Answer>, GatewayError> {
         let Course { state, first: mut route, mut others } = course;
         let mut tried = Tried::default();
-        let mut attempts = 0;
         let asked = record.elapsed();
         let mut asking = Asking::new(record, request.input_tokens());
         loop {
@@ -353,22 +318,24 @@ impl Gateway {
             }
             let bounded = bounded(request, &route, record);
             let deadline = tried.deadline(&route, &others);
-            asking.earlier = attempts;
+            asking.earlier = tried.attempts;
             let within = bounded.as_ref().unwrap_or(request);
-            let mut error = match route.answer(within, deadline, &asking).await {
-                Ok(mut routed) => {
-                    asking.end();
-                    routed.attempts += attempts;
-                    note_answer(record, &routed.deployment, routed.attempts, asked);
-                    return Ok(routed);
-                }
-                Err(error) => error,
+            let least = route.least_tokens(request);
+            let passes_on = |_| state.passes_on((&route, least), &tried.seen, record.caller().as_ref());
+            let fallback = match route.passes_on(least).and_then(passes_on) {
+                Some(fallback) => Some(fallback),
+                None => match route.answer((within, least), deadline, &asking).await {
+                    Ok(mut routed) => {
+                        asking.end();
+                        routed.attempts += tried.attempts;
+                        note_answer(record, &routed.deployment, routed.attempts, asked);
+                        return Ok(routed);
+                    }
+                    Err(error) => tried.failed(&route, error),
+                },
             };
-            attempts += error.attempts;
-            error.attempts = attempts;
-            tried.failed(&route, &error);
-            let fallback = error.fallback();
-            let taking_over = state.taking_over(&route, fallback, record);
+            tried.is_over(&route);
+            let taking_over = state.taking_over(&route, fallback, record.caller().as_ref());
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
             let listed = others.filter(|_| fallback == Some(Fallback::Any));
             let next = listed.chain(taking_over).filter(|route| !tried.seen.contains(&route.model));
@@ -377,11 +344,17 @@ impl Gateway {
             let mut next = next.into_iter();
             let Some(next_route) = next.next() else {
                 asking.end();
-                note_failure(record, &error, asked);
-                return Err(error.into());
+                return Err(unanswered(tried, &route, record, asked));
             };
-            if next_route.model != route.model {
-                tracing::warn!(model = %route.model, error = %error.source, "Another model takes over");
+            match &tried.failure {
+                _ if next_route.model == route.model => {}
+                Some(failure) => {
+                    tracing::warn!(model = %route.model, error = %failure.source, "Another model takes over");
+                }
+                // What it lacks for this request was known beforehand.
+                None => {
+                    tracing::debug!(model = %route.model, ?fallback, "Another model answers in its place");
+                }
             }
             (route, others) = (next_route, Chain::Several(next));
         }
@@ -398,12 +371,18 @@ fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, a
     let mut facts = record.facts();
     // Of several that were asked it may be another one than the last.
     if !facts.deployment.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &deployment.id)) {
-        facts.provider = Some(deployment.provider_name.clone());
-        facts.deployment = Some(deployment.id.clone());
-        facts.price = deployment.prices.now().cloned();
+        note_asked(&mut facts, deployment);
     }
     facts.attempts = attempts;
     facts.upstream = record.elapsed().saturating_sub(asked);
+}
+
+/// Why there is no answer, of all the models that were tried: the last failure of one that was asked.
+fn unanswered(tried: Tried, route: &Route, record: &RequestRecord, asked: Duration) -> GatewayError {
+    let Some(mut error) = tried.failure else { return GatewayError::Nobody(route.model.to_string()) };
+    (error.attempts, error.back_at) = (tried.attempts, tried.back_at);
+    note_failure(record, &error, asked);
+    error.into()
 }
 
 fn note_failure(record: &RequestRecord, error: &RouteError, asked: Duration) {

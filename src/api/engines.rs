@@ -122,7 +122,7 @@ impl EnginesApi {
             return Ok((route, managed));
         }
         let unknown = || GatewayError::UnknownModel { name: model.to_owned(), nearest: None };
-        let deployment = route.deployments.first().ok_or_else(unknown)?;
+        let deployment = route.all_deployments().next().ok_or_else(unknown)?;
         let provider = &deployment.provider_name;
         Err(if deployment.variants.is_empty() {
             ProviderError::new(provider, ErrorKind::Unsupported("engines that the gateway runs")).into()
@@ -135,7 +135,7 @@ impl EnginesApi {
 
 /// The deployments of a route that the gateway runs itself, in the order in which they are asked.
 fn all_managed<'a>(context: &'a Context, route: &'a Route) -> impl Iterator<Item = Managed> + 'a {
-    route.deployments.iter().filter_map(|deployment| managed(context, deployment))
+    route.all_deployments().filter_map(|deployment| managed(context, deployment))
 }
 
 /// The deployment of a route that is asked first, if the gateway runs it itself.

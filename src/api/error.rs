@@ -2,6 +2,8 @@
 //!
 //! Every error of every path leaves the house as `{"error":{"message","type","param","code"}}`.
 
+mod documented;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +12,10 @@ use poem::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use poem::http::{HeaderName, HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
 use poem_openapi::error::ParseParamError;
-use poem_openapi::payload::Payload;
-use poem_openapi::registry::{MetaHeader, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
-use poem_openapi::types::Type;
-use poem_openapi::{ApiResponse, registry};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::payload::Json;
-use super::schema::ErrorBody;
 use super::standing;
 use crate::accounts::AccountError;
 use crate::gateway::GatewayError;
@@ -47,6 +45,8 @@ struct Told {
     /// The upstream's own words, shown in debug mode only.
     detail: Option<String>,
     retry_after: Option<Duration>,
+    /// Whether whoever could answer rests for so long.
+    rests: bool,
     allow: Option<String>,
     /// Who was asked last, and how many were asked, for the answer's headers.
     provider: Option<Arc<str>>,
@@ -61,8 +61,21 @@ impl Told {
     fn is_worth_a_retry(&self) -> Option<bool> {
         match &*self.code {
             "insufficient_quota" | "budget_exhausted" | standing::REQUEST_EXCEEDS_LIMIT => Some(false),
-            RESTING => Some(self.retry_after.is_none_or(|wait| wait <= LONGEST_CLIENT_WAIT)),
-            _ => None,
+            RESTING => Some(!self.rests_long()),
+            _ => self.rests_long().then_some(false),
+        }
+    }
+
+    fn rests_long(&self) -> bool {
+        self.rests && self.retry_after.is_some_and(|wait| wait > LONGEST_CLIENT_WAIT)
+    }
+
+    /// Takes over how long whoever could answer rests, which is what the gateway keeps to, whatever an upstream has asked
+    /// for. Queues and engines of its own know best when to come back to them.
+    fn rests_for(&mut self, wait: Duration) {
+        let is_own = self.status == StatusCode::SERVICE_UNAVAILABLE && self.code != RESTING;
+        if matches!(self.status.as_u16(), 429 | 502..=504) && !is_own {
+            (self.retry_after, self.rests) = (Some(wait.max(DEFAULT_RETRY_AFTER)), true);
         }
     }
 }
@@ -92,6 +105,7 @@ impl ApiError {
             param: None,
             detail: None,
             retry_after: None,
+            rests: false,
             allow: None,
             provider: None,
             attempts: None,
@@ -356,7 +370,7 @@ impl From<&ProviderError> for ApiError {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message)
             }
             ErrorKind::RateLimited { retry_after, rejection } => {
-                rate_limited(rejection).retry_after(*retry_after)
+                rate_limited(rejection).retry_after(Some(retry_after.unwrap_or(DEFAULT_RETRY_AFTER)))
             }
             ErrorKind::Unavailable { retry_after, .. } => {
                 bad_gateway("upstream_unavailable").retry_after(*retry_after)
@@ -401,6 +415,9 @@ impl From<RouteError> for ApiError {
         let mut told = Self::from(*error.source);
         told.0.provider = Some(provider);
         told.0.attempts = Some(error.attempts);
+        if let Some(back_at) = error.back_at {
+            told.0.rests_for(back_at.saturating_duration_since(Instant::now()));
+        }
         told
     }
 }
@@ -415,6 +432,10 @@ impl From<GatewayError> for ApiError {
             // No status that clients answer by asking again: the model is off until somebody switches it on.
             GatewayError::Off(_) => {
                 Self::new(StatusCode::NOT_FOUND, "model_disabled", message).param("model")
+            }
+            // Nor of this one: it stays so until somebody changes its score.
+            GatewayError::Nobody(_) => {
+                Self::new(StatusCode::NOT_FOUND, "model_unavailable", message).param("model")
             }
             GatewayError::UnknownProvider(_) => {
                 Self::new(StatusCode::NOT_FOUND, "provider_not_found", message).param("provider")
@@ -442,58 +463,6 @@ impl From<AccountError> for ApiError {
                 Self::internal()
             }
         }
-    }
-}
-
-/// What the document says of errors: the same for every operation that can have them.
-const DOCUMENTED: &[(u16, &str)] = &[
-    (
-        400,
-        "The request is not valid, or the prompt does not fit the model's context. `param` names the place.",
-    ),
-    (401, "The key is missing or wrong."),
-    (403, "The key may not use the model, or a page of a site that may not call has sent the request."),
-    (
-        404,
-        "The model, the prompt, the provider, the key or the path does not exist, or the model is switched off.",
-    ),
-    (408, "The body did not arrive in time."),
-    (409, "The configuration is refused, and the one before it goes on. The message has one fault a line."),
-    (413, "The body is larger than the service takes."),
-    (415, "The body is not JSON."),
-    (429, "The provider limits the rate. `retry-after` says how long to wait."),
-    (502, "The provider cannot be reached, gave no valid answer, or rejects the gateway's credentials."),
-    (503, "Nothing can answer now. `retry-after` says how long to wait."),
-    (504, "The provider did not answer in time."),
-];
-
-impl ApiResponse for ApiError {
-    fn meta() -> MetaResponses {
-        let response = |(status, description): &(u16, &'static str)| MetaResponse {
-            description,
-            status: Some(*status),
-            status_range: None,
-            content: vec![registry::MetaMediaType {
-                content_type: Json::<ErrorBody>::CONTENT_TYPE,
-                schema: ErrorBody::schema_ref(),
-            }],
-            headers: if matches!(status, 429 | 503) { vec![retry_after_header()] } else { Vec::new() },
-        };
-        MetaResponses { responses: DOCUMENTED.iter().map(response).collect() }
-    }
-
-    fn register(registry: &mut Registry) {
-        ErrorBody::register(registry);
-    }
-}
-
-fn retry_after_header() -> MetaHeader {
-    MetaHeader {
-        name: "retry-after".to_owned(),
-        description: Some("Seconds to wait before trying again.".to_owned()),
-        required: false,
-        deprecated: false,
-        schema: MetaSchemaRef::Inline(Box::new(registry::MetaSchema::new("integer"))),
     }
 }
 

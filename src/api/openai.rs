@@ -111,8 +111,7 @@ impl OpenAiApi {
     async fn models(&self, request: &Request) -> Result<Json<ModelList>, ApiError> {
         let state = self.context.gateway.state();
         let caller = record_of(request).caller();
-        let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
-        let data = shown.map(|route| self.card(route)).collect();
+        let data = state.shown(caller.as_ref()).map(|route| self.card(route)).collect();
         Ok(Json(ModelList { object: "list".to_owned(), data }))
     }
 
@@ -133,6 +132,9 @@ impl OpenAiApi {
         let route = state.route(&id, caller.as_ref())?;
         if !may_use(caller.as_ref(), &route) {
             return Err(GatewayError::NotAllowed(id).into());
+        }
+        if !state.is_served(&route, caller.as_ref()) {
+            return Err(GatewayError::Nobody(id).into());
         }
         Ok(Json(self.card(&route)))
     }

@@ -186,7 +186,7 @@ impl PassthroughApi {
         let Some(name) = request.headers().get(MODEL) else { return Ok(None) };
         let caller = record_of(request).caller();
         let route = self.context.gateway.state().route(name.to_str().unwrap_or_default(), caller.as_ref())?;
-        let mut deployments = route.deployments.iter();
+        let mut deployments = route.all_deployments();
         let deployment = deployments.find(|deployment| *deployment.provider_name == *provider);
         let deployment = deployment.ok_or_else(|| {
             ApiError::invalid(MODEL, format!("the provider does not serve the model that `{MODEL}` names"))

@@ -16,7 +16,7 @@ use super::schema::{
     GenerationOptions, OwnPrompt, Pong, TagDetails, TagList,
 };
 use super::{Tag, dto, engines, openai as openai_api, prompts, record_of};
-use crate::gateway::{self, Opening, Role, may_use};
+use crate::gateway::{self, Opening, Role};
 use crate::lint::out_of_range;
 use crate::llm::{Change, ChatRequest, Completion, Options, RawObject};
 use crate::prompts::Rendered;
@@ -105,7 +105,7 @@ impl FacadeApi {
         let state = self.context.gateway.state();
         let library: Vec<String> = state.prompts.languages().iter().map(ToString::to_string).collect();
         let caller = record_of(request).caller();
-        let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
+        let shown = state.shown(caller.as_ref());
         let models = shown.map(|route| tag(&self.context, route, &library)).collect();
         Ok(Json(TagList { models }))
     }

@@ -3,6 +3,7 @@
 //! Names models and providers, never keys or addresses, and asks nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use poem::Request;
 use poem_openapi::OpenApi;
@@ -36,7 +37,7 @@ impl RoutesApi {
     async fn routes(&self, request: &Request) -> Json<RouteList> {
         let (state, caller) = (self.context.gateway.state(), record_of(request).caller());
         let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
-        Json(RouteList { routes: shown.map(|route| route_body(route, None)).collect() })
+        Json(RouteList { routes: shown.map(|route| route_body(route)).collect() })
     }
 
     /// The way of a request
@@ -63,14 +64,17 @@ impl RoutesApi {
 
 fn explanation(way: &Way, state: &State) -> Explanation {
     let is_on = |name: &&String| state.routes.off(name).is_none();
-    let demands = Some(&way.demands);
+    let routes = || way.routes.iter().map(|stop| &*stop.route);
+    let demanded = |stop| Some((&way.demands, stop));
     Explanation {
-        candidates: way.routes.iter().flat_map(|route| candidates(route, demands)).collect(),
-        strategy: way.routes.first().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
-        fallbacks: way.routes.iter().flat_map(|route| &route.fallbacks).filter(is_on).cloned().collect(),
-        context_fallbacks: way
+        candidates: way
             .routes
             .iter()
+            .flat_map(|stop| candidates(&stop.route, demanded(stop.least_tokens)))
+            .collect(),
+        strategy: routes().next().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
+        fallbacks: routes().flat_map(|route| &route.fallbacks).filter(is_on).cloned().collect(),
+        context_fallbacks: routes()
             .flat_map(|route| &route.context_fallbacks)
             .filter(is_on)
             .cloned()
@@ -84,20 +88,43 @@ fn explanation(way: &Way, state: &State) -> Explanation {
     }
 }
 
-fn route_body(route: &Route, demands: Option<&Demands>) -> RouteBody {
+/// What a request asks for, and how many tokens are in its prompt at least, where that decides.
+type Demanded<'a> = Option<(&'a Demands, u64)>;
+
+fn route_body(route: &Route) -> RouteBody {
     RouteBody {
         model: route.model.to_string(),
         aliases: route.aliases.clone(),
         strategy: route.strategy().name().to_owned(),
         fallbacks: route.fallbacks.clone(),
         context_fallbacks: route.context_fallbacks.clone(),
-        candidates: candidates(route, demands),
+        candidates: candidates(route, None),
     }
 }
 
-fn candidates(route: &Route, demands: Option<&Demands>) -> Vec<CandidateBody> {
-    let order = route.candidates(demands);
-    order.into_iter().map(|deployment| candidate(route, deployment, demands)).collect()
+fn candidates(route: &Route, demanded: Demanded<'_>) -> Vec<CandidateBody> {
+    let asked = route.candidates(demanded.map(|(demands, _)| demands)).into_iter();
+    asked.chain(&route.left_out).map(|deployment| candidate(route, deployment, demanded)).collect()
+}
+
+/// Whether it can be asked, and if not, why.
+fn reason(
+    route: &Route,
+    deployment: &Arc<Deployment>,
+    rest: Option<Duration>,
+    demanded: Demanded<'_>,
+) -> String {
+    if route.left_out.iter().any(|other| Arc::ptr_eq(other, deployment)) {
+        return "is never asked: its score is not above 0".to_owned();
+    }
+    if demanded.is_some_and(|(_, least_tokens)| !deployment.may_hold(least_tokens)) {
+        return "is not asked: the prompt is surely too long for its context".to_owned();
+    }
+    match (rest, demanded.and_then(|(demands, _)| deployment.lacks(demands))) {
+        (Some(rest), _) => format!("rests for {:.0} s more", rest.as_secs_f64().ceil()),
+        (None, Some(word)) => format!("is asked last: it does not take {word}"),
+        (None, None) => "can be asked".to_owned(),
+    }
 }
 
 fn probe_body(probed: Probed, now: Instant) -> ProbeBody {
@@ -109,23 +136,18 @@ fn probe_body(probed: Probed, now: Instant) -> ProbeBody {
     }
 }
 
-fn candidate(route: &Route, deployment: &Deployment, demands: Option<&Demands>) -> CandidateBody {
+fn candidate(route: &Route, deployment: &Arc<Deployment>, demanded: Demanded<'_>) -> CandidateBody {
     let now = Instant::now();
     let (own, provider) = (deployment.health.figures(now), deployment.provider_health.figures(now));
-    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
     let rests = own.rests_for.max(provider.rests_for);
     let asked = own.answered + own.failed;
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let success_rate = (asked > 0).then(|| own.answered as f64 / asked as f64);
-    let lacking = demands.and_then(|demands| deployment.lacks(demands));
-    let reason = match (rests, lacking) {
-        (Some(rest), _) => format!("rests for {:.0} s more", rest.as_secs_f64().ceil()),
-        (None, Some(word)) => format!("is asked last: it does not take {word}"),
-        _ => "can be asked".to_owned(),
-    };
+    let reason = reason(route, deployment, rests, demanded);
     let keys = deployment.keys(now);
     CandidateBody {
-        model: route.model.to_string(),
+        model: deployment.model.to_string(),
         provider: deployment.provider_name.to_string(),
         upstream: deployment.upstream_model.to_string(),
         priority: deployment.priority,

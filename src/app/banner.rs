@@ -31,7 +31,8 @@ fn write(out: &mut String, settings: &Settings, addresses: &[String], loaded: &L
     writeln!(out)?;
     providers(out, loaded)?;
     missing(out, loaded)?;
-    if let (Some(base), Some(model)) = (base, loaded.routes().routes().first()) {
+    let usable = loaded.routes().routes().iter().find(|route| !route.deployments.is_empty());
+    if let (Some(base), Some(model)) = (base, usable) {
         let model = loaded.routes().route("echo").unwrap_or(model).model.clone();
         let prefix = &settings.prefix;
         writeln!(out, "  Try it:\n")?;

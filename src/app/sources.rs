@@ -1,5 +1,7 @@
 //! What the service is made from: models file, prompts, and what was found near by. All or nothing.
 
+mod warnings;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -366,43 +368,6 @@ impl Loaded {
     /// Whether a provider is asked what models it has, and so may have others than those that are known.
     pub fn discovers(&self) -> bool {
         self.served.iter().any(Served::discovers)
-    }
-
-    /// Things to tell the operator that are no errors.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.catalog.warnings.clone();
-        warnings.extend_from_slice(self.prompts.warnings());
-        let default = self.prompts.default_language();
-        if !self.prompts.speaks(default) {
-            let languages: Vec<String> = self.prompts.languages().iter().map(ToString::to_string).collect();
-            warnings.push(format!(
-                "LLM_PROXY_API_DEFAULT_EP_LANGUAGE: there is no prompt in `{default}`; those there are, are in {}",
-                languages.join(", ")
-            ));
-        }
-        if let (Some(file), None) = (&self.catalog.leaderboard.file, self.leaderboard.file()) {
-            warnings.push(format!(
-                "the leaderboard's file {} is not there, so the figures that come with the program hold; `llm-proxy-api leaderboard update` writes it",
-                file.display()
-            ));
-        }
-        for route in self.routes.routes().iter().filter(|route| route.candidates(None).is_empty()) {
-            warnings.push(format!(
-                "nobody is asked for the model `{}`: none of its deployments has a score above 0 (see /routes and `leaderboard show`)",
-                route.model
-            ));
-        }
-        for served in self.served.iter().filter(|served| served.discovers()) {
-            let name = &served.config.name;
-            let why = self.silent.get(name).map(String::as_str);
-            if served.discovered.is_empty() {
-                let why = why.unwrap_or("says that it has no models");
-                warnings.push(format!("provider `{name}` {why}; it is asked again from time to time"));
-            } else if let Some(why) = why {
-                warnings.push(format!("provider `{name}` {why}; the models that it had stay until it does"));
-            }
-        }
-        warnings
     }
 
     /// Where to listen, as settings and models file say it together.

@@ -220,8 +220,15 @@ impl Watcher {
         let Ok(models) = told else { return };
         let changed = self.loaded.with_models(provider, models, (&self.metrics, &self.sources.health));
         if let Some(loaded) = changed {
-            let models = loaded.routes().routes().len();
-            tracing::info!(provider, models, "The provider's models have changed");
+            let report = loaded.changes_since(&self.loaded);
+            let known = self.loaded.warnings();
+            for warning in report.warnings.iter().filter(|warning| !known.contains(warning)) {
+                tracing::warn!("{warning}");
+            }
+            if !report.diff.is_empty() {
+                let summary = report.diff.summary();
+                tracing::info!(provider, changes = summary, "The provider's models have changed");
+            }
             self.gateway.replace(loaded.state());
             self.loaded = loaded;
             self.probing.follow(self.loaded.routes(), &self.metrics);

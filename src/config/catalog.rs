@@ -31,7 +31,7 @@ pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{
     Adjustment, ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig,
-    ListenAddress, ProbeConfig, Routing, Strategy, Timeouts,
+    ListenAddress, ProbeConfig, Routing, Strategy, Timeouts, never_meant,
 };
 use crate::callers::{Prices, Rules};
 use crate::lint::Object;
@@ -228,7 +228,7 @@ impl Reader<'_> {
         let outer = self.outer_engines(&place, &raw);
         let discover_every = self.discover_every(&place, &raw);
         let Some(kind) = raw.kind else {
-            return self.fault(
+            return self.lack(
                 &place,
                 "`type` is missing",
                 "say what it is, for example \"type\": \"openai\"",
@@ -350,16 +350,12 @@ impl Reader<'_> {
     ) -> ModelSource {
         let Some(RawModels::Listed(Pairs(models))) = raw else {
             if raw.is_none() {
-                self.fault(
-                    place,
-                    "`models` is missing",
-                    "list its models, or write \"models\": \"discover\"",
-                );
+                self.lack(place, "`models` is missing", "list its models, or write \"models\": \"discover\"");
             }
             return ModelSource::Discovered;
         };
         if models.is_empty() {
-            self.fault(place, "`models` is empty", "list its models, or write \"models\": \"discover\"");
+            self.lack(place, "`models` is empty", "list its models, or write \"models\": \"discover\"");
         }
         let models = models.into_iter().map(|(public, raw)| {
             let raw = raw.unwrap_or_default().0;
@@ -432,6 +428,9 @@ impl Reader<'_> {
         } else if name.contains("${") {
             let cure = "write the name itself, with ${NAME} in its `upstream` if need be";
             self.fault(place, "${…} is not replaced in a name", cure);
+        } else if let Some(why) = never_meant(name) {
+            let problem = format!("no request can ask for a model by the name `{name}`: {why}");
+            self.fault(place, &problem, "choose another name; what the provider calls it is its `upstream`");
         }
     }
 
@@ -448,6 +447,11 @@ impl Reader<'_> {
 
     fn fault(&mut self, place: &str, problem: &str, cure: &str) {
         self.faults.push(Fault::new(format!("{}: {place}", self.file), problem, cure));
+    }
+
+    /// Something is not there, unless it is what could not be read.
+    fn lack(&mut self, place: &str, problem: &str, cure: &str) {
+        self.faults.push(Fault::new(format!("{}: {place}", self.file), problem, cure).of_lack());
     }
 
     fn warn(&mut self, place: &str, words: &str) {
@@ -616,8 +620,31 @@ mod tests {
             "`defaults.options.top_p` is 2; give a number from 0 to 1",
         ),
         (r#""${A_KEY}":{}"#, "${…} is not replaced in a name"),
+        (
+            r#""a,b":{}"#,
+            "no request can ask for a model by the name `a,b`: a comma parts the names of several models; choose another name",
+        ),
+        (
+            r#""priority-auto":{}"#,
+            "no request can ask for a model by the name `priority-auto`: it stands for all deployments there are",
+        ),
+        (
+            r#""m":{"aliases":["priority-auto"]}"#,
+            "a.models.m: no request can ask for a model by the name `priority-auto`",
+        ),
         (r#""m":{"languages":["en","e n"]}"#, "`e n` is no language tag"),
     ];
+
+    #[test]
+    fn what_cannot_be_read_explains_what_lacks_and_nothing_else() {
+        let of = |model: &str| {
+            fault(&format!(r#"{{"providers":{{"a":{{"type":"llamacpp","models":{{"m":{model}}}}}}}}}"#))
+        };
+        let lacking = of(r#"{"binary":"/bin/true","context":"large"}"#);
+        assert!(lacking.contains("m.context") && !lacking.contains("is missing"), "{lacking}");
+        let wrong = of(r#"{"binary":"","context":512,"priority":"soon"}"#);
+        assert!(wrong.contains("m.priority") && wrong.contains("`binary` is empty"), "{wrong}");
+    }
 
     #[test]
     fn nonsense_of_the_right_form_is_a_fault() {

@@ -13,12 +13,20 @@ pub struct Fault {
     pub problem: String,
     /// What would mend it.
     pub cure: String,
+    /// Whether it is only that something is not there.
+    pub(super) is_lack: bool,
 }
 
 impl Fault {
     /// A fault in three parts.
     pub fn new(place: impl Into<String>, problem: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { place: place.into(), problem: problem.into(), cure: cure.into() }
+        Self { place: place.into(), problem: problem.into(), cure: cure.into(), is_lack: false }
+    }
+
+    /// The same, of which it is known that only something is not there: it may be what could not be read.
+    #[must_use]
+    pub fn of_lack(self) -> Self {
+        Self { is_lack: true, ..self }
     }
 
     /// Why a file could not be read, with line and path.

@@ -26,7 +26,7 @@ pub use import::adjustments_beside;
 pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use probe::ProbeConfig;
 pub use replicas::{OnRedisAway, RedisSettings};
-pub use routing::{Routing, ScoreScalars, Strategy};
+pub use routing::{AUTO, Routing, ScoreScalars, Strategy, never_meant};
 pub use settings::{
     Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Storage, Timeouts, TlsFiles,
 };

@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+/// The model that every deployment serves, the best score first.
+pub const AUTO: &str = "priority-auto";
+
+/// Why no request could ask for a model of this name.
+pub fn never_meant(name: &str) -> Option<&'static str> {
+    match name {
+        AUTO => Some("it stands for all deployments there are"),
+        name if name.contains(',') => Some("a comma parts the names of several models"),
+        _ => None,
+    }
+}
+
 /// What holds for all routes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routing {

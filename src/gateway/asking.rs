@@ -5,7 +5,14 @@ use std::future::Future;
 use crate::llm::{Usage, UsageSource};
 use crate::providers::{Calls, Handover};
 use crate::router::{Deployment, Watch};
-use crate::telemetry::RequestRecord;
+use crate::telemetry::{Facts, RequestRecord};
+
+/// Notes who is asked, or has answered, at which price.
+pub(super) fn note_asked(facts: &mut Facts, deployment: &Deployment) {
+    facts.provider = Some(deployment.provider_name.clone());
+    facts.deployment = Some(deployment.id.clone());
+    facts.price = deployment.prices.now().cloned();
+}
 
 /// A question that is under way. Dropped before its [`Asking::end`], it has used the prompt, if anybody has got it.
 #[derive(Debug)]
@@ -40,9 +47,7 @@ impl<'a> Asking<'a> {
 impl Watch for Asking<'_> {
     fn asked(&self, deployment: &Deployment, attempts: u32) {
         let mut facts = self.record.facts();
-        facts.provider = Some(deployment.provider_name.clone());
-        facts.deployment = Some(deployment.id.clone());
-        facts.price = deployment.prices.now().cloned();
+        note_asked(&mut facts, deployment);
         facts.attempts = self.earlier.saturating_add(attempts);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::router::{Route, RouteError};
+use crate::router::{Fallback, Route, RouteError};
 
 /// Models that are asked one after the other. Nearly always there is one, for which nothing is allocated.
 #[derive(Clone)]
@@ -39,9 +39,15 @@ impl Iterator for Chain {
 #[derive(Default)]
 pub(super) struct Tried {
     pub(super) seen: Vec<Arc<str>>,
+    /// So many deployments were asked.
+    pub(super) attempts: u32,
+    /// What the last one said.
+    pub(super) failure: Option<RouteError>,
     /// When the waiting is over, whoever is waited for.
     deadline: Option<Instant>,
     waiting: Waiting,
+    /// When the first of those that rest is back, of whatever model.
+    pub(super) back_at: Option<Instant>,
 }
 
 /// Whether one that rests is waited for: once in a request, and not where another one has failed in earnest.
@@ -71,10 +77,24 @@ impl Tried {
         (is_alone || matches!(self.waiting, Waiting::Now)).then_some(deadline)
     }
 
-    pub(super) fn failed(&mut self, route: &Arc<Route>, error: &RouteError) {
+    /// A model is over and done with, whether or not anybody was asked.
+    pub(super) fn is_over(&mut self, route: &Route) {
         if !self.seen.contains(&route.model) {
             self.seen.push(route.model.clone());
         }
+    }
+
+    /// Nobody has answered for a model. Who may take over from it.
+    pub(super) fn failed(&mut self, route: &Arc<Route>, error: RouteError) -> Option<Fallback> {
+        self.wait_perhaps(route, &error);
+        self.attempts += error.attempts;
+        self.back_at = self.back_at.into_iter().chain(error.back_at).min();
+        let fallback = error.fallback();
+        self.failure = Some(error);
+        fallback
+    }
+
+    fn wait_perhaps(&mut self, route: &Arc<Route>, error: &RouteError) {
         let Waiting::Perhaps(soonest) = &mut self.waiting else { return };
         match error.is_resting() {
             None => self.waiting = Waiting::Never,

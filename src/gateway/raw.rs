@@ -85,8 +85,7 @@ fn meant(
 ) -> Result<Option<Meant>, GatewayError> {
     let served = || {
         let routes = state.routes.on_and_off().iter();
-        let all =
-            routes.flat_map(|route| route.deployments.iter().map(move |deployment| (route, deployment)));
+        let all = routes.flat_map(|route| route.all_deployments().map(move |deployment| (route, deployment)));
         all.filter(|(_, deployment)| *deployment.provider_name == *provider)
     };
     let caller = caller.filter(|caller| !caller.key.allowed_models.is_empty());

@@ -9,7 +9,6 @@ use super::chain::Chain;
 use crate::callers::{Caller, Rules};
 use crate::prompts::PromptLibrary;
 use crate::router::{Fallback, Route, RoutingTable};
-use crate::telemetry::RequestRecord;
 
 /// Routes and prompts, which belong together: a reload changes both or neither.
 #[derive(Debug)]
@@ -35,6 +34,19 @@ impl State {
     /// Nobody serves a model of that name, or it is off, which only those are told who may use it.
     pub fn route(&self, model: &str, caller: Option<&Caller>) -> Result<Arc<Route>, GatewayError> {
         self.routes.route(model).cloned().ok_or_else(|| self.absent(model, caller))
+    }
+
+    /// The models that a caller may see and use, in the order of the catalog: each of which somebody can be asked for.
+    pub fn shown<'s>(&'s self, caller: Option<&'s Caller>) -> impl Iterator<Item = &'s Arc<Route>> {
+        self.routes
+            .routes()
+            .iter()
+            .filter(move |route| may_use(caller, route) && self.is_served(route, caller))
+    }
+
+    /// Whether a caller can have an answer from anybody for this model.
+    pub fn is_served(&self, route: &Arc<Route>, caller: Option<&Caller>) -> bool {
+        self.routes.is_served(route, &|route| may_use(caller, route))
     }
 
     /// The route that a name leads to, whether its model is off or on: for those who look after it.
@@ -79,16 +91,32 @@ impl State {
         &self,
         route: &Route,
         fallback: Option<Fallback>,
-        record: &RequestRecord,
+        caller: Option<&Caller>,
     ) -> Vec<Arc<Route>> {
         let names: &[String] = match fallback {
             Some(Fallback::Any) => &route.fallbacks,
             Some(Fallback::Larger) => &route.context_fallbacks,
             None => &[],
         };
-        let caller = record.caller();
         let routes = names.iter().filter_map(|name| self.routes.route(name).cloned());
-        routes.filter_map(|route| self.as_allowed(route, caller.as_ref())).collect()
+        let usable = routes.filter_map(|route| self.as_allowed(route, caller));
+        usable.filter(|route| self.is_served(route, caller)).collect()
+    }
+
+    /// Whether others are to answer in the place of a model, though nobody has failed. A prompt that is surely too long for
+    /// it, with at least so many tokens, goes there all the same if nobody else has not been `seen` with it.
+    pub(super) fn passes_on(
+        &self,
+        (route, least_tokens): (&Route, u64),
+        seen: &[Arc<str>],
+        caller: Option<&Caller>,
+    ) -> Option<Fallback> {
+        let fallback = route.passes_on(least_tokens)?;
+        let has_others = || {
+            let others = self.taking_over(route, Some(fallback), caller);
+            others.iter().any(|other| other.model != route.model && !seen.contains(&other.model))
+        };
+        (fallback == Fallback::Any || has_others()).then_some(fallback)
     }
 
     /// A route as far as its caller may use it. Of that of all deployments only those are left whose models the caller may

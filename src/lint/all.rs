@@ -10,7 +10,7 @@ const MOST_MISREADS: usize = 50;
 
 /// A text that was read as far as that goes.
 #[derive(Clone, Debug)]
-pub struct Judged<T> {
+pub struct Readable<T> {
     /// Whole, if there are no faults. Otherwise without what is at fault: good for finding more, and for nothing else.
     pub value: Option<T>,
     /// All that is wrong, in the order of the text. The first one has a line.
@@ -20,12 +20,12 @@ pub struct Judged<T> {
 }
 
 /// Reads a text, with all its faults.
-pub fn read_all<T: DeserializeOwned>(syntax: Syntax, text: &str) -> Judged<T> {
+pub fn read_all<T: DeserializeOwned>(syntax: Syntax, text: &str) -> Readable<T> {
     let first = match read(syntax, text) {
-        Ok(value) => return Judged { value: Some(value), misreads: Vec::new(), left_out: Vec::new() },
+        Ok(value) => return Readable { value: Some(value), misreads: Vec::new(), left_out: Vec::new() },
         Err(misread) => misread,
     };
-    let mut judged = Judged { value: None, misreads: vec![first], left_out: Vec::new() };
+    let mut judged = Readable { value: None, misreads: vec![first], left_out: Vec::new() };
     // A text that is none of its form says nothing more.
     let Ok(mut rest) = read::<Value>(syntax, text) else { return judged };
     let mut is_first = true;
@@ -126,7 +126,7 @@ mod tests {
 
     type Places = Vec<(String, Option<usize>)>;
 
-    fn judged(syntax: Syntax, text: &str) -> (Places, Judged<Object<Outer>>) {
+    fn judged(syntax: Syntax, text: &str) -> (Places, Readable<Object<Outer>>) {
         let judged = read_all::<Object<Outer>>(syntax, text);
         (judged.misreads.iter().map(|misread| (misread.path.clone(), misread.line)).collect(), judged)
     }

@@ -8,7 +8,7 @@ mod paths;
 mod ranges;
 mod read;
 
-pub use all::{Judged, read_all};
+pub use all::{Readable, read_all};
 pub use paths::{path_fault, percent_decoded};
 pub use ranges::out_of_range;
 pub use read::{Misread, Object, Syntax, expected_in_words, read};

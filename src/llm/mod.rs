@@ -12,6 +12,7 @@ mod estimate;
 mod fault;
 mod frame;
 mod id;
+mod least;
 mod object;
 mod options;
 mod request;

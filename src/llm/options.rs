@@ -35,8 +35,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("stopSequences", "stop"),
 ];
 
-/// Canonical names of all options that some provider takes.
-const TAKEN: &[&str] = &[
+/// Canonical names of the options that some provider takes and that change what is generated.
+pub(super) const OF_ANSWERS: &[&str] = &[
     "temperature",
     "top_p",
     "top_k",
@@ -52,20 +52,15 @@ const TAKEN: &[&str] = &[
     "mirostat",
     "mirostat_tau",
     "mirostat_eta",
-    // Ollama's own.
-    "keep_alive",
-    "num_ctx",
-    "num_keep",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "use_mmap",
 ];
+
+/// Those that do not: Ollama's own, for its engine.
+const OF_ENGINES: &[&str] =
+    &["keep_alive", "num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap"];
 
 /// All names of options that some provider takes, whichever system's they are.
 pub fn option_names() -> impl Iterator<Item = &'static str> {
-    TAKEN.iter().copied().chain(ALIASES.iter().map(|(alias, _)| *alias))
+    OF_ANSWERS.iter().chain(OF_ENGINES).copied().chain(ALIASES.iter().map(|(alias, _)| *alias))
 }
 
 impl Options {

@@ -7,24 +7,12 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::options::{canonical, needs_mapping};
+use super::options::{OF_ANSWERS, canonical, needs_mapping};
 use super::{Change, ChatRequest, EmbedRequest, InvalidObject, Options, RawObject, RequestKind};
 
-/// Members of a request that change what is generated. They make no sense of an embedding, so that a model's settings for
-/// chats do not spoil requests for those.
+/// Members of a request that change what is generated, beside the options that do.
 const OF_CHATS: &[&str] = &[
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "typical_p",
-    "max_tokens",
-    "stop",
-    "seed",
     "n",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
     "logprobs",
     "top_logprobs",
     "logit_bias",
@@ -36,9 +24,11 @@ const OF_CHATS: &[&str] = &[
     "think",
 ];
 
-/// Whether a member of a request is to change what is generated, whichever system's name it has.
+/// Whether a member of a request is to change what is generated, whichever system's name it has. It makes no sense of an
+/// embedding, so that a model's settings for chats do not spoil requests for those.
 pub fn changes_answers(name: &str) -> bool {
-    OF_CHATS.contains(&canonical(name))
+    let name = canonical(name);
+    OF_ANSWERS.contains(&name) || OF_CHATS.contains(&name)
 }
 
 impl ChatRequest {
@@ -134,7 +124,7 @@ impl EmbedRequest {
         overrides: &Map<String, Value>,
     ) -> Result<Cow<'_, Self>, InvalidObject> {
         let fitting = |settings: &Map<String, Value>| -> Map<String, Value> {
-            let fitting = settings.iter().filter(|(name, _)| !OF_CHATS.contains(&canonical(name)));
+            let fitting = settings.iter().filter(|(name, _)| !changes_answers(name));
             fitting.map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let mut changes = Vec::new();
@@ -309,6 +299,16 @@ mod tests {
         let settled = settled.unwrap();
         let options = settled.options.iter().map(|(name, value)| (name.to_owned(), value.clone()));
         (serde_json::from_slice(settled.body.text()).unwrap(), Value::Object(options.collect()))
+    }
+
+    #[test]
+    fn options_of_engines_change_no_answers() {
+        for name in ["temperature", "num_predict", "mirostat", "repeat_penalty", "n", "tools"] {
+            assert!(changes_answers(name), "{name}");
+        }
+        for name in ["num_ctx", "keep_alive", "model", "user", "dimensions"] {
+            assert!(!changes_answers(name), "{name}");
+        }
     }
 
     #[test]

@@ -317,7 +317,7 @@ fn address(
     let fault = |problem: &str| Fault::new(&config.place, format!("`{key}` {problem}"), &cure);
     let text = text.unwrap_or_default();
     if text.is_empty() {
-        return Err(fault("is missing"));
+        return Err(fault("is missing").of_lack());
     }
     // The address itself may hold a key, so it is not repeated.
     let mut url = Url::parse(text).map_err(|error| fault(&format!("is no address: {error}")))?;

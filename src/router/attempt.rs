@@ -130,6 +130,12 @@ impl Deployment {
         !self.health.rests(now) && !self.provider_health.rests(now) && some_key
     }
 
+    /// When it is back, if it rests, or its provider does, or all of its provider's keys.
+    pub(super) fn back_at(&self, now: Instant) -> Option<Instant> {
+        let of_keys = self.keys.rest_until(now);
+        self.health.rests_until(now).max(self.provider_health.rests_until(now)).max(of_keys)
+    }
+
     /// Comes back when it may be worth looking again whether it rests.
     pub(super) async fn changed(&self) {
         tokio::select! {

@@ -1,5 +1,6 @@
 //! Whether what a request asks for is known to be beyond a deployment. Such a one is asked last: what is said of it
-//! may be wrong, but others are the better choice.
+//! may be wrong, but others are the better choice. For a prompt that is surely too long it is not asked at all, if
+//! somebody else can be.
 
 use std::sync::Arc;
 
@@ -17,6 +18,29 @@ impl Deployment {
             .or(is_too_long.then_some("so long a prompt"))
             .or(is_long_answer.then_some("so long an answer"))
     }
+}
+
+impl Deployment {
+    /// Whether a prompt of at least so many tokens may fit into it.
+    pub fn may_hold(&self, least_tokens: u64) -> bool {
+        self.context_tokens.is_none_or(|context| least_tokens <= context)
+    }
+}
+
+/// The smallest context, where it matters whether a prompt is surely too long for it: where others have a larger one, or
+/// none that is known.
+pub(super) fn smallest_context(deployments: &[Arc<Deployment>], has_larger_models: bool) -> Option<u64> {
+    let smallest = deployments.iter().filter_map(|deployment| deployment.context_tokens).min()?;
+    let is_larger = |deployment: &Arc<Deployment>| deployment.context_tokens != Some(smallest);
+    (has_larger_models || deployments.iter().any(is_larger)).then_some(smallest)
+}
+
+/// Those that may hold a prompt of at least so many tokens.
+pub(super) fn holding<'a>(
+    order: impl Iterator<Item = &'a Arc<Deployment>>,
+    least_tokens: u64,
+) -> impl Iterator<Item = &'a Arc<Deployment>> {
+    order.filter(move |deployment: &&'a Arc<Deployment>| deployment.may_hold(least_tokens))
 }
 
 /// Those that fit first, in their order; without demands all as they come, for which nothing is allocated.

@@ -157,7 +157,15 @@ impl Health {
 
     /// Whether it rests.
     pub(super) fn rests(&self, now: Instant) -> bool {
-        self.is_troubled.load(Ordering::Acquire) && self.state().rests_until.is_some_and(|until| until > now)
+        self.rests_until(now).is_some()
+    }
+
+    /// Until when it rests, if it does.
+    pub(super) fn rests_until(&self, now: Instant) -> Option<Instant> {
+        if !self.is_troubled.load(Ordering::Acquire) {
+            return None;
+        }
+        self.state().rests_until.filter(|until| *until > now)
     }
 
     /// Comes back when it may be worth looking again.

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use super::Ask;
 use super::attempt::{Candidate, Outcome};
 use super::round::Round;
-use super::table::{Deployment, Route};
+use super::route::Route;
+use super::table::Deployment;
 use crate::providers::{ErrorKind, Failover, ProviderError};
 use crate::telemetry::AttemptOutcome;
 

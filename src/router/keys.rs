@@ -37,6 +37,12 @@ impl Keys {
         self.keys.iter().filter(|key| key.health.rests(now)).count()
     }
 
+    /// When the first of them is back, if all rest.
+    pub(super) fn rest_until(&self, now: Instant) -> Option<Instant> {
+        let until: Option<Vec<Instant>> = self.keys.iter().map(|key| key.health.rests_until(now)).collect();
+        until?.into_iter().min()
+    }
+
     /// The key whose turn it is, of those that do not rest; `None` if there are no several.
     ///
     /// # Errors

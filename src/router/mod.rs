@@ -11,6 +11,7 @@ mod keys;
 mod order;
 mod probe;
 mod round;
+mod route;
 mod score;
 mod table;
 
@@ -25,15 +26,16 @@ use crate::providers::{Answer, Content, ErrorKind, Failover, Handover, ProviderE
 use crate::wire::Invalid;
 
 use attempt::Outcome;
-use fit::fitting_first;
+use fit::{fitting_first, holding};
 use round::Round;
 
 pub use attempt::Means;
 pub use health::{Figures, Health, HealthBook, Probed, Replicas};
 pub use keys::Key;
 pub use probe::Probe;
+pub use route::Route;
 pub use score::Score;
-pub use table::{Deployment, Route, RoutingTable, Served};
+pub use table::{Deployment, RoutingTable, Served};
 
 /// An answer, and who gave it.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub struct RouteError {
     pub deployment: Arc<str>,
     /// How many were asked.
     pub attempts: u32,
+    /// When the first of those that rest is back, if any do: before that it is of no use to ask again.
+    pub back_at: Option<Instant>,
     /// What the last one said.
     #[source]
     pub source: Box<ProviderError>,
@@ -100,6 +104,11 @@ pub trait Ask: Sync {
     /// About so many tokens of it, before the answer.
     fn input_tokens(&self) -> u64;
 
+    /// At least so many; 0 where these are surely not more than `beyond`.
+    fn least_input_tokens(&self, _beyond: u64) -> u64 {
+        0
+    }
+
     /// The most tokens of an answer; `None` if nobody says.
     fn output_tokens(&self) -> Option<u64>;
 
@@ -137,6 +146,10 @@ impl Ask for ChatRequest {
 
     fn input_tokens(&self) -> u64 {
         Usage::estimated_prompt(self.body.text())
+    }
+
+    fn least_input_tokens(&self, beyond: u64) -> u64 {
+        Self::least_input_tokens(self, beyond)
     }
 
     fn output_tokens(&self) -> Option<u64> {
@@ -207,16 +220,18 @@ impl Route {
 
     /// Asks the deployments, one after the other, until one answers. Those that rest are left out; if all do, the
     /// first to come back is waited for until `deadline`, those who came first before those who came later. Without a
-    /// deadline nothing is waited for.
+    /// deadline nothing is waited for. Those for which the prompt, with its `least_tokens`, is surely too long are passed
+    /// over, unless it is that for all of them: then their servers are to say so.
     ///
     /// # Errors
     /// The request was refused, every deployment failed, or all of them rest.
     pub async fn answer<R: Ask>(
         &self,
-        request: &R,
+        (request, least_tokens): (&R, u64),
         deadline: Option<Instant>,
         watch: &dyn Watch,
     ) -> Result<Routed<R::Answer>, RouteError> {
+        let least_tokens = if self.passes_on(least_tokens).is_some() { 0 } else { least_tokens };
         let demands = self.is_choosy.then(|| request.demands()).flatten();
         if self.routing.hedge_after.is_some() {
             self.hedges.earn();
@@ -224,6 +239,7 @@ impl Route {
         let mut turn = None;
         loop {
             let order = self.order.of(&self.deployments, request.is_stream());
+            let order = holding(order, least_tokens);
             let mut round = Round::new((self, watch), fitting_first(order, demands.as_ref()));
             while let Some(candidate) = round.next() {
                 // Whoever waits next may look.
@@ -240,14 +256,15 @@ impl Route {
                 }
             }
             if let Some(failure) = round.failure {
-                return Err(failure);
+                return Err(RouteError { back_at: self.back_at(), ..failure });
             }
             let Some((until, deployment)) = round.soonest else {
-                // Scores leave nobody.
+                // There is no deployment: whoever asks has seen to it that there is one.
                 let nobody = ProviderError::new(&self.model, ErrorKind::Unsupported("this model"));
                 return Err(RouteError {
                     deployment: self.model.clone(),
                     attempts: 0,
+                    back_at: None,
                     source: nobody.into(),
                 });
             };
@@ -266,6 +283,14 @@ impl Route {
                 () = deployment.changed() => {}
             }
         }
+    }
+}
+
+impl Route {
+    /// When the first of those that rest is back.
+    fn back_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.deployments.iter().filter_map(|deployment| deployment.back_at(now)).min()
     }
 }
 
@@ -304,11 +329,12 @@ impl Deployment {
     /// It rests, and that takes too long.
     fn rests_until(&self, until: Instant) -> RouteError {
         let retry_after = until.saturating_duration_since(Instant::now());
-        self.route_error(0, self.failed(ErrorKind::Overloaded { code: RESTING, retry_after }))
+        let resting = self.failed(ErrorKind::Overloaded { code: RESTING, retry_after });
+        RouteError { back_at: Some(until), ..self.route_error(0, resting) }
     }
 
     fn route_error(&self, attempts: u32, source: ProviderError) -> RouteError {
-        RouteError { deployment: self.id.clone(), attempts, source: source.into() }
+        RouteError { deployment: self.id.clone(), attempts, back_at: None, source: source.into() }
     }
 
     fn failed(&self, kind: ErrorKind) -> ProviderError {

@@ -26,24 +26,21 @@ impl Order {
         Self { strategy, next: AtomicUsize::new(0), turns: Mutex::new(vec![0.0; deployments]) }
     }
 
-    /// The deployments, which come by priority, in the order in which they are to be asked now.
+    /// The deployments, which come as [`ranked`] has left them, in the order in which they are to be asked now.
     pub(super) fn of<'a>(
         &self,
         deployments: &'a [Arc<Deployment>],
         stream: bool,
     ) -> impl Iterator<Item = &'a Arc<Deployment>> + use<'a> {
         // Nearly all routes are of this kind, for which nothing is allocated.
-        let is_straight = self.strategy == Strategy::Priority
-            || (deployments.len() < 2 && self.strategy != Strategy::Score);
+        let is_straight =
+            matches!(self.strategy, Strategy::Priority | Strategy::Score) || deployments.len() < 2;
         let straight = if is_straight { deployments } else { &[] };
         let sorted = if is_straight { Vec::new() } else { self.sorted(deployments, stream) };
         straight.iter().chain(sorted)
     }
 
     fn sorted<'a>(&self, deployments: &'a [Arc<Deployment>], stream: bool) -> Vec<&'a Arc<Deployment>> {
-        if self.strategy == Strategy::Score {
-            return self.usual(deployments);
-        }
         let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
         match self.strategy {
             Strategy::Priority | Strategy::Score => {}
@@ -63,11 +60,7 @@ impl Order {
     pub(super) fn usual<'a>(&self, deployments: &'a [Arc<Deployment>]) -> Vec<&'a Arc<Deployment>> {
         let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
         match self.strategy {
-            Strategy::Priority | Strategy::RoundRobin => {}
-            Strategy::Score => {
-                order.retain(|deployment| deployment.score.suffices);
-                order.sort_by(|one, other| other.score.overall.total_cmp(&one.score.overall));
-            }
+            Strategy::Priority | Strategy::Score | Strategy::RoundRobin => {}
             Strategy::Weighted => tiers(&mut order)
                 .for_each(|tier| tier.sort_by(|one, other| other.weight.total_cmp(&one.weight))),
             Strategy::LeastLatency => tiers(&mut order)
@@ -87,6 +80,22 @@ impl Order {
             rest = others;
         }
     }
+}
+
+/// Deployments, which come by priority, as a strategy wants them once and for all, and those that it leaves out: scores do
+/// not change from one request to the next.
+pub(super) fn ranked(
+    strategy: Strategy,
+    deployments: Vec<Arc<Deployment>>,
+) -> (Vec<Arc<Deployment>>, Vec<Arc<Deployment>>) {
+    if strategy != Strategy::Score {
+        return (deployments, Vec::new());
+    }
+    let (mut asked, left_out): (Vec<_>, Vec<_>) =
+        deployments.into_iter().partition(|deployment| deployment.score.suffices);
+    // Stable: equals stay as they are.
+    asked.sort_by(|one, other| other.score.overall.total_cmp(&one.score.overall));
+    (asked, left_out)
 }
 
 /// Groups of equal priority.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::{Candidate, Outcome};
-use super::table::{Deployment, Route};
+use super::route::Route;
+use super::table::Deployment;
 use super::{RouteError, Watch};
 use crate::providers::{Cooldown, ErrorKind, Failover, OVERFLOWED};
 

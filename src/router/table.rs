@@ -10,21 +10,21 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::fit::fitting_first;
 use super::health::{Health, HealthBook};
 use super::hedge::Hedges;
 use super::keys::{Key, Keys};
-use super::order::Order;
 use super::probe::Probe;
+use super::route::Route;
 use super::score::{Merits, Score};
 use crate::callers::PriceHistory;
 use crate::config::{
-    Adjustment, Catalog, ModelConfig, ModelSource, ProviderConfig, Routing, Strategy, Timeouts, nearest,
+    AUTO, Adjustment, Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Strategy, Timeouts,
+    nearest, never_meant,
 };
 use crate::leaderboard::Leaderboard;
-use crate::llm::{Abilities, Demands};
+use crate::llm::Abilities;
 use crate::providers::{ModelCard, Provider};
-use crate::telemetry::{AttemptOutcome, Metrics, ModelMetrics};
+use crate::telemetry::{AttemptOutcome, Metrics};
 
 /// All routes, by every name that leads to them. Immutable: a reload makes a new table, and so does switching a model off
 /// or on. No name leads to a model that is off, so that nobody has to ask whether it is.
@@ -44,36 +44,13 @@ pub struct RoutingTable {
     probes: Vec<Arc<Probe>>,
 }
 
-/// A public model and who serves it.
-#[derive(Debug)]
-pub struct Route {
-    /// The public name.
-    pub model: Arc<str>,
-    /// Further names for it.
-    pub aliases: Vec<String>,
-    /// By priority; at least one.
-    pub deployments: Vec<Arc<Deployment>>,
-    /// Its figures.
-    pub metrics: Arc<ModelMetrics>,
-    /// Models that answer when none of its deployments does.
-    pub fallbacks: Vec<String>,
-    /// Models that answer when a prompt is too long for it.
-    pub context_fallbacks: Vec<String>,
-    pub(super) order: Order,
-    /// Whether it depends on the request who fits.
-    pub(super) is_choosy: bool,
-    pub(super) routing: Routing,
-    /// All routes have one budget.
-    pub(super) hedges: Arc<Hedges>,
-    /// Those who wait while all rest stand in it. It lets them go in the order in which they came.
-    pub(super) line: tokio::sync::Mutex<()>,
-}
-
 /// One model at one provider.
 #[derive(Debug)]
 pub struct Deployment {
     /// `provider/upstream model`.
     pub id: Arc<str>,
+    /// The public model that it serves.
+    pub model: Arc<str>,
     /// Who answers.
     pub provider: Arc<dyn Provider>,
     /// The provider's name.
@@ -118,53 +95,6 @@ pub struct Deployment {
     outrun: Counter,
 }
 
-impl Route {
-    /// In which order its deployments are asked.
-    pub fn strategy(&self) -> Strategy {
-        self.order.strategy
-    }
-
-    /// Its deployments in the order in which they are asked, as far as that does not change with each request.
-    pub fn candidates(&self, demands: Option<&Demands>) -> Vec<&Arc<Deployment>> {
-        fitting_first(self.order.usual(&self.deployments).into_iter(), demands).collect()
-    }
-
-    /// Whether it is that of all deployments.
-    pub fn is_auto(&self) -> bool {
-        *self.model == *AUTO
-    }
-
-    /// The same with those deployments alone that serve these routes; `None` if there are none.
-    pub fn only_with(self: &Arc<Self>, routes: &[Arc<Self>]) -> Option<Arc<Self>> {
-        let serving: HashSet<*const Deployment> =
-            routes.iter().flat_map(|route| &route.deployments).map(Arc::as_ptr).collect();
-        let serves = |deployment: &&Arc<Deployment>| serving.contains(&Arc::as_ptr(deployment));
-        let deployments: Vec<Arc<Deployment>> = self.deployments.iter().filter(serves).cloned().collect();
-        match deployments.len() {
-            0 => None,
-            count if count == self.deployments.len() => Some(self.clone()),
-            count => Some(Arc::new(Self {
-                model: self.model.clone(),
-                aliases: self.aliases.clone(),
-                metrics: self.metrics.clone(),
-                fallbacks: self.fallbacks.clone(),
-                context_fallbacks: self.context_fallbacks.clone(),
-                order: Order::new(self.order.strategy, count),
-                is_choosy: is_choosy(&deployments),
-                routing: self.routing.clone(),
-                hedges: self.hedges.clone(),
-                line: tokio::sync::Mutex::default(),
-                deployments,
-            })),
-        }
-    }
-
-    /// All names that lead here.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.aliases.iter().map(String::as_str).chain([&*self.model])
-    }
-}
-
 impl Deployment {
     /// Whether the gateway runs it itself.
     pub fn is_managed(&self) -> bool {
@@ -204,6 +134,11 @@ impl Served {
     /// Whether it is asked what models it has.
     pub fn discovers(&self) -> bool {
         matches!(self.config.models, ModelSource::Discovered)
+    }
+
+    /// Models that it said it has and that are not served, for no request could ask for them; with the reason.
+    pub fn never_meant(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.discovered.iter().filter_map(|card| Some((card.id.as_str(), never_meant(&card.id)?)))
     }
 }
 
@@ -247,19 +182,11 @@ impl RoutingTable {
             deployments.sort_by_key(|deployment| deployment.priority);
             let policy = catalog.policies.iter().find(|policy| *policy.model == *model);
             let policy = policy.cloned().unwrap_or_default();
-            table.all.push(Arc::new(Route {
-                aliases: policy.aliases,
-                fallbacks: policy.fallbacks,
-                context_fallbacks: policy.context_fallbacks,
-                metrics: Arc::new(metrics.of_model(&model)),
-                order: Order::new(policy.strategy.unwrap_or(catalog.routing.strategy), deployments.len()),
-                is_choosy: is_choosy(&deployments),
-                routing: catalog.routing.clone(),
-                hedges: hedges.clone(),
-                line: tokio::sync::Mutex::default(),
-                model,
-                deployments,
-            }));
+            let strategy = policy.strategy.unwrap_or(catalog.routing.strategy);
+            let metrics = Arc::new(metrics.of_model(&model));
+            let policy = ModelPolicy { model: model.to_string(), ..policy };
+            let shared = (metrics, catalog.routing.clone(), hedges.clone());
+            table.all.push(Arc::new(Route::new(policy, strategy, deployments, shared)));
         }
         table.auto = auto.map(Arc::new);
         health.forget_the_unused();
@@ -306,7 +233,25 @@ impl RoutingTable {
 
     /// The name that comes nearest to one that leads nowhere.
     pub fn nearest(&self, name: &str) -> Option<&str> {
-        nearest(name, self.routes.iter().flat_map(|route| route.names()))
+        let served = self.routes.iter().filter(|route| self.is_served(route, &|_| true));
+        nearest(name, served.flat_map(|route| route.names()))
+    }
+
+    /// Whether anybody can be asked for a model: one of its own deployments, or one of a model that takes over from it,
+    /// of those that may be used.
+    pub fn is_served(&self, route: &Arc<Route>, may_use: &dyn Fn(&Route) -> bool) -> bool {
+        let (mut open, mut seen) = (vec![route], Vec::new());
+        while let Some(route) = open.pop() {
+            if !route.deployments.is_empty() {
+                return true;
+            }
+            if !seen.contains(&&route.model) {
+                seen.push(&route.model);
+                let taking_over = route.fallbacks.iter().filter_map(|name| self.route(name));
+                open.extend(taking_over.filter(|route| may_use(route)));
+            }
+        }
+        false
     }
 
     /// The routes of all models that are on, in the order of the catalog.
@@ -349,9 +294,6 @@ fn found<'a>(
     })
 }
 
-/// The model that every deployment serves, the best score first.
-const AUTO: &str = "priority-auto";
-
 /// How a provider is asked for signs of life, if it is.
 fn probe(
     served: &Served,
@@ -375,20 +317,9 @@ fn auto(
     metrics: &Metrics,
     hedges: &Arc<Hedges>,
 ) -> Option<Route> {
-    let model: Arc<str> = AUTO.into();
-    (!all.is_empty()).then(|| Route {
-        metrics: Arc::new(metrics.of_model(&model)),
-        aliases: Vec::new(),
-        fallbacks: Vec::new(),
-        context_fallbacks: Vec::new(),
-        order: Order::new(Strategy::Score, all.len()),
-        is_choosy: is_choosy(&all),
-        routing: catalog.routing.clone(),
-        hedges: hedges.clone(),
-        line: tokio::sync::Mutex::default(),
-        model,
-        deployments: all,
-    })
+    let policy = ModelPolicy { model: AUTO.to_owned(), ..ModelPolicy::default() };
+    let shared = (Arc::new(metrics.of_model(&AUTO.into())), catalog.routing.clone(), hedges.clone());
+    (!all.is_empty()).then(|| Route::new(policy, Strategy::Score, all, shared))
 }
 
 /// The echo provider makes any trouble that a request asks for. It is trouble only if the settings ask for it.
@@ -410,7 +341,8 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
                 context_tokens: card.context_tokens,
                 ..ModelConfig::default()
             };
-            served.discovered.iter().map(|card| (config(card), card.clone())).collect()
+            let meant = served.discovered.iter().filter(|card| never_meant(&card.id).is_none());
+            meant.map(|card| (config(card), card.clone())).collect()
         }
     }
 }
@@ -429,14 +361,6 @@ fn known_as(provider: &ProviderConfig, key: Option<&SecretString>) -> String {
     let mut hasher = DefaultHasher::new();
     (&provider.base_url, key.map(ExposeSecret::expose_secret)).hash(&mut hasher);
     format!("{} {:x}", provider.name, hasher.finish())
-}
-
-/// Whether deployments differ in what they can do.
-fn is_choosy(deployments: &[Arc<Deployment>]) -> bool {
-    let same = |one: &Arc<Deployment>, other: &Arc<Deployment>| {
-        one.abilities == other.abilities && one.context_tokens == other.context_tokens
-    };
-    deployments.windows(2).any(|pair| matches!(pair, [one, other] if !same(one, other)))
 }
 
 fn deployment(
@@ -475,6 +399,7 @@ fn deployment(
         is_probed: served.config.probe.is_some(),
         plays: plays(&served.config, &model),
         id,
+        model: public.clone(),
         provider: served.provider.clone(),
         upstream_model: model.upstream.into(),
         priority: model.priority,

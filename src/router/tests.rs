@@ -55,7 +55,7 @@ async fn asked_with(table: &RoutingTable, stream: bool, more: &Value) -> Result<
     body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
     let request = chat_request(body.to_string().into(), false).unwrap();
     let route = table.route("m").unwrap();
-    route.answer(&request, Some(Instant::now() + route.max_wait()), &()).await
+    route.answer((&request, route.least_tokens(&request)), Some(Instant::now() + route.max_wait()), &()).await
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Nothing configured: what is found near by is served, and the echo model always is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -226,4 +226,32 @@ async fn a_reload_after_a_move_keeps_no_models_of_another_server() {
     std::fs::write(gateway.folder.path().join("models.json"), providers(&there).to_string()).unwrap();
     gateway.logged("is in place");
     assert_eq!(models(&gateway).await, ["echo"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_changed_is_counted_and_names_that_nobody_can_ask_for_are_left_out() {
+    let round = Arc::new(AtomicUsize::new(0));
+    let now = round.clone();
+    let upstream = listing(move || {
+        let lists = [vec!["old", "kept"], vec!["kept", "new", "newer", "a,b", "priority-auto"]];
+        (Duration::ZERO, lists[now.load(Ordering::SeqCst)].clone())
+    })
+    .await;
+    let mut provider = discovering(&upstream);
+    provider["discover_every"] = json!(1);
+    let gateway = Setup::new().models(&json!({"providers": {"up": provider}})).start();
+    assert_eq!(models(&gateway).await, ["old", "kept"]);
+
+    round.store(1, Ordering::SeqCst);
+    let line = gateway.logged("The provider's models have changed");
+    assert!(line.contains("2 models added, 1 model removed") && !line.contains("models="), "{line}");
+    assert_eq!(models(&gateway).await, ["kept", "new", "newer"]);
+    let line = gateway.logged("so they are left out");
+    assert!(line.contains("`a,b` (a comma parts") && line.contains("`priority-auto` (it stands"), "{line}");
+    let told = gateway.run(&["check"]);
+    assert!(
+        told.code == Some(0) && told.stdout.contains("warning: provider `up` has models"),
+        "{}",
+        told.stdout
+    );
 }

@@ -198,7 +198,8 @@ async fn an_upstreams_refusal_keeps_status_and_words() {
 
 #[tokio::test]
 async fn a_rate_limit_of_the_upstream_comes_with_its_retry_after() {
-    for (header, seconds) in [("retry-after: 7\r\n", "7"), ("retry-after: 0.4\r\n", "1"), ("", "")] {
+    // It rests for two seconds and a bit at least.
+    for (header, seconds) in [("retry-after: 7\r\n", "7"), ("retry-after: 0.4\r\n", "3"), ("", "3")] {
         let (headers, status, error) = after(
             429,
             header,
@@ -209,8 +210,7 @@ async fn a_rate_limit_of_the_upstream_comes_with_its_retry_after() {
             (status, &error["error"]["type"], &error["error"]["code"]),
             (429, &json!("rate_limit_error"), &json!("rate_limit_exceeded"))
         );
-        let wait = headers.get("retry-after").map_or("", |value| value.to_str().unwrap());
-        assert!(wait == seconds || seconds.is_empty(), "{header:?}: {wait:?}");
+        assert_eq!(headers["retry-after"], seconds, "{header:?}");
         // Who limits it is said as of any answer.
         assert_eq!(
             (&headers["x-llm-provider"], &headers["x-llm-attempts"]),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Events, Gateway, Setup, Step, Upstream, fixture, json, json_of, sse};
+use crate::support::{Events, Gateway, Setup, Step, Upstream, answer, fixture, json, json_of, sse};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -102,6 +102,47 @@ async fn a_limited_provider_rests_as_a_whole_and_as_long_as_it_says() {
 }
 
 #[tokio::test]
+async fn a_refusal_tells_how_long_the_gateway_leaves_the_only_provider_alone() {
+    for (status, headers, told, least, most, worth) in [
+        (429, "", 429, 3, 3, None),
+        (429, "retry-after: 0\r\n", 429, 3, 3, None),
+        (429, "retry-after: 40\r\n", 429, 39, 40, None),
+        (429, "retry-after: 86400\r\n", 429, 299, 300, Some("false")),
+        (500, "", 502, 3, 3, None),
+        (503, "retry-after: 30\r\n", 502, 29, 30, None),
+        (503, "retry-after: 86400\r\n", 502, 299, 300, Some("false")),
+        (401, "", 502, 29, 30, None),
+    ] {
+        let moody = Moody::new(status, headers).await;
+        let gateway = gateway(&[&moody], json!({"max_wait": 0}), json!({}));
+        // First that of the provider, then that of the gateway, which leaves it alone.
+        for expected in [told, 503] {
+            let refused = gateway.post(CHAT, &says("m")).send().await.unwrap();
+            assert_eq!(refused.status(), expected, "{status} {headers}");
+            let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+            assert!((least..=most).contains(&wait), "{status} {headers}: {wait}");
+            let should_retry = refused.headers().get("x-should-retry").map(|value| value.to_str().unwrap());
+            let worth = if expected == 503 { worth.or(Some("true")) } else { worth };
+            assert_eq!(should_retry, worth, "{status} {headers}");
+        }
+        assert_eq!(moody.asked(), 1, "{status} {headers}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_that_rest_the_refusal_tells_the_first_to_return() {
+    let limited = Moody::new(429, "retry-after: 40\r\n").await;
+    let broken = Moody::new(500, "").await;
+    let policies = json!({"own0": {"fallbacks": ["own1"]}});
+    for (first, second, model) in [(&broken, &limited, "m"), (&limited, &broken, "own0")] {
+        let gateway = gateway(&[first, second], json!({"max_wait": 0}), policies.clone());
+        let refused = gateway.post(CHAT, &says(model)).send().await.unwrap();
+        assert!(matches!(refused.status().as_u16(), 429 | 502));
+        assert_eq!(refused.headers()["retry-after"], "3", "{model}");
+    }
+}
+
+#[tokio::test]
 async fn a_callers_mistake_cools_nothing_and_is_tried_nowhere_else() {
     for status in [400, 404, 413, 422] {
         let (picky, other) = (Moody::new(status, "").await, Moody::new(200, "").await);
@@ -190,6 +231,109 @@ async fn a_prompt_that_is_too_long_goes_to_a_model_with_a_larger_context() {
     }
 }
 
+/// As [`says`], with so many words.
+fn says_words(model: &str, words: usize) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "word ".repeat(words)}]})
+}
+
+/// Who would be asked, in their order, with the reason that they give.
+async fn explained(gateway: &Gateway, body: &Value) -> Vec<(String, String)> {
+    let (status, told) = gateway.ask("/api/explain", body).await;
+    assert_eq!(status, 200, "{told}");
+    let text = |candidate: &Value, name: &str| candidate[name].as_str().unwrap().to_owned();
+    let candidates = told["candidates"].as_array().unwrap().iter();
+    candidates.map(|it| (text(it, "provider"), text(it, "reason"))).collect()
+}
+
+const TOO_LONG: &str = "is not asked: the prompt is surely too long for its context";
+
+#[tokio::test]
+async fn a_prompt_that_is_surely_too_long_goes_to_a_larger_model_at_once() {
+    let (small, large) = (Moody::new(200, "").await, Moody::new(200, "").await);
+    let gateway = Setup::new()
+        .models(&json!({
+            "models": {
+                "small": {"context_fallbacks": ["large"]},
+                "alone": {"fallbacks": ["large"]},
+                "lost": {"context_fallbacks": ["none"]},
+                "none": {"strategy": "score"},
+            },
+            "providers": {
+                "a": {"type": "openai", "base_url": small.upstream.v1(), "models": {
+                    "small": {"context": 1000}, "alone": {"context": 1000}, "lost": {"context": 1000}}},
+                "b": {"type": "openai", "base_url": large.upstream.v1(), "models": {
+                    "large": {"context": 4000}, "none": {"score_adjustment": -1, "context": 9000}}},
+            },
+        }))
+        .start();
+    let who = async |model: &str, words: usize| {
+        let response = gateway.post(CHAT, &says_words(model, words)).send().await.unwrap();
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        (header("x-llm-provider"), header("x-llm-attempts"))
+    };
+    let by = |provider: &str| (provider.to_owned(), "1".to_owned());
+    for (model, words, provider) in [
+        ("small", 10, "a"),
+        ("small", 990, "a"),
+        ("small", 1001, "b"),
+        // Nobody is refused on an estimate: where there is nobody else, the server says what is too long.
+        ("alone", 1001, "a"),
+        ("lost", 1001, "a"),
+        // It takes over from the other, whatever its own context is.
+        ("small", 5000, "b"),
+    ] {
+        assert_eq!(who(model, words).await, by(provider), "{model}, {words}");
+    }
+    let asked = small.asked();
+    large.is_now(500);
+    assert_eq!(gateway.post(CHAT, &says_words("small", 2000)).send().await.unwrap().status(), 502);
+    assert_eq!(small.asked(), asked, "it would only say that it is too long");
+
+    let reasons = explained(&gateway, &says_words("small", 2000)).await;
+    assert_eq!(reasons[0], ("a".to_owned(), TOO_LONG.to_owned()));
+    assert!(reasons[1].0 == "b" && reasons[1].1.starts_with("rests for"), "{reasons:?}");
+    assert_eq!(explained(&gateway, &says_words("small", 10)).await.len(), 1);
+    for model in ["alone", "lost"] {
+        let reasons = explained(&gateway, &says_words(model, 2000)).await;
+        assert!(reasons.len() == 1 && reasons[0].1 != TOO_LONG, "{model}: {reasons:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_those_are_passed_over_for_which_a_prompt_is_surely_too_long() {
+    let (small, large) = (Moody::new(200, "").await, Moody::new(200, "").await);
+    let provider = |moody: &Moody, priority: u32, settings: Value| {
+        let mut settings = settings;
+        settings["priority"] = json!(priority);
+        json!({"type": "openai", "base_url": moody.upstream.v1(), "models": {"m": settings}})
+    };
+    for settings in [json!({"context": 4000}), json!({})] {
+        let gateway = Setup::new()
+            .models(&json!({"routing": {"max_wait": 0}, "providers": {
+                "a": provider(&small, 1, json!({"context": 1000})),
+                "b": provider(&large, 2, settings),
+            }}))
+            .start();
+        large.is_now(200);
+        let asked = small.asked();
+        let long = gateway.post(CHAT, &says_words("m", 2000)).send().await.unwrap();
+        assert_eq!((long.status().as_u16(), &long.headers()["x-llm-provider"]), (200, &"b".parse().unwrap()));
+        let [first, second] = explained(&gateway, &says_words("m", 2000)).await.try_into().unwrap();
+        let told = [first, second].map(|(provider, reason)| (provider, reason == TOO_LONG));
+        assert!(
+            told.contains(&("a".to_owned(), true)) && told.contains(&("b".to_owned(), false)),
+            "{told:?}"
+        );
+        large.is_now(500);
+        for status in [502, 503] {
+            let refused = gateway.post(CHAT, &says_words("m", 2000)).send().await.unwrap();
+            assert_eq!(refused.status(), status);
+        }
+        assert_eq!(small.asked(), asked, "the other one is no help, whatever happens");
+        assert_eq!(ask(&gateway, "m").await, answered("a", 1));
+    }
+}
+
 #[tokio::test]
 async fn strategies_choose_who_is_asked_first() {
     let upstreams = [Moody::new(200, "").await, Moody::new(200, "").await, Moody::new(200, "").await];
@@ -253,6 +397,101 @@ async fn the_best_score_is_asked_first_and_none_without_any() {
     assert_eq!(ask(&gateway, "priority-auto").await, answered("large", 1));
     assert_eq!(upstream.upstream.last()["model"], "big-70b");
     assert_eq!(upstream.upstream.seen()[0].json()["model"], "big-70b");
+}
+
+/// Models of scores: `m`, of which one is left out; `none`, of which all are; `led`, from which `m` takes over.
+fn scored(upstream: &Upstream) -> Setup {
+    let provider = |models: Value| json!({"type": "openai", "base_url": upstream.v1(), "models": models});
+    let unloved = |upstream: &str| json!({"upstream": upstream, "score_adjustment": -1000});
+    Setup::new().models(&json!({
+        "providers": {
+            "small": provider(json!({"m": {"upstream": "tiny-350m"}, "none": unloved("bad-1b")})),
+            "large": provider(json!({"m": {"upstream": "big-70b"}, "led": unloved("worse-1b")})),
+            "unloved": provider(json!({"m": unloved("giant-405b"), "none": unloved("worst-1b")})),
+        },
+        "models": {"led": {"fallbacks": ["none", "m"]}, "none": {"aliases": ["nil"]}},
+        "routing": {"strategy": "score"},
+    }))
+}
+
+/// The upstream names of candidates, with a word for those that are never asked.
+fn upstreams(candidates: &Value) -> Vec<String> {
+    let told = |candidate: &Value| {
+        let is_never =
+            candidate["reason"].as_str().unwrap().contains("never asked: its score is not above 0");
+        format!("{}{}", if is_never { "never " } else { "" }, candidate["upstream"].as_str().unwrap())
+    };
+    candidates.as_array().unwrap().iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn a_model_of_which_all_are_left_out_is_told_as_one_that_cannot_be_used() {
+    let moody = Moody::new(200, "").await;
+    let gateway = scored(&moody.upstream).start();
+    for name in ["none", "nil", "none,nil", "nobody,none"] {
+        let response = gateway.post(CHAT, &says(name)).send().await.unwrap();
+        let (status, provider) =
+            (response.status().as_u16(), response.headers().contains_key("x-llm-provider"));
+        let error = json_of(response).await["error"].clone();
+        assert_eq!((status, provider), (404, false), "{error}");
+        assert_eq!((&error["code"], &error["param"]), (&json!("model_unavailable"), &json!("model")));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("no deployment of the model `none` can be used"), "{message}");
+    }
+    assert_eq!(moody.asked(), 0);
+    assert_eq!(ask(&gateway, "none,m").await, answered("large", 1), "another one of a list answers");
+    assert_eq!(ask(&gateway, "led").await, answered("large", 1), "another one takes over");
+    assert_eq!(ask(&gateway, "none,led").await, answered("large", 1));
+    moody.is_now(500);
+    assert_eq!(ask(&gateway, "led").await.0, 502, "a failure in earnest is told");
+    moody.is_now(200);
+
+    let ids = |list: &Value, list_name: &str, name: &str| -> Vec<String> {
+        list[list_name].as_array().unwrap().iter().map(|it| it[name].as_str().unwrap().to_owned()).collect()
+    };
+    let listed = answer(gateway.get("/v1/models")).await.1;
+    assert_eq!(ids(&listed, "data", "id"), ["m", "led"]);
+    assert_eq!(ids(&answer(gateway.get("/api/tags")).await.1, "models", "name"), ["m", "led"]);
+    for (name, status) in [("m", 200), ("led", 200), ("none", 404), ("nil", 404)] {
+        let (told, body) = answer(gateway.get(&format!("/v1/models/{name}"))).await;
+        assert_eq!(told, status, "{body}");
+    }
+    assert!(gateway.log().contains("nobody is asked for the model `none`"), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn those_that_are_left_out_are_shown_with_the_reason() {
+    let moody = Moody::new(200, "").await;
+    let gateway = scored(&moody.upstream).start();
+    let of_m = ["big-70b", "tiny-350m", "never giant-405b"];
+    let routes = answer(gateway.get("/api/routes")).await.1;
+    let of =
+        |model: &str| routes["routes"].as_array().unwrap().iter().find(|it| it["model"] == model).unwrap();
+    assert_eq!(upstreams(&of("m")["candidates"]), of_m);
+    assert_eq!(upstreams(&of("none")["candidates"]), ["never bad-1b", "never worst-1b"]);
+    let told = gateway.ask("/api/explain", &says("m")).await.1;
+    assert_eq!(upstreams(&told["candidates"]), of_m);
+    let (status, told) = gateway.ask("/api/explain", &says("nil")).await;
+    assert_eq!((status, upstreams(&told["candidates"]).len()), (200, 2), "{told}");
+
+    let told = gateway.ask("/api/explain", &says("priority-auto")).await.1;
+    let models: Vec<&Value> = told["candidates"].as_array().unwrap().iter().map(|it| &it["model"]).collect();
+    assert_eq!(models, ["m", "m", "m", "none", "none", "led"], "the model that each would serve: {told}");
+}
+
+#[tokio::test]
+async fn the_commands_list_deployments_in_the_order_in_which_they_are_asked() {
+    let moody = Moody::new(200, "").await;
+    let setup = scored(&moody.upstream);
+    for command in ["models", "check"] {
+        let told = setup.run(&[command]);
+        let of = |name: &str| told.stdout.lines().find(|line| line.contains(name)).unwrap().to_owned();
+        let line = of("big-70b");
+        let line = line.strip_prefix("model ").unwrap_or(&line);
+        let expected = "m: large/big-70b, then small/tiny-350m; never, for its score, unloved/giant-405b";
+        assert_eq!(line, expected, "{command}");
+        assert!(of("(also nil)").contains(": nobody; never, for its score, small/bad-1b"), "{}", told.stdout);
+    }
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ fn named(state: &State, name: &str) -> Result<Arc<Route>, GatewayError> {
 }
 
 fn pictured(switch: ModelSwitch, route: Option<&Route>) -> SwitchedModel {
-    let deployments = route.iter().flat_map(|route| &route.deployments).map(|deployment| ServedBy {
+    let deployments = route.iter().flat_map(|route| route.all_deployments()).map(|deployment| ServedBy {
         provider: deployment.provider_name.to_string(),
         upstream: deployment.upstream_model.to_string(),
         priority: deployment.priority,

@@ -98,7 +98,7 @@ impl Listener {
     fn public_name(&self, step: &EngineEvent) -> String {
         let state = self.context.gateway.state();
         let route = state.routes.on_and_off().iter().find(|route| {
-            route.deployments.iter().any(|deployment| {
+            route.all_deployments().any(|deployment| {
                 deployment.provider_name == step.provider && deployment.upstream_model == step.model
             })
         });

@@ -25,7 +25,7 @@ pub(in crate::api) struct RouteBody {
     pub(in crate::api) fallbacks: Vec<String>,
     /// Models that answer when a prompt is too long.
     pub(in crate::api) context_fallbacks: Vec<String>,
-    /// Who serves it, in the order in which they are asked.
+    /// Who serves it, in the order in which they are asked. Last those that never are, for their scores.
     pub(in crate::api) candidates: Vec<CandidateBody>,
 }
 
@@ -33,7 +33,7 @@ pub(in crate::api) struct RouteBody {
 #[derive(Serialize, Object)]
 #[oai(rename = "Candidate")]
 pub(in crate::api) struct CandidateBody {
-    /// The public model that it is asked for.
+    /// The public model that it serves.
     pub(in crate::api) model: String,
     /// Its provider.
     pub(in crate::api) provider: String,
@@ -104,7 +104,7 @@ pub(in crate::api) struct ScoreBody {
 /// The way that a request would take.
 #[derive(Serialize, Object)]
 pub(in crate::api) struct Explanation {
-    /// Who would be asked, in this order.
+    /// Who would be asked, in this order. Of each model last those that never are, for their scores.
     pub(in crate::api) candidates: Vec<CandidateBody>,
     /// By what the order is made.
     pub(in crate::api) strategy: String,

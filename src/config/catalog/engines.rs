@@ -79,7 +79,7 @@ impl Reader<'_> {
             Some(variants) => {
                 if variants.is_empty() {
                     let cure = "list at least one, such as { \"context\": 8192 }";
-                    self.fault(place, "`variants` is empty", cure);
+                    self.lack(place, "`variants` is empty", cure);
                 }
                 let place_of = |(index, Object(variant)): (usize, &'r Object<RawVariant>)| {
                     let place = variant.place.clone().unwrap_or_else(|| format!("{place}.variants[{index}]"));
@@ -160,7 +160,7 @@ impl Reader<'_> {
                 }
                 Stated::Variant(_) => "give the context size in tokens",
             };
-            self.fault(place, "`context` is missing", cure);
+            self.lack(place, "`context` is missing", cure);
             return None;
         };
         if context == 0 {

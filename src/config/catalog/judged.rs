@@ -5,7 +5,7 @@ use std::path::Path;
 use super::raw::{self, RawCatalog};
 use super::{Catalog, Reader};
 use crate::config::{ConfigError, Environment, Fault, Timeouts};
-use crate::lint::Judged as JudgedText;
+use crate::lint::Readable;
 
 /// What a file says as far as it can be read, and all that is wrong with it.
 #[derive(Debug)]
@@ -27,18 +27,17 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    pub(super) fn of<T>(file: &str, judged: &JudgedText<T>) -> Self {
+    pub(super) fn of<T>(file: &str, judged: &Readable<T>) -> Self {
         let places = judged.misreads.iter().map(|misread| format!("{file}: {}", misread.path));
         Self { places: places.collect(), names: judged.left_out.clone() }
     }
 
     /// Whether a fault is only that something is not there which was left out.
     fn explain(&self, fault: &Fault) -> bool {
-        let is_lack = fault.problem.ends_with("is missing") || fault.problem.ends_with("is empty");
         let is_within = |place: &String| {
             place.strip_prefix(&fault.place).is_some_and(|rest| rest.starts_with(['.', '[']))
         };
-        is_lack && self.places.iter().any(is_within)
+        fault.is_lack && self.places.iter().any(is_within)
     }
 }
 

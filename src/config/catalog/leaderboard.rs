@@ -58,7 +58,7 @@ impl Reader<'_> {
         let names = || LeaderboardFormat::NAMES.iter().map(|(known, _)| *known);
         let Some(format) = raw.format.as_deref() else {
             let known = names().collect::<Vec<_>>().join(", ");
-            self.fault(place, "`format` is missing", &format!("give one of {known}"));
+            self.lack(place, "`format` is missing", &format!("give one of {known}"));
             return None;
         };
         let known = LeaderboardFormat::of(format);

@@ -44,25 +44,27 @@ impl Reader<'_> {
         let mut patterns = 0;
         for (name, Object(raw)) in raw {
             let place = format!("{}: adjustments.{name}", raw.file.as_deref().unwrap_or(self.file));
-            let mut fault = |problem: String, cure: &str| self.faults.push(Fault::new(&place, problem, cure));
+            let fault = |problem: &str, cure: &str| Fault::new(&place, problem, cure);
             let points = raw.priority.filter(|points| points.is_finite()).unwrap_or_else(|| {
-                fault("`priority` is missing".to_owned(), "give points, such as 30 or -1000");
+                self.faults
+                    .push(fault("`priority` is missing", "give points, such as 30 or -1000").of_lack());
                 0.0
             });
             if raw.regex.is_empty() {
-                fault("`regex` is missing".to_owned(), "list expressions, such as [\"strong\"]");
+                let cure = "list expressions, such as [\"strong\"]";
+                self.faults.push(fault("`regex` is missing", cure).of_lack());
             }
             patterns += raw.regex.len();
             if patterns > MOST_PATTERNS {
                 let problem = format!("there are more than {MOST_PATTERNS} expressions");
-                return fault(problem, "put several into one, with `|` between");
+                return self.faults.push(fault(&problem, "put several into one, with `|` between"));
             }
             match Adjustment::new(points, &raw.regex) {
                 Ok(adjustment) => self.catalog.adjustments.push(adjustment),
                 Err(unread) => {
                     for (pattern, reason) in unread {
                         let problem = format!("the regex `{pattern}` cannot be read: {reason}");
-                        fault(problem, "write it in the syntax of Rust's regex");
+                        self.faults.push(fault(&problem, "write it in the syntax of Rust's regex"));
                     }
                 }
             }

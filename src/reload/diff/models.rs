@@ -47,8 +47,7 @@ fn of_policy(old: &Route, new: &Route) -> Fields {
 }
 
 fn of_deployments(fields: &mut Fields, (old, new): (&Route, &Route), sets: (&[Served], &[Served])) {
-    let (before, after): (Vec<&Deployment>, Vec<&Deployment>) =
-        (by_priority(old).collect(), by_priority(new).collect());
+    let (before, after): (Vec<&Deployment>, Vec<&Deployment>) = (all(old).collect(), all(new).collect());
     let same = |one: &Deployment, others: &[&Deployment]| others.iter().any(|other| other.id == one.id);
     for deployment in after.iter().filter(|deployment| !same(deployment, &before)) {
         fields.note(format!("deployment {} added", deployment.id));
@@ -73,8 +72,8 @@ fn of_deployments(fields: &mut Fields, (old, new): (&Route, &Route), sets: (&[Se
     }
 }
 
-fn by_priority(route: &Route) -> impl Iterator<Item = &Deployment> {
-    route.deployments.iter().map(|deployment| &**deployment)
+fn all(route: &Route) -> impl Iterator<Item = &Deployment> {
+    route.all_deployments().map(|deployment| &**deployment)
 }
 
 fn of_deployment(

@@ -1,0 +1,63 @@
+//! What the operator is told of what was loaded that is no error.
+
+use super::Loaded;
+use crate::router::Served;
+
+/// So many names are told in one line.
+const MOST_NAMED: usize = 5;
+
+impl Loaded {
+    /// Things to tell the operator that are no errors.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.catalog.warnings.clone();
+        warnings.extend_from_slice(self.prompts.warnings());
+        let default = self.prompts.default_language();
+        if !self.prompts.speaks(default) {
+            let languages: Vec<String> = self.prompts.languages().iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "LLM_PROXY_API_DEFAULT_EP_LANGUAGE: there is no prompt in `{default}`; those there are, are in {}",
+                languages.join(", ")
+            ));
+        }
+        if let (Some(file), None) = (&self.catalog.leaderboard.file, self.leaderboard.file()) {
+            warnings.push(format!(
+                "the leaderboard's file {} is not there, so the figures that come with the program hold; `llm-proxy-api leaderboard update` writes it",
+                file.display()
+            ));
+        }
+        for route in self.routes.routes().iter().filter(|route| route.deployments.is_empty()) {
+            warnings.push(format!(
+                "nobody is asked for the model `{}`: none of its deployments has a score above 0 (see /routes and `leaderboard show`)",
+                route.model
+            ));
+        }
+        warnings.extend(self.served.iter().filter_map(never_meant));
+        for served in self.served.iter().filter(|served| served.discovers()) {
+            let name = &served.config.name;
+            let why = self.silent.get(name).map(String::as_str);
+            if served.discovered.is_empty() {
+                let why = why.unwrap_or("says that it has no models");
+                warnings.push(format!("provider `{name}` {why}; it is asked again from time to time"));
+            } else if let Some(why) = why {
+                warnings.push(format!("provider `{name}` {why}; the models that it had stay until it does"));
+            }
+        }
+        warnings
+    }
+}
+
+/// Which models of a provider are not served for their names. A list that is not the operator's must not stop the gateway.
+fn never_meant(served: &Served) -> Option<String> {
+    let all = served.never_meant().count();
+    let named: Vec<String> =
+        served.never_meant().take(MOST_NAMED).map(|(name, why)| format!("`{name}` ({why})")).collect();
+    let more = all.checked_sub(MOST_NAMED).filter(|more| *more > 0);
+    let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
+    (all > 0).then(|| {
+        format!(
+            "provider `{}` has models that no request can ask for by their names, so they are left out: {}{more}; list them in the models file under other names",
+            served.config.name,
+            named.join(", ")
+        )
+    })
+}

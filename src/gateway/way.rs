@@ -1,0 +1,78 @@
+//! The way that a request would take, for those who want to know before it is asked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::admission::allowed;
+use super::{Conversation, Gateway, GatewayError};
+use crate::callers::Caller;
+use crate::llm::{ChatRequest, Demands};
+use crate::prompts::Rendered;
+use crate::router::{Fallback, Route};
+
+/// The way that a request would take.
+#[derive(Debug)]
+pub struct Way {
+    /// The models that are asked, in this order, before those that take over from them after failures.
+    pub routes: Vec<WayStop>,
+    /// The prompt that is put before the conversation.
+    pub prompt: Option<Rendered>,
+    /// What the request asks for, the prompt included.
+    pub demands: Demands,
+}
+
+/// A model on the way of a request.
+#[derive(Debug)]
+pub struct WayStop {
+    /// The model, and who serves it.
+    pub route: Arc<Route>,
+    /// At least so many tokens are in the prompt, where that decides who is asked; else 0.
+    pub least_tokens: u64,
+}
+
+impl Gateway {
+    /// The way that a chat or completion request would take. Nobody is asked.
+    ///
+    /// # Errors
+    /// The model is unknown.
+    pub fn way_of_chat(&self, request: &ChatRequest, caller: Option<&Caller>) -> Result<Way, GatewayError> {
+        let state = self.state.load();
+        let mut ahead: VecDeque<_> =
+            allowed(&state, state.wanted(&request.model, caller)?, caller)?.collect();
+        let (mut routes, mut seen) = (Vec::new(), Vec::new());
+        while let Some(route) = ahead.pop_front() {
+            if seen.contains(&route.model) {
+                continue;
+            }
+            let mut least_tokens = route.least_tokens(request);
+            let fallback = state.passes_on((&route, least_tokens), &seen, caller);
+            let taking_over = state.taking_over(&route, fallback, caller);
+            match fallback {
+                Some(Fallback::Larger) => ahead = taking_over.into(),
+                Some(Fallback::Any) => ahead.extend(taking_over),
+                None if route.passes_on(least_tokens).is_some() => least_tokens = 0,
+                None => {}
+            }
+            seen.push(route.model.clone());
+            routes.push(WayStop { route, least_tokens });
+        }
+        Ok(Way { routes, prompt: None, demands: request.demands() })
+    }
+
+    /// The way that a conversation would take. Nobody is asked.
+    ///
+    /// # Errors
+    /// The model is unknown, or the prompt cannot be made.
+    pub fn way_of_conversation(
+        &self,
+        conversation: Conversation,
+        caller: Option<&Caller>,
+    ) -> Result<Way, GatewayError> {
+        let state = self.state.load();
+        // A model that is not there is told before a variable that is missing.
+        allowed(&state, state.wanted(&conversation.model, caller)?, caller)?;
+        let prompt = conversation.opening.prompt(&state.prompts)?;
+        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), caller)?;
+        Ok(Way { prompt, ..way })
+    }
+}
