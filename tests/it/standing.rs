@@ -194,6 +194,45 @@ async fn a_budget_of_money_ends_a_stream_where_the_model_has_a_price() {
 }
 
 #[tokio::test]
+async fn a_prompt_beyond_a_budget_that_ends_answers_is_refused_before_anybody_is_asked() {
+    let upstream = Upstream::answering(json(200, "", &json!({"choices": []}))).await;
+    let providers = json!({"up": {"type": "openai", "base_url": upstream.v1(), "models": {"other": {}}}});
+    let prices = json!({"prices": [{"model": "other", "input": 1_000_000.0, "output": 1_000_000.0}]});
+    let models = json!({"providers": providers, "prices": "prices.json"});
+    let gateway = keyed(models).file("prices.json", &prices.to_string()).start();
+    let key = async |budget: &Value, cut_off: bool| {
+        let mut budget = budget.clone();
+        (budget["period"], budget["cut_off"]) = (json!("day"), json!(cut_off));
+        make(&gateway, json!({"name": "k", "budget": budget})).await
+    };
+    for budget in [json!({"tokens": 10}), json!({"money": 10.0})] {
+        let ending = key(&budget, true).await;
+        for stream in [true, false] {
+            let refused = ask(&gateway, &ending, &says("other", 100, json!({"stream": stream}))).await;
+            assert_eq!(
+                (refused.status().as_u16(), header(&refused, "x-should-retry")),
+                (429, Some("false")),
+                "{budget}, stream {stream}"
+            );
+            assert_eq!(header(&refused, "retry-after"), None, "no day has more");
+            let error = json_of(refused).await["error"].clone();
+            assert_eq!(
+                (&error["code"], &error["type"]),
+                (&json!("budget_exhausted"), &json!("insufficient_quota"))
+            );
+        }
+        let before = upstream.seen().len();
+        ask(&gateway, &key(&budget, false).await, &says("other", 100, json!({}))).await;
+        assert_eq!(
+            upstream.seen().len(),
+            before + 1,
+            "where answers end by themselves, the last goes beyond"
+        );
+    }
+    assert_eq!(upstream.seen().len(), 2, "nobody was asked otherwise");
+}
+
+#[tokio::test]
 async fn the_price_of_who_answers_counts() {
     let refusing = Upstream::answering(json(500, "", &json!({"error": {"message": "no"}}))).await;
     let sse = |word: &str| {
