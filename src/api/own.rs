@@ -116,7 +116,7 @@ impl OwnApi {
             owner: key.owner.clone(),
             prefix: key.prefix.clone(),
             expires_at: key.expires_ms.map(moment_as_text),
-            previous_until: key.predecessor.as_ref().map(|before| moment_as_text(before.until_ms)),
+            previous_until: key.previous_until_ms(now_ms).map(moment_as_text),
             allowed_models: key.allowed_models.clone(),
             allowed_endpoints: key.allowed_endpoints.clone(),
             language: key.language.clone(),

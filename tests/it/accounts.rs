@@ -186,6 +186,11 @@ async fn a_key_lives_by_the_commands_and_the_api_sees_it() {
     assert_ne!(rotated["key"], json!(secret));
     assert_eq!(get(&gateway, &format!("{KEYS}/{id}")).await["prefix"], rotated["prefix"]);
     assert!(rotated["previous_until"].is_string());
+    let rotated = told(&keys(&gateway, &["rotate", id, "--grace-seconds", "1", "--json"]));
+    assert!(rotated["previous_until"].is_string());
+    let one = format!("{KEYS}/{id}");
+    let has_ended = async || get(&gateway, &one).await["previous_until"].is_null();
+    eventually("a time that has passed is not told", has_ended).await;
     let rotated = told(&keys(&gateway, &["rotate", id, "--grace-seconds", "0", "--json"]));
     assert_eq!(rotated["previous_until"], json!(null));
 

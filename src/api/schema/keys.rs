@@ -5,7 +5,7 @@ use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use validator::Validate;
 
-use crate::callers::{Budget, Key, Limits, Period, moment_as_text};
+use crate::callers::{Budget, Key, Limits, Period, moment_as_text, now_ms};
 
 /// What a new key is to be. What is left out, or null, holds nobody back.
 #[derive(Deserialize, Validate, Object)]
@@ -133,7 +133,7 @@ pub(in crate::api) struct KeyBody {
     pub(in crate::api) expires_at: Option<String>,
     /// When it was last shown, give or take a minute.
     pub(in crate::api) last_used_at: Option<String>,
-    /// Until then the secret before the last rotation opens, too.
+    /// Until then the secret before the last rotation opens, too; null once it does not.
     pub(in crate::api) previous_until: Option<String>,
     /// Whether it opens nothing for now.
     pub(in crate::api) disabled: bool,
@@ -262,7 +262,7 @@ impl From<&Key> for KeyBody {
             created_at: moment_as_text(key.created_ms),
             expires_at: key.expires_ms.map(moment_as_text),
             last_used_at: key.last_used_ms.map(moment_as_text),
-            previous_until: key.predecessor.as_ref().map(|before| moment_as_text(before.until_ms)),
+            previous_until: key.previous_until_ms(now_ms()).map(moment_as_text),
             disabled: key.disabled,
             allowed_models: key.allowed_models.clone(),
             allowed_endpoints: key.allowed_endpoints.clone(),
