@@ -495,5 +495,6 @@ pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
+mod owners;
 #[cfg(test)]
 mod tests;

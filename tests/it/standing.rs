@@ -145,6 +145,34 @@ async fn headers_tell_of_the_limit_that_binds_first() {
 }
 
 #[tokio::test]
+async fn the_holder_of_a_key_sees_what_is_left_of_what_its_owner_has() {
+    let limits = json!({"limits": {"owners": {"shop": {
+        "requests_per_minute": 40, "budget": {"tokens": 1000, "period": "day"}
+    }}}});
+    let gateway = keyed(limits).start();
+    let (one, other, alone) = (
+        make(&gateway, json!({"name": "a", "owner": "shop", "limits": {"requests_per_minute": 5}})).await,
+        make(&gateway, json!({"name": "b", "owner": "shop"})).await,
+        make(&gateway, json!({"name": "c", "owner": "bank"})).await,
+    );
+    assert_eq!(ask(&gateway, &other, &says("echo", 3, json!({}))).await.status(), 200);
+    let me = async |key: &str| answer(gateway.get("/api/me").bearer_auth(key)).await.1;
+    let told = me(&one).await;
+    let left = |told: &Value, of: &str| {
+        let limit = &told[of]["requests_per_minute"];
+        (limit["limit"].as_u64(), limit["remaining"].as_u64())
+    };
+    assert_eq!(left(&told, "limits"), (Some(5), Some(5)), "{told}");
+    assert_eq!(left(&told, "owner_limits"), (Some(40), Some(39)), "the other key has taken one: {told}");
+    assert_eq!(told["owner_limits"]["tokens_per_minute"], json!(null));
+    let spent = told["owner_budget"]["spent_tokens"].as_u64().unwrap();
+    assert!(spent > 0, "{told}");
+    assert_eq!(told["owner_budget"]["remaining_tokens"], 1000 - spent);
+    let told = me(&alone).await;
+    assert_eq!((left(&told, "owner_limits"), &told["owner_budget"]), ((None, None), &json!(null)));
+}
+
+#[tokio::test]
 async fn who_needs_no_key_is_told_of_what_binds_all() {
     let models = json!({
         "providers": {"echo": {"type": "echo", "models": {"echo": {}}}},

@@ -215,6 +215,8 @@ pub(in crate::api) struct OwnKey {
     pub(in crate::api) language: Option<String>,
     /// What is left of its limits.
     pub(in crate::api) limits: OwnLimits,
+    /// What is left of the limits of all keys of its owner together.
+    pub(in crate::api) owner_limits: OwnLimits,
     /// Its budget.
     pub(in crate::api) budget: Option<BudgetState>,
     /// The budget of all keys of its owner together.

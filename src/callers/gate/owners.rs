@@ -1,0 +1,13 @@
+//! How the limits of owners stand, which all of an owner's keys share.
+
+use tokio::time::Instant;
+
+use super::{Figures, Gate};
+
+impl Gate {
+    /// How much is left of an owner's limits; nothing is told where there are none.
+    pub fn owner_figures(&self, owner: &str) -> Vec<Figures> {
+        let rules = self.rules();
+        rules.of_owners.get(owner).map(|scope| scope.figures(Instant::now())).unwrap_or_default()
+    }
+}
