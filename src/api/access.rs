@@ -18,9 +18,10 @@ use poem::{Endpoint, Request, Response};
 use super::context::{Admitted, Context};
 use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
+use super::request_id::{REQUEST_ID, request_id};
 use super::standing;
 use crate::callers::{Ending, Ledger, UsageRecord};
-use crate::llm::{unique_id, unique_number};
+use crate::llm::unique_number;
 use crate::telemetry::{EndpointMetrics, Facts, Metrics, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
@@ -125,15 +126,6 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/metrics")
 }
 
-/// The caller's own id, if it is fit for a header and a log line.
-fn request_id(headers: &HeaderMap) -> String {
-    let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    let own = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
-    let own = own.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(sane));
-    own.map_or_else(|| unique_id("req_"), str::to_owned)
-}
-
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 fn add_headers(headers: &mut HeaderMap, record: &RequestRecord) {
@@ -307,19 +299,5 @@ mod tests {
     fn times_are_milliseconds() {
         let timing = server_timing(Duration::from_micros(1_002_003), Duration::from_nanos(999));
         assert_eq!(timing, "gateway;dur=1002.003, upstream;dur=0.000");
-    }
-
-    #[test]
-    fn a_sane_id_of_the_callers_is_kept_and_another_is_not() {
-        let id = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-request-id", HeaderValue::from_str(value).unwrap());
-            request_id(&headers)
-        };
-        assert_eq!(id("abc-123_x.y:z"), "abc-123_x.y:z");
-        for bad in ["", "a b", "a\"b", "<x>", &"x".repeat(129)] {
-            assert!(id(bad).starts_with("req_"), "{bad}");
-        }
-        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
     }
 }

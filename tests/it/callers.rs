@@ -299,3 +299,20 @@ async fn every_end_of_a_request_is_in_the_ledger() {
     let owners = usage(&gateway, "owner").await;
     assert_eq!((owners.len(), &owners[0]["owner"]), (1, &json!("team")));
 }
+
+#[tokio::test]
+async fn a_secret_that_is_sent_as_a_requests_id_is_told_nowhere() {
+    let gateway = keyed(json!({})).env("LOG_LEVEL", "DEBUG").start();
+    let (secret, _) = make(&gateway, json!({"name": "k"})).await;
+    for id in
+        [secret.clone(), format!("of:{secret}"), format!("{ADMIN}.1"), "sk-0123456789abcdefgh".to_owned()]
+    {
+        let request = gateway.post("/v1/chat/completions", &says("echo")).bearer_auth(&secret);
+        let answer = request.header("x-admin-key", ADMIN).header("x-request-id", &id).send().await.unwrap();
+        let told = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        assert!(answer.status() == 200 && told.starts_with("req_"), "{told}");
+        let log = gateway.logged(&told);
+        assert!(log.contains("Request"), "{log}");
+        assert!(!gateway.log().contains(&id), "it is in the log");
+    }
+}
