@@ -187,6 +187,7 @@ impl Drop for Guard {
             self.metrics.error(code);
         }
         if self.ledger.is_kept()
+            && endpoint.asks_models
             && let Some(record) = written(&self.record, &facts, &endpoint.name, outcome)
         {
             self.ledger.record(record);
@@ -214,7 +215,8 @@ impl Drop for Guard {
     }
 }
 
-/// The line of the ledger for a request that had to do with a model.
+/// The line of the ledger for a request of somebody who is known, or that came as far as a model. (Who was turned away at
+/// the door has used nothing and is nobody.)
 fn written(
     record: &RequestRecord,
     facts: &Facts,
@@ -222,6 +224,7 @@ fn written(
     outcome: Outcome,
 ) -> Option<UsageRecord> {
     let is_of_model = facts.model.is_some() || facts.provider.is_some() || facts.usage.is_some();
+    let is_known = is_of_model || facts.caller.is_some();
     let ending = match outcome {
         Outcome::Cut => Ending::Cut,
         Outcome::Completed => Ending::Completed,
@@ -229,7 +232,7 @@ fn written(
         Outcome::Failed => Ending::Failed,
     };
     let usage = facts.usage.unwrap_or_default();
-    is_of_model.then(|| UsageRecord {
+    is_known.then(|| UsageRecord {
         id: record.id.clone(),
         mark: unique_number(),
         time_ms: record.started_ms,
