@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
-use crate::support::stores::{Opened, bare_key, postgres, record, sqlite, stores};
+use crate::support::stores::{Opened, bare_key, note, postgres, record, sqlite, stores};
 
 /// A recorder and what belongs to it.
 struct Recording {
@@ -46,14 +46,14 @@ fn numbered(number: u64) -> UsageRecord {
 #[tokio::test]
 async fn a_server_that_hangs_is_away_within_seconds_and_works_again_after() {
     let Some(Opened { store, url, postgres: Some(server), .. }) = postgres().await else { return };
-    store.insert_key(&bare_key("a")).await.unwrap();
+    store.insert_key(&bare_key("a"), &note()).await.unwrap();
     store.keys().await.unwrap();
     server.stop();
     let began = Instant::now();
     let (keys, version, insert, write, usage, open) = tokio::join!(
         async { store.keys().await.map(drop) },
         async { store.keys_version().await.map(drop) },
-        async { store.insert_key(&bare_key("b")).await.map(drop) },
+        async { store.insert_key(&bare_key("b"), &note()).await.map(drop) },
         async { store.record(&[numbered(1)]).await },
         async { store.usage(&UsageQuery::default()).await.map(drop) },
         async { store::open(&url).await.map(drop) },
@@ -77,7 +77,7 @@ async fn a_server_that_hangs_is_away_within_seconds_and_works_again_after() {
 #[tokio::test]
 async fn a_server_that_dies_is_away_and_works_again_after() {
     let Some(Opened { store, url, postgres: Some(mut server), .. }) = postgres().await else { return };
-    store.insert_key(&bare_key("a")).await.unwrap();
+    store.insert_key(&bare_key("a"), &note()).await.unwrap();
     server.kill();
     let began = Instant::now();
     let error = store.keys_version().await.unwrap_err();
@@ -131,18 +131,18 @@ async fn a_file_that_another_program_holds_is_away_within_seconds() {
     let mut other = SqliteConnection::connect(&opened.url).await.unwrap();
     other.execute("begin immediate").await.unwrap();
     let began = Instant::now();
-    let error = opened.store.insert_key(&bare_key("a")).await.map(drop).unwrap_err();
+    let error = opened.store.insert_key(&bare_key("a"), &note()).await.map(drop).unwrap_err();
     assert!(error.is_away() && error.to_string().contains("another program"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(opened.store.keys().await.is_ok(), "who reads does not wait");
     other.execute("rollback").await.unwrap();
-    assert!(opened.store.insert_key(&bare_key("a")).await.unwrap());
+    assert!(opened.store.insert_key(&bare_key("a"), &note()).await.unwrap());
 }
 
 #[tokio::test]
 async fn records_are_written_soon_and_flushed_at_once() {
     for Opened { store, postgres: _server, .. } in stores().await {
-        store.insert_key(&bare_key("a")).await.unwrap();
+        store.insert_key(&bare_key("a"), &note()).await.unwrap();
         let recording = recording(&store);
         recording.recorder.record(numbered(0));
         let began = Instant::now();
@@ -163,7 +163,7 @@ async fn records_are_written_soon_and_flushed_at_once() {
 #[tokio::test]
 async fn the_end_loses_nothing() {
     for Opened { store, postgres: _server, .. } in stores().await {
-        store.insert_key(&bare_key("a")).await.unwrap();
+        store.insert_key(&bare_key("a"), &note()).await.unwrap();
         let recording = recording(&store);
         recording.used_ms.store(5, Ordering::Relaxed);
         (0..1700).for_each(|number| recording.recorder.record(numbered(number)));
@@ -274,7 +274,7 @@ async fn keys_are_taken_over_though_switches_cannot_be_read() {
     let ring = Arc::new(KeyRing::default());
     let accounts = Accounts::new(store.clone(), ring.clone());
     accounts.sync().await.unwrap();
-    store.insert_key(&bare_key("a")).await.unwrap();
+    store.insert_key(&bare_key("a"), &note()).await.unwrap();
     let path = folder.path().join("data/usage.db");
     let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
     other.execute("alter table models rename to gone").await.unwrap();
