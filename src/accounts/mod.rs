@@ -82,13 +82,17 @@ impl Accounts {
     /// # Errors
     /// The store does not tell.
     pub async fn sync(&self) -> Result<bool, AccountError> {
-        // Keys first, for revocation has a second, and each of them whatever becomes of the other.
+        // Each of them whatever becomes of the other.
         let keys = self.sync_keys().await;
         let models = self.sync_models().await;
         Ok(keys? | models?)
     }
 
-    async fn sync_keys(&self) -> Result<bool, AccountError> {
+    /// The same of keys alone: revocation has a second, and waits for nothing else.
+    ///
+    /// # Errors
+    /// The store does not tell.
+    pub async fn sync_keys(&self) -> Result<bool, AccountError> {
         let version = self.store.keys_version().await?;
         if self.version.load(Ordering::Relaxed) == version {
             return Ok(false);

@@ -92,8 +92,11 @@ impl Accounts {
         .await
     }
 
-    /// Takes over what other nodes and commands have switched, and tells whether they had.
-    pub(super) async fn sync_models(&self) -> Result<bool, AccountError> {
+    /// Takes over what other nodes and commands have switched, and tells whether they had. Cheap if not.
+    ///
+    /// # Errors
+    /// The store does not tell.
+    pub async fn sync_models(&self) -> Result<bool, AccountError> {
         let version = self.store.models_version().await?;
         if self.models_version.load(Ordering::Relaxed) == version {
             return Ok(false);

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use llm_proxy_api::accounts::Accounts;
-use llm_proxy_api::callers::{KeyRing, UsageRecord};
+use llm_proxy_api::accounts::{Accounts, Actor};
+use llm_proxy_api::callers::{Change, KeyRing, NewKey, UsageRecord};
 use llm_proxy_api::store::{self, MOST_WAITING, Recorder, Store, UsageQuery};
 use llm_proxy_api::telemetry::Metrics;
-use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::eventually;
 use crate::support::stores::{Opened, bare_key, note, postgres, record, sqlite, stores};
+use crate::support::{Setup, eventually};
 
 /// A recorder and what belongs to it.
 struct Recording {
@@ -266,6 +266,35 @@ async fn nodes_that_write_at_once_do_not_get_in_each_others_way() {
         assert!(written.iter().all(Result::is_ok), "{written:?}");
         assert_eq!(requests(&opened.store).await, 6000);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_revoked_within_a_second_though_switches_hang() {
+    let Some(opened) = postgres().await else { return };
+    let accounts = Arc::new(Accounts::new(opened.store.clone(), Arc::new(KeyRing::default())));
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let new = NewKey { name: "k".to_owned(), ..NewKey::default() };
+        keys.push(accounts.create(Actor::Cli, new).await.unwrap());
+    }
+    let gateway = Setup::new().env("AUTH", "keys").env("DATABASE_URL", &opened.url).start();
+    let mut holding = PgConnection::connect(&opened.url).await.unwrap();
+    holding.execute("begin; lock table models in access exclusive mode").await.unwrap();
+    let mut other = PgConnection::connect(&opened.url).await.unwrap();
+    other.execute("update marks set value = value + 1 where name = 'models_version'").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for (key, secret) in keys {
+        let status = async || {
+            gateway.get("/v1/models").bearer_auth(secret.reveal()).send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(status().await, 200);
+        let off = Change { disabled: Some(true), ..Change::default() };
+        accounts.change(Actor::Cli, &key.id, off.into()).await.unwrap();
+        let began = Instant::now();
+        eventually("it is revoked", async || status().await == 401).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    holding.execute("rollback").await.unwrap();
 }
 
 #[tokio::test]
