@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use validator::Validate;
 
 use crate::callers::{Budget, Key, Limits, Period, moment_as_text, now_ms};
+use crate::lint::count_from_one;
 
 /// What a new key is to be. What is left out, or null, holds nobody back.
 #[derive(Deserialize, Validate, Object)]
@@ -68,12 +69,15 @@ pub(in crate::api) struct KeyChangeBody {
 #[oai(rename = "KeyLimits")]
 pub(in crate::api) struct LimitsBody {
     /// Requests in any minute.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) requests_per_minute: Option<u64>,
     /// Tokens of prompts and answers together in any minute.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) tokens_per_minute: Option<u64>,
     /// Requests at the same time.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) parallel_requests: Option<u64>,
 }
@@ -84,6 +88,7 @@ pub(in crate::api) struct LimitsBody {
 #[oai(rename = "KeyBudget")]
 pub(in crate::api) struct BudgetBody {
     /// Tokens of prompts and answers together.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) tokens: Option<u64>,
     /// What they cost, in the currency of the prices.
