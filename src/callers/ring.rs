@@ -183,3 +183,6 @@ impl Caller {
         Some(self.used_ms.load(Ordering::Relaxed)).filter(|used_ms| *used_ms > 0)
     }
 }
+
+#[cfg(test)]
+mod tests;
