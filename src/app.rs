@@ -4,6 +4,7 @@ mod banner;
 mod discovery;
 mod faults;
 mod keeping;
+mod looking;
 mod probing;
 mod replicas;
 mod schedule;

@@ -1,7 +1,7 @@
 //! Callers' keys, what they used, and models that are off, as operators and callers see and change them: by the admin
 //! API, by callers themselves, and by the commands.
 //!
-//! An act is written to the store first, is then known to the ring of this node at once, and is noted with who did it.
+//! An act is written to the store first, together with who did it, and is then known to the ring of this node at once.
 //! It goes on to its end if whoever asked for it leaves meanwhile. What values may be is said in `rules`, for all ways
 //! in alike.
 
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::callers::{Change, Key, KeyRing, Limits, NewKey, Predecessor, Secret, now_ms};
 use crate::llm::unique_id;
-use crate::store::{Audit, Store, UsageQuery, UsageRow};
+use crate::store::{Audit, KeyChange, Noted, Store, UsageQuery, UsageRow};
 
 pub use edit::{Edit, LimitsEdit};
 pub use error::AccountError;
@@ -82,13 +82,17 @@ impl Accounts {
     /// # Errors
     /// The store does not tell.
     pub async fn sync(&self) -> Result<bool, AccountError> {
-        // Keys first, for revocation has a second, and each of them whatever becomes of the other.
+        // Each of them whatever becomes of the other.
         let keys = self.sync_keys().await;
         let models = self.sync_models().await;
         Ok(keys? | models?)
     }
 
-    async fn sync_keys(&self) -> Result<bool, AccountError> {
+    /// The same of keys alone: revocation has a second, and waits for nothing else.
+    ///
+    /// # Errors
+    /// The store does not tell.
+    pub async fn sync_keys(&self) -> Result<bool, AccountError> {
         let version = self.store.keys_version().await?;
         if self.version.load(Ordering::Relaxed) == version {
             return Ok(false);
@@ -114,13 +118,13 @@ impl Accounts {
         let act = async move {
             {
                 let _turn = accounts.turn().await?;
-                if !accounts.store.insert_key(&key).await? {
+                let note = journal::entry(&actor, "key.create", &key.id, journal::made(&key));
+                if !accounts.store.insert_key(&key, &note).await? {
                     return Err(AccountError::NoChance);
                 }
                 accounts.ring.put(key.clone());
             }
             accounts.tell_others();
-            accounts.note(actor, "key.create", &key.id, journal::made(&key)).await;
             Ok(key)
         };
         Ok((self.to_the_end(act).await?, secret))
@@ -153,9 +157,11 @@ impl Accounts {
         edit.check()?;
         let (accounts, id) = (self.clone(), id.to_owned());
         self.to_the_end(async move {
-            let (before, key) = accounts.update(&id, |key| edit.applied_to(key)).await?;
+            let note = |before: &Key, after: &Key| {
+                journal::entry(&actor, "key.change", &after.id, journal::differences(before, after))
+            };
+            let key = accounts.update(&id, &|key| edit.applied_to(key), &note).await?;
             accounts.tell_others();
-            accounts.note(actor, "key.change", &id, journal::differences(&before, &key)).await;
             Ok(accounts.with_last_use(key))
         })
         .await
@@ -187,10 +193,13 @@ impl Accounts {
                     ..key
                 }
             };
-            let (before, key) = accounts.update(&id, rotated).await?;
+            let note = |before: &Key, after: &Key| {
+                let detail =
+                    json!({"from": before.prefix, "to": after.prefix, "grace_seconds": grace_ms / 1000});
+                journal::entry(&actor, "key.rotate", &after.id, detail)
+            };
+            let key = accounts.update(&id, &rotated, &note).await?;
             accounts.tell_others();
-            let detail = json!({"from": before.prefix, "to": key.prefix, "grace_seconds": grace_ms / 1000});
-            accounts.note(actor, "key.rotate", &id, detail).await;
             Ok(accounts.with_last_use(key))
         };
         Ok((self.to_the_end(act).await?, secret))
@@ -205,7 +214,8 @@ impl Accounts {
         self.to_the_end(async move {
             {
                 let _turn = accounts.turn().await?;
-                let was_there = accounts.store.delete_key(&id).await?;
+                let note = journal::entry(&actor, "key.delete", &id, json!({}));
+                let was_there = accounts.store.delete_key(&id, &note).await?;
                 // Also if it was not: another node may have been faster.
                 accounts.ring.remove(&id);
                 if !was_there {
@@ -213,7 +223,6 @@ impl Accounts {
                 }
             }
             accounts.tell_others();
-            accounts.note(actor, "key.delete", &id, json!({})).await;
             Ok(())
         })
         .await
@@ -235,7 +244,7 @@ impl Accounts {
         Ok(self.store.audits(before, limit).await?)
     }
 
-    /// Notes an act of another kind, without anybody waiting for it.
+    /// Notes an act that is kept nowhere here, without anybody waiting for it.
     pub fn noted(self: &Arc<Self>, actor: Actor, action: &'static str, subject: &str, detail: Value) {
         let (accounts, subject) = (self.clone(), subject.to_owned());
         self.acts.spawn(async move { accounts.note(actor, action, &subject, detail).await });
@@ -259,27 +268,20 @@ impl Accounts {
         timeout(TURN_PATIENCE, self.changing.lock()).await.map_err(|_| AccountError::Busy)
     }
 
-    /// Changes a key in store and ring. As it was, and as it is.
+    /// Changes a key in store and ring, and gives it as it is then.
     async fn update(
         &self,
         id: &str,
-        change: impl Fn(Key) -> Key + Send + Sync,
-    ) -> Result<(Key, Key), AccountError> {
+        change: KeyChange<'_>,
+        note: Noted<'_, Key>,
+    ) -> Result<Key, AccountError> {
         let _turn = self.turn().await?;
-        // A std mutex: held for an assignment. The store may ask for the change more than once.
-        let before = std::sync::Mutex::new(None);
-        let watched = |key: Key| {
-            *before.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(key.clone());
-            change(key)
-        };
-        let after = self.store.update_key(id, &watched).await?;
-        let before = before.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some((before, after)) = before.zip(after) else {
+        let Some(after) = self.store.update_key(id, change, note).await? else {
             self.ring.remove(id);
             return Err(AccountError::NoSuchKey);
         };
         self.ring.put(after.clone());
-        Ok((before, after))
+        Ok(after)
     }
 
     async fn note(&self, actor: Actor, action: &'static str, subject: &str, detail: Value) {

@@ -70,28 +70,33 @@ impl Accounts {
         }
         let (accounts, model, now_ms) = (self.clone(), model.to_owned(), now_ms());
         self.to_the_end(async move {
-            let (before, after) = {
+            let after = {
                 let mut off = accounts.off().await?;
                 let change = |before| edit.applied_to(before, now_ms);
-                let (before, after) = accounts.store.switch_model(&model, &change).await?;
+                let note = |before: &ModelSwitch, after: &ModelSwitch| {
+                    let detail = journal::differences_of_switches(before, after);
+                    journal::entry(&actor, "model.change", &model, detail)
+                };
+                let (_, after) = accounts.store.switch_model(&model, &change, &note).await?;
                 if after.disabled {
                     off.insert(after.model.clone());
                 } else {
                     off.remove(&after.model);
                 }
                 accounts.tell_off(off.clone());
-                (before.unwrap_or_default(), after)
+                after
             };
             accounts.tell_others();
-            let detail = journal::differences_of_switches(&before, &after);
-            accounts.note(actor, "model.change", &model, detail).await;
             Ok(after)
         })
         .await
     }
 
-    /// Takes over what other nodes and commands have switched, and tells whether they had.
-    pub(super) async fn sync_models(&self) -> Result<bool, AccountError> {
+    /// Takes over what other nodes and commands have switched, and tells whether they had. Cheap if not.
+    ///
+    /// # Errors
+    /// The store does not tell.
+    pub async fn sync_models(&self) -> Result<bool, AccountError> {
         let version = self.store.models_version().await?;
         if self.models_version.load(Ordering::Relaxed) == version {
             return Ok(false);

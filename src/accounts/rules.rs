@@ -123,7 +123,7 @@ fn check_count(param: &str, count: Option<u64>) -> Result<(), AccountError> {
     match count {
         Some(0) => Err(AccountError::invalid(
             param,
-            "must be at least 1; to let nothing pass, disable the key, and for no limit, leave it out",
+            "must be at least 1; for no limit give none, and to let nothing pass disable the key",
         )),
         Some(count) if count > MOST_COUNT => {
             Err(AccountError::invalid(param, &format!("must be at most {MOST_COUNT}")))

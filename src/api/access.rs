@@ -18,9 +18,10 @@ use poem::{Endpoint, Request, Response};
 use super::context::{Admitted, Context};
 use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
+use super::request_id::{REQUEST_ID, request_id};
 use super::standing;
 use crate::callers::{Ending, UsageRecord};
-use crate::llm::{unique_id, unique_number};
+use crate::llm::unique_number;
 use crate::telemetry::{EndpointMetrics, Facts, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
@@ -124,15 +125,6 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/metrics")
 }
 
-/// The caller's own id, if it is fit for a header and a log line.
-fn request_id(headers: &HeaderMap) -> String {
-    let sane = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    let own = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
-    let own = own.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(sane));
-    own.map_or_else(|| unique_id("req_"), str::to_owned)
-}
-
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 fn add_headers(headers: &mut HeaderMap, record: &RequestRecord) {
@@ -193,6 +185,7 @@ impl Drop for Guard {
             metrics.error(code);
         }
         if ledger.is_kept()
+            && endpoint.asks_models
             && let Some(record) = written(&self.record, &facts, &endpoint.name, outcome)
         {
             ledger.record(record);
@@ -220,7 +213,8 @@ impl Drop for Guard {
     }
 }
 
-/// The line of the ledger for a request that had to do with a model.
+/// The line of the ledger for a request of somebody who is known, or that came as far as a model. (Who was turned away at
+/// the door has used nothing and is nobody.)
 fn written(
     record: &RequestRecord,
     facts: &Facts,
@@ -228,6 +222,7 @@ fn written(
     outcome: Outcome,
 ) -> Option<UsageRecord> {
     let is_of_model = facts.model.is_some() || facts.provider.is_some() || facts.usage.is_some();
+    let is_known = is_of_model || facts.caller.is_some();
     let ending = match outcome {
         Outcome::Cut => Ending::Cut,
         Outcome::Completed => Ending::Completed,
@@ -235,7 +230,7 @@ fn written(
         Outcome::Failed => Ending::Failed,
     };
     let usage = facts.usage.unwrap_or_default();
-    is_of_model.then(|| UsageRecord {
+    is_known.then(|| UsageRecord {
         id: record.id.clone(),
         mark: unique_number(),
         time_ms: record.started_ms,
@@ -305,19 +300,5 @@ mod tests {
     fn times_are_milliseconds() {
         let timing = server_timing(Duration::from_micros(1_002_003), Duration::from_nanos(999));
         assert_eq!(timing, "gateway;dur=1002.003, upstream;dur=0.000");
-    }
-
-    #[test]
-    fn a_sane_id_of_the_callers_is_kept_and_another_is_not() {
-        let id = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-request-id", HeaderValue::from_str(value).unwrap());
-            request_id(&headers)
-        };
-        assert_eq!(id("abc-123_x.y:z"), "abc-123_x.y:z");
-        for bad in ["", "a b", "a\"b", "<x>", &"x".repeat(129)] {
-            assert!(id(bad).starts_with("req_"), "{bad}");
-        }
-        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
     }
 }

@@ -27,6 +27,7 @@ mod prompts;
 mod query;
 mod refusal;
 mod reply;
+mod request_id;
 mod rest;
 mod routes;
 mod schema;

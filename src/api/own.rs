@@ -19,7 +19,7 @@ use super::standing::budget_state;
 use super::usage::Asked;
 use super::{Tag, record_of};
 use crate::accounts::Actor;
-use crate::callers::{Caller, Dimension, Whose, moment_as_text, now_ms};
+use crate::callers::{Caller, Dimension, Figures, Whose, moment_as_text, now_ms};
 
 /// The holder's own key.
 pub(super) struct OwnApi {
@@ -30,7 +30,8 @@ pub(super) struct OwnApi {
 impl OwnApi {
     /// Own key
     ///
-    /// The key that is shown with this request: what it may do, what is left of its limits and budgets.
+    /// The key that is shown with this request: what it may do, what is left of its limits and budgets, and of those that
+    /// it shares with the other keys of its owner.
     #[oai(path = "/me", method = "get", operation_id = "own_key")]
     async fn me(&self, request: &Request) -> Result<Json<OwnKey>, ApiError> {
         Ok(Json(self.pictured(&caller_of(request)?)))
@@ -91,19 +92,7 @@ fn caller_of(request: &Request) -> Result<Caller, ApiError> {
 impl OwnApi {
     fn pictured(&self, caller: &Caller) -> OwnKey {
         let (gate, key, now_ms) = (self.context.gateway.gate(), &caller.key, now_ms());
-        let mut limits = OwnLimits::default();
-        for figures in caller.figures() {
-            let place = match figures.dimension {
-                Dimension::Requests => &mut limits.requests_per_minute,
-                Dimension::Tokens => &mut limits.tokens_per_minute,
-                Dimension::Parallel => &mut limits.parallel_requests,
-            };
-            *place = Some(LimitState {
-                limit: figures.limit,
-                remaining: figures.remaining,
-                reset_seconds: figures.reset.as_secs(),
-            });
-        }
+        let of_all = key.owner.iter().flat_map(|owner| gate.owner_figures(owner));
         let of_key = |budget| budget_state(gate, &Whose::Key(caller.id.clone()), budget, now_ms);
         let rules = gate.rules();
         let of_owner = key.owner.as_ref().and_then(|owner| {
@@ -116,15 +105,33 @@ impl OwnApi {
             owner: key.owner.clone(),
             prefix: key.prefix.clone(),
             expires_at: key.expires_ms.map(moment_as_text),
-            previous_until: key.predecessor.as_ref().map(|before| moment_as_text(before.until_ms)),
+            previous_until: key.previous_until_ms(now_ms).map(moment_as_text),
             allowed_models: key.allowed_models.clone(),
             allowed_endpoints: key.allowed_endpoints.clone(),
             language: key.language.clone(),
-            limits,
+            limits: limits_of(caller.figures()),
+            owner_limits: limits_of(of_all),
             budget: key.budget.as_ref().map(of_key),
             owner_budget: of_owner,
         }
     }
+}
+
+fn limits_of(figures: impl Iterator<Item = Figures>) -> OwnLimits {
+    let mut limits = OwnLimits::default();
+    for figures in figures {
+        let place = match figures.dimension {
+            Dimension::Requests => &mut limits.requests_per_minute,
+            Dimension::Tokens => &mut limits.tokens_per_minute,
+            Dimension::Parallel => &mut limits.parallel_requests,
+        };
+        *place = Some(LimitState {
+            limit: figures.limit,
+            remaining: figures.remaining,
+            reset_seconds: figures.reset.as_secs(),
+        });
+    }
+    limits
 }
 
 #[cfg(test)]

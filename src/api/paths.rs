@@ -15,6 +15,16 @@ use super::door::Door;
 use super::{docs, error, record_of};
 use crate::telemetry::EndpointMetrics;
 
+/// What callers may post that is asked of no model, and so uses nothing.
+const FREE: [&str; 6] = [
+    "/api/explain",
+    "/api/tokenize/count",
+    "/extras/tokenize/count",
+    "/api/prompts/:name/render",
+    "/api/engines/:model/load",
+    "/api/engines/:model/unload",
+];
+
 /// All paths of the service.
 #[derive(Default)]
 pub(super) struct Paths {
@@ -62,7 +72,11 @@ impl Path {
         let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
         allowed.sort_unstable();
         let name = docs::documented_path(path, &context.prefix);
-        let metrics = Arc::new(context.metrics.of_endpoint(&name));
+        let is_free = FREE.iter().any(|free| docs::rebased(free, &context.prefix) == path);
+        let is_for_callers = matches!(door, Door::Callers(_)) && methods.contains_key(&Method::POST);
+        let mut metrics = context.metrics.of_endpoint(&name);
+        metrics.asks_models = is_for_callers && !is_free;
+        let metrics = Arc::new(metrics);
         Self { allowed: allowed.join(", "), metrics, methods, door }
     }
 }

@@ -31,6 +31,7 @@ pub(super) const REQUEST_EXCEEDS_LIMIT: &str = "request_exceeds_limit";
 /// The refusal in the words of the API.
 pub(super) fn refused(refusal: &Refusal) -> ApiError {
     let message = refusal.to_string();
+    let wait = |until_ms: i64| Duration::from_millis(u64::try_from(until_ms - now_ms()).unwrap_or(0));
     match refusal {
         Refusal::Limit { retry_after, .. } => {
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
@@ -42,9 +43,12 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             error.retry_after(Some(Duration::from_secs(1)))
         }
         Refusal::Budget { until_ms, .. } => {
-            let wait = u64::try_from(until_ms - now_ms()).unwrap_or(0);
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "budget_exhausted", message);
-            error.retry_after(Some(Duration::from_millis(wait)))
+            error.retry_after(Some(wait(*until_ms)))
+        }
+        Refusal::TooLittle { until_ms, .. } => {
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "budget_exhausted", message);
+            error.retry_after(until_ms.map(wait))
         }
         Refusal::Unavailable => {
             let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", message);

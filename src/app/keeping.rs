@@ -13,10 +13,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
+use super::looking::Looking;
 use super::replicas::Others;
 use crate::accounts::{AccountError, Accounts};
 use crate::callers::{Budget, Gate, KeyRing, Ledger, Period, Spent, Whose, now_ms};
@@ -25,13 +25,6 @@ use crate::gateway::Gateway;
 use crate::store::{self, Recorder, Store, StoreError};
 use crate::telemetry::{Health, Metrics};
 
-/// How often it is looked whether somebody else has changed keys or switched models: revocation has a second. Replicas that
-/// share a Redis are told of it besides.
-const LOOK: Duration = Duration::from_millis(400);
-/// How often records that are too old are forgotten.
-const TIDY: Duration = Duration::from_secs(3600);
-/// How often it is forgotten what was taken of limits and budgets that nobody needs any more.
-const SWEEP: Duration = Duration::from_secs(60);
 /// How long the last records may take to be written when the service ends.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
@@ -49,16 +42,17 @@ pub(super) struct Keeping {
     end: CancellationToken,
 }
 
+/// What is kept, and by whom.
 #[derive(Clone, Debug)]
-struct Kept {
-    store: Arc<dyn Store>,
-    accounts: Arc<Accounts>,
-    recorder: Recorder,
-    keep: Duration,
+pub(super) struct Kept {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) recorder: Recorder,
+    pub(super) keep: Duration,
 }
 
 /// A budget whose account has been filled from the ledger.
-type Filled = HashSet<(Whose, Period)>;
+pub(super) type Filled = (Whose, Period);
 
 impl std::fmt::Debug for Keeping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,7 +80,7 @@ impl Keeping {
         let (store, accounts, opening) = match connected(url, accounts_of).await {
             Ok((store, accounts)) => (store, accounts, None),
             Err(error) if settings.auth == Auth::Keys => {
-                let cure = "mend it, or name another; without it no key is known";
+                let cure = "make it reachable, or name another one; without it no key is known";
                 return Err(Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), cure).into());
             }
             Err(error) => {
@@ -134,9 +128,14 @@ impl Keeping {
         if self.opening.is_some() {
             return Ok(());
         }
-        let filled = fill(&*self.kept.store, gate, &self.ring, &mut Filled::new()).await;
+        let filled = fill(&*self.kept.store, gate, &self.ring, &mut HashSet::new()).await;
         filled.map_err(|error| {
-            Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), "mend it, or name another").into()
+            Fault::new(
+                "LLM_PROXY_API_DATABASE_URL",
+                error.to_string(),
+                "make it readable, or name another one",
+            )
+            .into()
         })
     }
 
@@ -156,7 +155,11 @@ impl Keeping {
             }
         };
         let looking = async {
-            look(&kept, (&gate, &ring), &health, filled, (word, &end)).await;
+            let looking = Looking { kept: &kept, gate: &gate, ring: &ring, health: &health, word };
+            tokio::select! {
+                () = looking.run(filled) => {}
+                () = end.cancelled() => {}
+            }
             // One that was never there will not come in the last seconds.
             let patience = if is_there.load(Ordering::Relaxed) { LAST_RECORDS } else { Duration::ZERO };
             if let Err(left) = kept.recorder.flush(patience).await {
@@ -180,63 +183,6 @@ async fn connected(
     Ok((store, accounts))
 }
 
-async fn look(
-    kept: &Kept,
-    (gate, ring): (&Gate, &KeyRing),
-    health: &Health,
-    filled: Option<Filled>,
-    (mut word, end): (Option<watch::Receiver<u64>>, &CancellationToken),
-) {
-    // A database that is not there yet has a moment to come.
-    let first_tidy = if filled.is_some() { Duration::ZERO } else { SWEEP };
-    let mut tidy = interval_at(Instant::now() + first_tidy, TIDY);
-    let mut filled = filled.unwrap_or_default();
-    let (mut look, mut sweep) = (interval(LOOK), interval(SWEEP));
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = look.tick() => refresh(kept, (gate, ring), health, &mut filled).await,
-            () = told(&mut word) => refresh(kept, (gate, ring), health, &mut filled).await,
-            // What the ledger does not have yet could not come back from it.
-            _ = sweep.tick(), if kept.recorder.state().error.is_none() => {
-                gate.tidy(ring, now_ms());
-                let budgeted: Filled = all_budgeted(gate, ring);
-                filled.retain(|one| budgeted.contains(one));
-            }
-            _ = tidy.tick() => {
-                let keep_ms = i64::try_from(kept.keep.as_millis()).unwrap_or(i64::MAX);
-                match kept.store.tidy(now_ms(), keep_ms).await {
-                    Ok(0) => {}
-                    Ok(forgotten) => tracing::info!(records = forgotten, "Records of usage that are too old are forgotten"),
-                    Err(error) => tracing::warn!(%error, "Records of usage that are too old stay"),
-                }
-            }
-        }
-    }
-}
-
-/// Comes back when another replica has changed something; never, if nobody would tell.
-async fn told(word: &mut Option<watch::Receiver<u64>>) {
-    let is_told = match word {
-        Some(word) => word.changed().await.is_ok(),
-        None => false,
-    };
-    if !is_told {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Takes over what somebody else has changed.
-async fn refresh(kept: &Kept, (gate, ring): (&Gate, &KeyRing), health: &Health, filled: &mut Filled) {
-    let synced = kept.accounts.sync().await;
-    // A budget that is new may be another one for a key that has spent something.
-    let is_filled = fill(&*kept.store, gate, ring, filled).await;
-    let trouble = synced.err().map(|error| error.to_string());
-    let trouble = trouble.or_else(|| is_filled.err().map(|error| error.to_string()));
-    health.store_is(trouble.or_else(|| kept.recorder.state().error));
-}
-
 /// All budgets there are.
 fn budgeted(gate: &Gate, ring: &KeyRing) -> Vec<(Whose, Budget)> {
     let of_keys =
@@ -244,12 +190,18 @@ fn budgeted(gate: &Gate, ring: &KeyRing) -> Vec<(Whose, Budget)> {
     of_keys.chain(gate.owner_budgets()).collect()
 }
 
-fn all_budgeted(gate: &Gate, ring: &KeyRing) -> Filled {
+/// The same, as they are told apart.
+pub(super) fn all_budgeted(gate: &Gate, ring: &KeyRing) -> HashSet<Filled> {
     budgeted(gate, ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect()
 }
 
 /// Fills those that have not been filled yet: one question for each kind of period.
-async fn fill(store: &dyn Store, gate: &Gate, ring: &KeyRing, filled: &mut Filled) -> Result<(), StoreError> {
+pub(super) async fn fill(
+    store: &dyn Store,
+    gate: &Gate,
+    ring: &KeyRing,
+    filled: &mut HashSet<Filled>,
+) -> Result<(), StoreError> {
     let new = |(whose, budget): &(Whose, Budget)| !filled.contains(&(whose.clone(), budget.period));
     let new: Vec<(Whose, Budget)> = budgeted(gate, ring).into_iter().filter(new).collect();
     let mut spent: HashMap<Period, HashMap<Whose, Spent>> = HashMap::new();

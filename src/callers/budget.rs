@@ -86,6 +86,13 @@ pub(super) enum UsedUp {
     SetAside,
 }
 
+/// There is too little left for the shortest answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lack {
+    /// When there is enough; `None` if never.
+    pub(super) until_ms: Option<i64>,
+}
+
 /// What is left of budgets that end answers when they are used up; `None` where there is no such.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Left {
@@ -309,6 +316,20 @@ impl Budgets {
         }
         account.reserved = account.reserved.plus(part);
         Ok(Reserve { whose, budget, reserved: part })
+    }
+
+    /// Whether a budget that ends answers has less left than this, which the shortest answer would take.
+    pub(super) fn lack(&self, whose: &Whose, budget: &Budget, least: Spent, now_ms: i64) -> Option<Lack> {
+        if !budget.cut_off || least == Spent::default() {
+            return None;
+        }
+        let (spent, until_ms) = self.spent(whose, budget, now_ms);
+        let is_short = |spent: Spent| {
+            budget.tokens.is_some_and(|most| most.saturating_sub(spent.tokens) < least.tokens)
+                // A sum that is a whole number of tokens stays one, however it is rounded.
+                || budget.money.is_some_and(|most| most - spent.money + 1e-12 < least.money)
+        };
+        is_short(spent).then(|| Lack { until_ms: (!is_short(Spent::default())).then_some(until_ms) })
     }
 
     /// A request has ended, and has spent this. It counts in the period that runs now.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
-use super::budget::{Budgets, Reserve, Spent, UsedUp, Whose};
+use super::budget::{Budgets, Lack, Reserve, Spent, UsedUp, Whose};
 use super::pool::{Pool, Share, Taking, Withheld};
 use super::ring::{Caller, KeyRing};
 use super::scope::{Dimension, Figures, Hold, Scope, Short, Want};
@@ -79,10 +79,8 @@ fn scopes(
 impl Rules {
     /// Whether nothing is limited.
     fn is_none(&self) -> bool {
-        self.gateway.is_none()
-            && self.models.is_empty()
-            && self.owners.is_empty()
-            && self.owner_budgets.is_empty()
+        let Self { gateway, models, owners, owner_budgets } = self;
+        gateway.is_none() && models.is_empty() && owners.is_empty() && owner_budgets.is_empty()
     }
 }
 
@@ -93,6 +91,8 @@ pub struct Part {
     pub spent: Spent,
     /// So many of the tokens are a guess, for nobody says how long the answer may get.
     pub guessed: u64,
+    /// What the prompt and the shortest answer take; nothing, where no answer can be ended.
+    pub least: Spent,
     /// Whether it is a request of its own, and not only a part of one that has passed.
     pub is_request: bool,
 }
@@ -136,6 +136,14 @@ pub enum Refusal {
         /// When its period ends, in milliseconds since 1970.
         until_ms: i64,
     },
+    /// What is left of a budget that ends answers is less than the shortest answer takes.
+    #[error("what is left of the budget of the {of} does not last for the prompt and any answer to it")]
+    TooLittle {
+        /// Of what: `key` or `owner`.
+        of: &'static str,
+        /// When there is enough, in milliseconds since 1970; `None` if never.
+        until_ms: Option<i64>,
+    },
     /// What is left of a budget is set aside for requests under way.
     #[error("what is left of the budget of the {of} is set aside for requests that are under way")]
     SetAside {
@@ -164,7 +172,7 @@ const GUESSED_PART: u64 = 4;
 impl Part {
     /// What is to be taken of things of which the one with the fewest tokens has so many.
     fn want(&self, fewest: Option<u64>) -> Want {
-        let Self { spent, guessed, is_request } = *self;
+        let Self { spent, guessed, is_request, .. } = *self;
         let sure = spent.tokens.saturating_sub(guessed);
         let tokens = fewest.map_or(spent.tokens, |limit| {
             let guessed = guessed.min(limit / GUESSED_PART).min(limit.saturating_sub(sure));
@@ -253,11 +261,13 @@ impl Gate {
         let mut permit = Permit::of(self, part);
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
+            let lack = self.budgets.lack(&whose, &budget, part.least, now_ms);
             let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
             permit.reserves.push(reserve.map_err(|used_up| match used_up {
                 UsedUp::Spent { until_ms } => Refusal::Budget { of, until_ms },
                 UsedUp::SetAside => Refusal::SetAside { of },
             })?);
+            lack.map_or(Ok(()), |Lack { until_ms }| Err(Refusal::TooLittle { of, until_ms }))?;
         }
         permit.take(self.scopes_of(caller, Some(model), &rules), Instant::now())?;
         Ok(permit)
@@ -488,5 +498,6 @@ pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
+mod owners;
 #[cfg(test)]
 mod tests;

@@ -155,6 +155,11 @@ impl Key {
         !self.disabled && self.expires_ms.is_none_or(|expires| now_ms < expires)
     }
 
+    /// Until when the secret before the last rotation opens, as long as it does.
+    pub fn previous_until_ms(&self, now_ms: i64) -> Option<i64> {
+        self.predecessor.as_ref().map(|before| before.until_ms).filter(|until_ms| now_ms < *until_ms)
+    }
+
     /// Whether it may use a model of that public name.
     pub fn may_use(&self, model: &str) -> bool {
         self.allowed_models.is_empty() || self.allowed_models.iter().any(|pattern| matches(pattern, model))

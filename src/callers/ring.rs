@@ -213,3 +213,6 @@ impl Known {
         Some(self.used_ms.load(Ordering::Relaxed)).filter(|used_ms| *used_ms > 0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,13 @@ impl Secret {
         is_secret.then(|| text.get(..PREFIX)).flatten()
     }
 
+    /// Whether more of one stands in a text than its first characters, which are told of every key.
+    pub fn may_be_in(text: &str) -> bool {
+        let length = |rest: &str| MARK.len() + rest.bytes().take_while(u8::is_ascii_alphanumeric).count();
+        text.match_indices(MARK)
+            .any(|(at, mark)| length(text.get(at + mark.len()..).unwrap_or_default()) > PREFIX)
+    }
+
     /// What is kept of it.
     pub fn digest(&self) -> Digest {
         Digest(Sha256::digest(self.0.expose_secret().as_bytes()).into())

@@ -1,6 +1,8 @@
 //! `keys`: callers' keys, straight in the database. A service that runs on the same database knows of a change within
 //! a second.
 
+mod update;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use self::update::Update;
 use super::{CommandError, print};
 use crate::accounts::{AccountError, Accounts, Actor, Edit};
 use crate::api;
@@ -34,6 +37,8 @@ pub(super) enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// Change a key. What is not named stays as it is.
+    Update(Box<Update>),
     /// Have a key open nothing until it is enabled.
     Disable {
         /// The key's id.
@@ -153,6 +158,10 @@ pub(super) async fn run(command: Command, settings: &Settings) -> Result<(), Com
             print(&table(&keys))
         }
         Command::Show { id, form } => tell(&accounts.get(&id).await?, form),
+        Command::Update(update) => {
+            let edit = update.edit(&accounts.get(&update.id).await?)?;
+            tell(&accounts.change(Actor::Cli, &update.id, edit).await?, update.form)
+        }
         Command::Disable { id, form } => able(&accounts, &id, true, form).await,
         Command::Enable { id, form } => able(&accounts, &id, false, form).await,
         Command::Rotate { id, grace_seconds, form } => {
@@ -176,6 +185,16 @@ async fn able(accounts: &Arc<Accounts>, id: &str, disabled: bool, form: Form) ->
     tell(&accounts.change(Actor::Cli, id, edit).await?, form)
 }
 
+impl From<CalendarPeriod> for Period {
+    fn from(period: CalendarPeriod) -> Self {
+        match period {
+            CalendarPeriod::Day => Self::Day,
+            CalendarPeriod::Week => Self::Week,
+            CalendarPeriod::Month => Self::Month,
+        }
+    }
+}
+
 impl From<AccountError> for CommandError {
     fn from(error: AccountError) -> Self {
         Self::Refused(error.to_string())
@@ -190,11 +209,7 @@ impl From<Create> for NewKey {
             parallel_requests: create.parallel,
         };
         let (tokens, money) = (create.budget_tokens, create.budget_money);
-        let period = match create.period {
-            Some(CalendarPeriod::Day) => Period::Day,
-            Some(CalendarPeriod::Week) => Period::Week,
-            Some(CalendarPeriod::Month) | None => Period::Month,
-        };
+        let period = create.period.map_or(Period::Month, Period::from);
         let budget = Budget { tokens, money, period, cut_off: create.cut_off };
         let change = Change {
             owner: Some(create.owner),

@@ -238,9 +238,10 @@ impl Reader<'_> {
         let base_url = raw.base_url.map(|text| self.url(&place, ("base_url", &text), &mut expansion));
         let models_url = raw.models_url.map(|text| self.url(&place, ("models_url", &text), &mut expansion));
         // Of a file that was translated, the translator has told it.
-        let mut keys = raw.api_key.iter().chain(&raw.api_keys);
-        if raw.place.is_none() && keys.any(|key| checks::is_literal(key)) {
-            self.literal_secret(&format!("{place}.api_key"));
+        for (name, keys) in [("api_key", raw.api_key.as_slice()), ("api_keys", raw.api_keys.as_slice())] {
+            if raw.place.is_none() && keys.iter().any(|key| checks::is_literal(key)) {
+                self.literal_secret(&format!("{place}.{name}"));
+            }
         }
         let keys = (raw.api_key, raw.api_keys);
         let (api_key, api_keys) = self.api_keys(&place, keys, &mut expansion);
@@ -763,11 +764,14 @@ mod tests {
     fn a_key_comes_from_a_file_too_and_a_literal_one_draws_a_warning() {
         let text = r#"{"providers":{
             "a":{"type":"x","api_key":"${file:${KEY_FILE}}","models":{"m":{}}},
-            "b":{"type":"x","api_key":"sk-planted","models":{"m":{}}}}}"#;
+            "b":{"type":"x","api_key":"sk-planted","models":{"m":{}}},
+            "c":{"type":"x","api_keys":["${A_KEY}","sk-planted"],"models":{"m":{}}}}}"#;
         let catalog = load(text).unwrap();
 
         assert_eq!(catalog.providers[0].api_key.as_ref().unwrap().expose_secret(), "sk-file");
-        assert_eq!(catalog.warnings.len(), 1);
+        let [one, several] = catalog.warnings.as_slice() else { panic!("{:?}", catalog.warnings) };
+        assert!(one.contains("providers.b.api_key stands in the file"), "{one}");
+        assert!(several.contains("providers.c.api_keys stands in the file"), "{several}");
         assert!(!format!("{catalog:?}").contains("planted"));
     }
 

@@ -106,7 +106,8 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        self.enter(&route.model, Part { spent: Spent::default(), guessed: 0, is_request: true }, record).await
+        let (spent, least) = (Spent::default(), Spent::default());
+        self.enter(&route.model, Part { spent, guessed: 0, least, is_request: true }, record).await
     }
 
     async fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
@@ -133,7 +134,17 @@ impl Expected {
             tokens: input_tokens.saturating_add(output_tokens),
             money: price.map_or(0.0, |price| price.cost(&self.usage)),
         };
-        Part { spent, guessed: if self.is_guess { output_tokens } else { 0 }, is_request: !record.is_part() }
+        let least = if output_tokens == 0 {
+            Spent::default()
+        } else {
+            let shortest = Usage { input_tokens, output_tokens: 1, ..Usage::default() };
+            // What costs nothing is ended by no sum of money.
+            let price = price.filter(|price| price.output > 0.0);
+            let money = price.map_or(0.0, |price| price.cost(&shortest));
+            Spent { tokens: input_tokens.saturating_add(1), money }
+        };
+        let guessed = if self.is_guess { output_tokens } else { 0 };
+        Part { spent, guessed, least, is_request: !record.is_part() }
     }
 }
 

@@ -45,12 +45,18 @@ impl CutOff {
     /// For the answer to a request; `None` if it may end by itself.
     pub(super) fn of(request: &ChatRequest, record: &Arc<RequestRecord>) -> Option<Self> {
         let input_tokens = Usage::estimated_prompt(request.body.text());
+        let model = request.model.clone();
+        Some(Self { model, answers: request.answers(), ..Self::of_raw(request.kind, input_tokens, record)? })
+    }
+
+    /// The same for the answer to a raw request, whose prompt has so many tokens. Which model answers is told by its chunks.
+    pub(super) fn of_raw(kind: RequestKind, input_tokens: u64, record: &Arc<RequestRecord>) -> Option<Self> {
         let allowed = left(record, input_tokens)?;
         Some(Self {
             record: record.clone(),
-            kind: request.kind,
-            model: request.model.clone(),
-            answers: request.answers(),
+            kind,
+            model: String::new(),
+            answers: 1,
             input_tokens,
             allowed,
             looked_at: 0,
@@ -58,6 +64,11 @@ impl CutOff {
             ends: Ends::default(),
             writer: None,
         })
+    }
+
+    /// Whether there is a budget that may end the answer to a request.
+    pub(super) fn is_wanted(record: &RequestRecord) -> bool {
+        left(record, 0).is_some()
     }
 
     /// Lets a run pass, or says what is left of the stream with it.
@@ -114,6 +125,11 @@ pub(super) fn bounded<R: Ask>(request: &R, route: &Route, record: &RequestRecord
 }
 
 impl Rest {
+    /// The event that ends all choices, alone.
+    pub(super) fn into_end(mut self) -> Frames {
+        self.writer.finish_each(&self.choices, "length")
+    }
+
     /// The events in the place of all that would have come, with what was used if that is to be shown.
     pub(super) fn into_frames(mut self, usage: Option<&Usage>) -> Frames {
         let end = self.writer.finish_each(&self.choices, "length");

@@ -3,6 +3,8 @@
 //! Nobody here understands their dialect. What can be told from outside has to do: the end of the path, a `model` in
 //! the body, and the reports of usage that servers write.
 
+mod cut;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,9 +12,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method};
 
+use self::cut::{Passed, RawCut};
 use super::admission::{Expected, USUAL_ANSWER, may_use};
 use super::asking::Asking;
 use super::meter::note_first_token;
@@ -63,7 +66,12 @@ impl Gateway {
         let mut response = response.map_err(Box::new)?;
         if is_post && response.status.is_success() {
             let meter = RawMeter::new(task, &response.headers, record);
-            response.body = Passing { body: response.body, meter }.boxed();
+            let cut = meter.cut();
+            if cut.is_some() {
+                // It may become shorter.
+                response.headers.remove(CONTENT_LENGTH);
+            }
+            response.body = Passing { body: response.body, meter, cut }.boxed();
         }
         Ok(response)
     }
@@ -179,6 +187,12 @@ impl RawMeter {
         Self { record: record.clone(), task, form, is_plain, tally: Tally::default(), has_begun: false }
     }
 
+    /// What may end the answer before its time, if it has a form that can be ended.
+    fn cut(&self) -> Option<RawCut> {
+        let is_stream = self.form == Form::Events && self.is_plain;
+        is_stream.then(|| RawCut::of(&self.record, self.task.input_tokens())).flatten()
+    }
+
     fn pass(&mut self, piece: &[u8]) {
         if !std::mem::replace(&mut self.has_begun, true) && self.generates() {
             note_first_token(&self.record);
@@ -220,16 +234,57 @@ impl Drop for RawMeter {
 struct Passing {
     body: BoxStream<'static, Result<Bytes, ProviderError>>,
     meter: RawMeter,
+    /// What may end it before its time: hardly any has it.
+    cut: Option<RawCut>,
+}
+
+impl Passing {
+    /// What passes of a piece. At the end the upstream's work is ended as well.
+    fn pass(&mut self, piece: Bytes) -> Bytes {
+        let Some(cut) = &mut self.cut else {
+            self.meter.pass(&piece);
+            return piece;
+        };
+        let Passed { mut events, end } = cut.pass(&piece);
+        if !events.is_empty() {
+            self.meter.pass(&events);
+        }
+        if let Some(end) = end {
+            self.cut = None;
+            self.body = futures_util::stream::empty().boxed();
+            self.meter.record.facts().is_cut = true;
+            events.extend_from_slice(&end);
+        }
+        events.freeze()
+    }
+
+    /// What was held back when the answer has ended by itself.
+    fn rest(&mut self) -> Bytes {
+        self.body = futures_util::stream::empty().boxed();
+        let rest = self.cut.take().map(RawCut::rest).unwrap_or_default();
+        if !rest.is_empty() {
+            self.meter.pass(&rest);
+        }
+        rest
+    }
 }
 
 impl Stream for Passing {
     type Item = Result<Bytes, ProviderError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(self.body.as_mut().poll_next(cx));
-        if let Some(Ok(piece)) = &next {
-            self.meter.pass(piece);
+        loop {
+            let passed = match ready!(self.body.as_mut().poll_next(cx)) {
+                Some(Ok(piece)) => self.pass(piece),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.rest(),
+            };
+            match &self.cut {
+                // Of an event that is not whole nothing passes.
+                Some(_) if passed.is_empty() => {}
+                None if passed.is_empty() => return Poll::Ready(None),
+                _ => return Poll::Ready(Some(Ok(passed))),
+            }
         }
-        Poll::Ready(next)
     }
 }

@@ -4,11 +4,13 @@
 //! Serves the models file, the front matter of prompts, the figures of leaderboards and raw requests. Knows none of them.
 
 mod all;
+mod count;
 mod paths;
 mod ranges;
 mod read;
 
 pub use all::{Readable, read_all};
+pub use count::count_from_one;
 pub use paths::{path_fault, percent_decoded};
 pub use ranges::out_of_range;
 pub use read::{Misread, Object, Syntax, expected_in_words, read};

@@ -187,7 +187,7 @@ impl Complaint {
                 (path, format!("{key} stands twice"), "take one of the two out".to_owned())
             }
             Self::Ours(words) => {
-                let (problem, cure) = words.split_once("; ").unwrap_or((&words, "put it right"));
+                let (problem, cure) = words.split_once("; ").unwrap_or((&words, "correct it"));
                 (path, problem.to_owned(), cure.to_owned())
             }
             Self::Form(problem) => (path, form_in_words(&problem, syntax), form_cure(syntax).to_owned()),

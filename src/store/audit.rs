@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::database::{Database, Row, Statement};
+use super::database::{Database, Row, Session, Statement};
 use super::error::Cause;
 use super::sums::clean;
 
@@ -35,6 +35,12 @@ pub struct Audit {
 
 pub(super) async fn insert(database: &Database, entry: &AuditEntry) -> Result<(), Cause> {
     let mut session = database.write().await?;
+    note(&mut session, entry).await?;
+    session.commit().await
+}
+
+/// Notes an act in the session in which it is kept, so that both hold or neither does.
+pub(super) async fn note(session: &mut Session, entry: &AuditEntry) -> Result<(), Cause> {
     let sql = "insert into audit (time_ms, actor, action, subject, detail) values ($1, $2, $3, $4, $5)";
     let insert = Statement::of(sql)
         .with(entry.time_ms)
@@ -42,8 +48,7 @@ pub(super) async fn insert(database: &Database, entry: &AuditEntry) -> Result<()
         .with(clean(&entry.action))
         .with(clean(&entry.subject))
         .with(entry.detail.to_string());
-    session.run(insert).await?;
-    session.commit().await
+    session.run(insert).await.map(drop)
 }
 
 pub(super) async fn before(

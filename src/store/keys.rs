@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::KeyChange;
 use super::database::{Database, List, Row, Session, Statement, Value};
 use super::error::Cause;
+use super::{AuditEntry, KeyChange, Noted, audit};
 use crate::callers::Key;
 
 /// Every change of a key goes through here first. The row is locked until the end, so that changes by several nodes
@@ -44,7 +44,12 @@ pub(super) async fn version(database: &Database) -> Result<i64, Cause> {
     rows.first().map_or(Ok(0), |row| row.number(0))
 }
 
-async fn insert_with(database: &Database, key: &Key, or_else: &str) -> Result<bool, Cause> {
+async fn insert_with(
+    database: &Database,
+    key: &Key,
+    or_else: &str,
+    note: Option<&AuditEntry>,
+) -> Result<bool, Cause> {
     let body = body_of(key)?;
     let mut session = database.write().await?;
     session.run(Statement::of(NEW_VERSION)).await?;
@@ -54,18 +59,21 @@ async fn insert_with(database: &Database, key: &Key, or_else: &str) -> Result<bo
     let insert =
         Statement::of(sql).with(key.id.as_str()).with(key.created_ms).with(key.last_used_ms).with(body);
     let is_new = session.run(insert).await? > 0;
+    if let Some(note) = note.filter(|_| is_new) {
+        audit::note(&mut session, note).await?;
+    }
     let ended = if is_new { session.commit().await } else { session.undo().await };
     ended.map(|()| is_new)
 }
 
-pub(super) async fn insert(database: &Database, key: &Key) -> Result<bool, Cause> {
-    insert_with(database, key, "do nothing").await
+pub(super) async fn insert(database: &Database, key: &Key, note: &AuditEntry) -> Result<bool, Cause> {
+    insert_with(database, key, "do nothing", Some(note)).await
 }
 
 pub(super) async fn put(database: &Database, key: &Key) -> Result<(), Cause> {
     let replace = "(id) do update set created_ms = excluded.created_ms, last_used_ms = excluded.last_used_ms, \
                    body = excluded.body";
-    insert_with(database, key, replace).await.map(drop)
+    insert_with(database, key, replace, None).await.map(drop)
 }
 
 async fn one(session: &mut Session, id: &str) -> Result<Option<Key>, Cause> {
@@ -76,6 +84,7 @@ pub(super) async fn update(
     database: &Database,
     id: &str,
     change: KeyChange<'_>,
+    noted: Noted<'_, Key>,
 ) -> Result<Option<Key>, Cause> {
     let mut session = database.write().await?;
     session.run(Statement::of(NEW_VERSION)).await?;
@@ -84,17 +93,21 @@ pub(super) async fn update(
         return Ok(None);
     };
     let last_used_ms = before.last_used_ms;
-    let after = Key { id: id.to_owned(), last_used_ms, ..change(before) };
+    let after = Key { id: id.to_owned(), last_used_ms, ..change(before.clone()) };
     let sql = "update keys set created_ms = $2, body = $3 where id = $1";
     session.run(Statement::of(sql).with(id).with(after.created_ms).with(body_of(&after)?)).await?;
+    audit::note(&mut session, &noted(&before, &after)).await?;
     session.commit().await?;
     Ok(Some(after))
 }
 
-pub(super) async fn delete(database: &Database, id: &str) -> Result<bool, Cause> {
+pub(super) async fn delete(database: &Database, id: &str, note: &AuditEntry) -> Result<bool, Cause> {
     let mut session = database.write().await?;
     session.run(Statement::of(NEW_VERSION)).await?;
     let was_there = session.run(Statement::of("delete from keys where id = $1").with(id)).await? > 0;
+    if was_there {
+        audit::note(&mut session, note).await?;
+    }
     let ended = if was_there { session.commit().await } else { session.undo().await };
     ended.map(|()| was_there)
 }

@@ -41,6 +41,9 @@ pub use usage::{By, MOST_ROWS, UsageQuery, UsageRow};
 /// A change of a key. It may be asked more than once, and must then do the same.
 pub type KeyChange<'a> = &'a (dyn Fn(Key) -> Key + Send + Sync);
 
+/// What is noted of a change: made of what was before and what is after. It may be asked more than once, as the change is.
+pub type Noted<'a, T> = &'a (dyn Fn(&T, &T) -> AuditEntry + Send + Sync);
+
 /// A change of how a model is switched. `None` if it never was. It may be asked more than once, and must then do the same.
 pub type SwitchChange<'a> = &'a (dyn Fn(Option<ModelSwitch>) -> ModelSwitch + Send + Sync);
 
@@ -48,6 +51,8 @@ pub type SwitchChange<'a> = &'a (dyn Fn(Option<ModelSwitch>) -> ModelSwitch + Se
 pub type Spending = (Whose, Spent);
 
 /// Keeps what outlives the process. Every call ends within seconds, questions about usage within a minute.
+///
+/// An act of somebody is kept together with the note of it, or neither is: there is none that nobody knows of.
 ///
 /// Dropping a call undoes what it has not finished.
 #[async_trait]
@@ -62,17 +67,22 @@ pub trait Store: Debug + Send + Sync {
     async fn keys_version(&self) -> Result<i64, StoreError>;
 
     /// Keeps a new key, and tells whether it did: it does not if there is one of that id.
-    async fn insert_key(&self, key: &Key) -> Result<bool, StoreError>;
+    async fn insert_key(&self, key: &Key, note: &AuditEntry) -> Result<bool, StoreError>;
 
     /// Keeps a key, whether or not there is one of that id.
     async fn put_key(&self, key: &Key) -> Result<(), StoreError>;
 
     /// Changes a key as it stands, so that nobody else's change is lost, and gives it as it is then; `None` if it is gone.
     /// Neither its id nor when it was last used is changed by this.
-    async fn update_key(&self, id: &str, change: KeyChange<'_>) -> Result<Option<Key>, StoreError>;
+    async fn update_key(
+        &self,
+        id: &str,
+        change: KeyChange<'_>,
+        note: Noted<'_, Key>,
+    ) -> Result<Option<Key>, StoreError>;
 
     /// Forgets a key, and tells whether there was one.
-    async fn delete_key(&self, id: &str) -> Result<bool, StoreError>;
+    async fn delete_key(&self, id: &str, note: &AuditEntry) -> Result<bool, StoreError>;
 
     /// Notes when keys were last used, in milliseconds since 1970. It never goes back, and the version stays.
     async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError>;
@@ -84,11 +94,12 @@ pub trait Store: Debug + Send + Sync {
     async fn models_version(&self) -> Result<i64, StoreError>;
 
     /// Switches a model as it stands, so that nobody else's change is lost. As it was, if it ever was switched, and as it
-    /// is. Its name is not changed by this.
+    /// is. Its name is not changed by this. One that never was is noted as one that is on.
     async fn switch_model(
         &self,
         model: &str,
         change: SwitchChange<'_>,
+        note: Noted<'_, ModelSwitch>,
     ) -> Result<(Option<ModelSwitch>, ModelSwitch), StoreError>;
 
     /// Writes what requests used, all or nothing. A record that was written before counts no second time, so that a
@@ -104,7 +115,7 @@ pub trait Store: Debug + Send + Sync {
     /// What each key and each owner has spent since then. Who has spent nothing is not named.
     async fn all_spent(&self, since_ms: i64) -> Result<Vec<Spending>, StoreError>;
 
-    /// Notes who changed what.
+    /// Notes who did something that is kept elsewhere.
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
 
     /// Who changed what, the last first: those with a lower number than `before`, so many at most.
@@ -195,20 +206,26 @@ impl Store for SqlStore {
             .await
     }
 
-    async fn insert_key(&self, key: &Key) -> Result<bool, StoreError> {
-        within(PATIENCE, "keep a key", async { keys::insert(self.database()?, key).await }).await
+    async fn insert_key(&self, key: &Key, note: &AuditEntry) -> Result<bool, StoreError> {
+        within(PATIENCE, "keep a key", async { keys::insert(self.database()?, key, note).await }).await
     }
 
     async fn put_key(&self, key: &Key) -> Result<(), StoreError> {
         within(PATIENCE, "keep a key", async { keys::put(self.database()?, key).await }).await
     }
 
-    async fn update_key(&self, id: &str, change: KeyChange<'_>) -> Result<Option<Key>, StoreError> {
-        within(PATIENCE, "change a key", async { keys::update(self.database()?, id, change).await }).await
+    async fn update_key(
+        &self,
+        id: &str,
+        change: KeyChange<'_>,
+        note: Noted<'_, Key>,
+    ) -> Result<Option<Key>, StoreError> {
+        within(PATIENCE, "change a key", async { keys::update(self.database()?, id, change, note).await })
+            .await
     }
 
-    async fn delete_key(&self, id: &str) -> Result<bool, StoreError> {
-        within(PATIENCE, "forget a key", async { keys::delete(self.database()?, id).await }).await
+    async fn delete_key(&self, id: &str, note: &AuditEntry) -> Result<bool, StoreError> {
+        within(PATIENCE, "forget a key", async { keys::delete(self.database()?, id, note).await }).await
     }
 
     async fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
@@ -233,9 +250,12 @@ impl Store for SqlStore {
         &self,
         model: &str,
         change: SwitchChange<'_>,
+        note: Noted<'_, ModelSwitch>,
     ) -> Result<(Option<ModelSwitch>, ModelSwitch), StoreError> {
-        within(PATIENCE, "switch a model", async { models::switch(self.database()?, model, change).await })
-            .await
+        within(PATIENCE, "switch a model", async {
+            models::switch(self.database()?, model, change, note).await
+        })
+        .await
     }
 
     async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError> {

@@ -1,8 +1,8 @@
 //! How models are switched, in the database.
 
-use super::SwitchChange;
 use super::database::{Database, Row, Session, Statement};
 use super::error::Cause;
+use super::{Noted, SwitchChange, audit};
 
 /// How a model is switched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub(super) async fn switch(
     database: &Database,
     model: &str,
     change: SwitchChange<'_>,
+    noted: Noted<'_, ModelSwitch>,
 ) -> Result<(Option<ModelSwitch>, ModelSwitch), Cause> {
     let model = kept(model);
     let mut session = database.write().await?;
@@ -71,6 +72,8 @@ pub(super) async fn switch(
         .with(after.since_ms)
         .with(after.note.as_deref().unwrap_or_default());
     session.run(put).await?;
+    let never = ModelSwitch { model: after.model.clone(), ..ModelSwitch::default() };
+    audit::note(&mut session, &noted(before.as_ref().unwrap_or(&never), &after)).await?;
     session.commit().await?;
     Ok((before, after))
 }

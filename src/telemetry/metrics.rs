@@ -63,6 +63,8 @@ pub struct ModelMetrics {
 pub struct EndpointMetrics {
     /// The pattern of its path.
     pub name: Arc<str>,
+    /// Whether models are asked there, so that each request is a line of the ledger.
+    pub asks_models: bool,
     /// Requests whose caller left before the end.
     pub cancelled: Counter,
     /// By far the most frequent status need not be looked up.
@@ -240,6 +242,7 @@ impl Metrics {
                 .requests
                 .get_or_create(&RequestLabels { endpoint: name.clone(), status: 200 })
                 .clone(),
+            asks_models: false,
             duration: self.durations.get_or_create(&labels).clone(),
             name,
         }

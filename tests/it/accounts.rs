@@ -186,12 +186,86 @@ async fn a_key_lives_by_the_commands_and_the_api_sees_it() {
     assert_ne!(rotated["key"], json!(secret));
     assert_eq!(get(&gateway, &format!("{KEYS}/{id}")).await["prefix"], rotated["prefix"]);
     assert!(rotated["previous_until"].is_string());
+    let rotated = told(&keys(&gateway, &["rotate", id, "--grace-seconds", "1", "--json"]));
+    assert!(rotated["previous_until"].is_string());
+    let one = format!("{KEYS}/{id}");
+    let has_ended = async || get(&gateway, &one).await["previous_until"].is_null();
+    eventually("a time that has passed is not told", has_ended).await;
     let rotated = told(&keys(&gateway, &["rotate", id, "--grace-seconds", "0", "--json"]));
     assert_eq!(rotated["previous_until"], json!(null));
 
     assert_eq!(keys(&gateway, &["delete", id]).stdout, format!("{id} is deleted\n"));
     assert_eq!(get(&gateway, KEYS).await, json!({"keys": []}));
     assert_eq!(keys(&gateway, &["list"]).stdout, "there are no keys\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_change_what_they_name_of_a_key_and_nothing_else() {
+    let gateway = setup().start();
+    let created = create(
+        &gateway,
+        json!({"name": "a", "owner": "ann", "allowed_models": ["m"], "allowed_endpoints": ["/v1/*"],
+            "language": "pl", "expires_at": "2099-12-31", "note": "n",
+            "limits": {"requests_per_minute": 5, "tokens_per_minute": 600},
+            "budget": {"tokens": 1000, "money": 2.0, "period": "day", "cut_off": true}}),
+    )
+    .await;
+    let id = id_of(&created);
+    let mut expected = created.clone();
+    expected.as_object_mut().unwrap().remove("key");
+    for (arguments, changes) in [
+        (&["--name", "Night job", "--disabled"][..], json!({"/name": "Night job", "/disabled": true})),
+        (&["--enabled", "--owner", "bob"], json!({"/disabled": false, "/owner": "bob"})),
+        (
+            &["--rpm", "7", "--clear", "tpm", "--parallel", "2"],
+            json!({"/limits/requests_per_minute": 7, "/limits/tokens_per_minute": null, "/limits/parallel_requests": 2}),
+        ),
+        (&["--budget-tokens", "50", "--no-cut-off"], json!({"/budget/tokens": 50, "/budget/cut_off": false})),
+        (
+            &["--clear", "budget-tokens", "--period", "week", "--cut-off"],
+            json!({"/budget/tokens": null, "/budget/period": "week", "/budget/cut_off": true}),
+        ),
+        (
+            &["--model", "x", "--model", "y", "--endpoint", "/api/*", "--language", "de", "--note", "o"],
+            json!({"/allowed_models": ["x", "y"], "/allowed_endpoints": ["/api/*"], "/language": "de", "/note": "o"}),
+        ),
+        (&["--expires", "2098-01-01"], json!({"/expires_at": "2098-01-01T00:00:00Z"})),
+        (
+            &[
+                "--clear", "owner", "--clear", "model", "--clear", "endpoint", "--clear", "language",
+                "--clear", "expires", "--clear", "budget", "--clear", "note", "--clear", "rpm", "--clear",
+                "parallel",
+            ],
+            json!({"/owner": null, "/allowed_models": [], "/allowed_endpoints": [], "/language": null, "/expires_at": null,
+                "/budget": null, "/note": null, "/limits/requests_per_minute": null, "/limits/parallel_requests": null}),
+        ),
+        (
+            &["--budget-money", "1.5"],
+            json!({"/budget": {"tokens": null, "money": 1.5, "period": "month", "cut_off": false}}),
+        ),
+    ] {
+        for (place, value) in changes.as_object().unwrap() {
+            *expected.pointer_mut(place).unwrap() = value.clone();
+        }
+        let ended = keys(&gateway, &[&["update", id, "--json"], arguments].concat());
+        assert_eq!(told(&ended), expected, "{arguments:?}");
+        assert_eq!(get(&gateway, &format!("{KEYS}/{id}")).await, expected, "{arguments:?}");
+    }
+    for (arguments, code, words) in [
+        (&[][..], 1, "say what is to be different"),
+        (&["--owner", "x", "--clear", "owner"], 1, "`owner` is both given and cleared"),
+        (&["--period", "day", "--clear", "budget"], 1, "`budget` is both given and cleared"),
+        (&["--clear", "budget-money"], 1, "`budget` must name `tokens` or `money`"),
+        (&["--rpm", "0"], 1, "`limits.requests_per_minute` must be at least 1"),
+        (&["--clear", "name"], 2, "owner, model, endpoint"),
+        (&["--disabled", "--enabled"], 2, "cannot be used with"),
+    ] {
+        let ended = keys(&gateway, &[&["update", id], arguments].concat());
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(code), ""), "{arguments:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{arguments:?}: {}", ended.stderr);
+    }
+    assert_eq!(get(&gateway, &format!("{KEYS}/{id}")).await, expected, "what is refused changes nothing");
+    assert_eq!(keys(&gateway, &["update", "key_x", "--name", "b"]).stderr, "there is no key of that id\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,6 +344,12 @@ fn wrong_bodies() -> Vec<(Value, Value, &'static str, &'static str)> {
         (json!({"name": ""}), json!("name"), "invalid_value", "1 to 128"),
         (json!({"name": null}), json!("name"), "invalid_value", "must be a text"),
         (json!({"name": "a", "ownr": "planted"}), json!("ownr"), "invalid_value", "did you mean `owner`?"),
+        (
+            json!({"name": "a", "limits": {"tokens_per_minute": "many"}}),
+            json!("limits.tokens_per_minute"),
+            "invalid_value",
+            "must be a whole number from 1",
+        ),
         (
             json!({"name": "a", "limits": {"request_per_minute": 1}}),
             json!("limits.request_per_minute"),

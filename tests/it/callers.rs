@@ -299,3 +299,75 @@ async fn every_end_of_a_request_is_in_the_ledger() {
     let owners = usage(&gateway, "owner").await;
     assert_eq!((owners.len(), &owners[0]["owner"]), (1, &json!("team")));
 }
+
+#[tokio::test]
+async fn every_request_of_a_key_is_in_the_ledger_however_early_it_is_refused() {
+    let limits = json!({"limits": {"models": {"other": {"requests_per_minute": 1}}}});
+    let gateway = keyed(limits).env("MAX_BODY_BYTES", "1000").start();
+    let (key, _) = make(&gateway, json!({"name": "k", "allowed_models": ["echo", "other"]})).await;
+    let chat = |body: Value| gateway.post(CHAT, &body);
+    let planted = json!({"model": "planted-name", "messages": [{"role": "user", "content": "Hi"}]});
+    let prompt = json!({"model": "echo", "user_last_statement": "Hi", "prompt": "none"});
+    let long = json!({"model": "echo", "messages": [{"role": "user", "content": "w ".repeat(1000)}]});
+    let wrapped = json!({"provider": "planted-name", "path": "/v1/x"});
+    for (request, status) in [
+        (chat(says("other")), 200),
+        (chat(says("other")), 429),
+        (chat(json!({"model": "echo"})), 400),
+        (chat(planted), 404),
+        (chat(long), 413),
+        (gateway.post("/api/conversation_with_model", &prompt), 404),
+        (gateway.post("/v1/embeddings", &json!({"model": "planted-name", "input": "x"})), 404),
+        (gateway.post("/api/translate", &json!({"model": "planted-name", "texts": ["x"]})), 404),
+        (gateway.post("/api/passthrough", &wrapped), 404),
+    ] {
+        let told = answer(request.bearer_auth(&key)).await;
+        assert_eq!(told.0, status, "{}", told.1);
+    }
+    // Who is not known leaves nothing, and what uses nothing neither.
+    assert_eq!(ask(&gateway, "llmp_wrong", &says("echo")).await.status(), 401);
+    for (path, body) in [
+        ("/api/tokenize/count", json!({"model": "echo", "input": "Hi"})),
+        ("/extras/tokenize/count", json!({"model": "planted-name", "input": "Hi"})),
+        ("/api/explain", says("echo")),
+    ] {
+        let _ = gateway.post(path, &body).bearer_auth(&key).send().await.unwrap();
+    }
+    gateway.get("/v1/models").bearer_auth(&key).send().await.unwrap();
+    // The last of all, which is written after the others.
+    assert_eq!(ask(&gateway, &key, &says("echo")).await.status(), 200);
+
+    let mut rows = Vec::new();
+    eventually("all are written", async || {
+        rows = usage(&gateway, "model").await;
+        rows.iter().any(|row| row["model"] == "echo" && row["completion_tokens"] != 0)
+    })
+    .await;
+    let told = |model: Value| {
+        let row =
+            rows.iter().find(|row| row["model"] == model).unwrap_or_else(|| panic!("{model}: {rows:?}"));
+        [&row["requests"], &row["failed"], &row["completion_tokens"]].map(|count| count.as_u64().unwrap())
+    };
+    assert_eq!(told(json!(null))[..2], [6, 6], "{rows:?}");
+    assert_eq!(told(json!("other"))[..2], [2, 1], "{rows:?}");
+    assert_eq!(told(json!("echo"))[..2], [2, 1], "{rows:?}");
+    assert_eq!(told(json!(null))[2], 0);
+    assert_eq!(rows.len(), 3, "no word of a caller's is a name: {rows:?}");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_sent_as_a_requests_id_is_told_nowhere() {
+    let gateway = keyed(json!({})).env("LOG_LEVEL", "DEBUG").start();
+    let (secret, _) = make(&gateway, json!({"name": "k"})).await;
+    for id in
+        [secret.clone(), format!("of:{secret}"), format!("{ADMIN}.1"), "sk-0123456789abcdefgh".to_owned()]
+    {
+        let request = gateway.post("/v1/chat/completions", &says("echo")).bearer_auth(&secret);
+        let answer = request.header("x-admin-key", ADMIN).header("x-request-id", &id).send().await.unwrap();
+        let told = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        assert!(answer.status() == 200 && told.starts_with("req_"), "{told}");
+        let log = gateway.logged(&told);
+        assert!(log.contains("Request"), "{log}");
+        assert!(!gateway.log().contains(&id), "it is in the log");
+    }
+}

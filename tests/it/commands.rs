@@ -100,6 +100,27 @@ const FAULTY: &str = r#"{
         "leaderboard": {"file": "board.json", "sources": [{"name": "x", "url": "ftp://x", "format": "scores"}]}
     }"#;
 
+#[test]
+fn faults_of_limits_and_prices_are_told_with_a_cure_that_holds() {
+    let file = |limit: &str| {
+        json!({"providers": {"echo": {"type": "echo", "models": {"m": {}}}}, "prices": "prices.json",
+            "limits": {"models": {"m": {"requests_per_minute": limit}}, "gateway": {"parallel_requests": 0}}})
+    };
+    let setup = Setup::new().models(&file("many")).file("prices.json", r#"{"prices": [{"model": 7}]}"#);
+    let ended = setup.run(&["check"]);
+    let faults = ended.stdout + &ended.stderr;
+    for line in [
+        "m.requests_per_minute: this is the text \"many\", not a whole number from 1; give a whole number from 1",
+        "gateway.parallel_requests: a limit of 0 lets nothing pass; give 1 or more, or leave it out",
+        "prices.json: line 1: prices[0].model: this is 7, not a text; give a text",
+    ] {
+        assert!(faults.lines().any(|fault| fault.ends_with(line)), "{line}\nis not in\n{faults}");
+    }
+    let nowhere = Setup::new().models(&file("1")).run(&["check"]);
+    let faults = nowhere.stdout + &nowhere.stderr;
+    assert!(faults.contains("make it readable, or name another file"), "{faults}");
+}
+
 /// What is to be told of all of it, a line each.
 const FAULTS: &[&str] = &[
     ".env: line 1: ",

@@ -22,8 +22,8 @@ const LAST_SECOND: Duration = Duration::from_secs(1);
 
 fn setup(upstream: &Upstream) -> Setup {
     let providers = json!({"up": {"type": "openai", "base_url": upstream.v1(), "models": {"m": {}}}});
-    // Nothing rests, so that every request reaches the server.
-    let models = json!({"providers": providers, "routing": {"max_cooldown": 0.000_001}});
+    // Nothing rests for long, and whoever meets a try after a rest waits for it: every request reaches the server.
+    let models = json!({"providers": providers, "routing": {"max_cooldown": 0.000_001, "max_wait": 60}});
     Setup::new()
         .env("AUTH", "keys")
         .env("ADMIN_KEY", ADMIN)

@@ -149,7 +149,7 @@ async fn all_models_are_told_with_their_switches_and_deployments() {
     let up = |provider: &str, upstream: &str, priority: i32| json!({"provider": provider, "upstream": upstream, "priority": priority});
     assert_eq!(
         before[0],
-        json!({"name": "m", "aliases": ["small"], "disabled": false, "since": null, "note": null,
+        json!({"name": "m", "aliases": ["small"], "disabled": false, "since": null, "note": null, "served": true,
             "deployments": [up("one", "up-m", 0), up("two", "up-m2", 2)]})
     );
     let names: Vec<&Value> = before.iter().map(|model| &model["name"]).collect();
@@ -387,6 +387,44 @@ async fn the_commands_switch_models_of_a_service_that_runs() {
     let setup = setup().env("DATABASE_URL", "sqlite://none/store.db");
     assert_eq!(setup.run(&["models"]).code, Some(0));
     assert!(!setup.path("none").exists(), "who looks makes no database");
+}
+
+#[tokio::test]
+async fn the_switch_of_a_model_that_is_gone_is_not_that_of_one_which_is_reached_by_its_name() {
+    let file = |model: &str, more: Value| {
+        let models = json!({model: {}, "other": {}});
+        json!({"providers": {"one": {"type": "echo", "models": models}}, "models": more})
+    };
+    let gateway = setup().models(&file("m", json!({}))).start();
+    assert_eq!(switch(&gateway, "m", json!({"disabled": true})).await["served"], true);
+    for (model, more) in [("m:latest", json!({})), ("n", json!({"n": {"aliases": ["m"]}}))] {
+        std::fs::write(gateway.folder.path().join("models.json"), file(model, more).to_string()).unwrap();
+        let reload = gateway.post("/admin/reload", &json!({})).header("x-admin-key", ADMIN);
+        assert_eq!(answer(reload).await.0, 200);
+        assert_eq!(ask(&gateway, "m").await.0, 200, "requests reach {model} by that name");
+
+        let told = switch(&gateway, "m", json!({"note": "gone"})).await;
+        assert_eq!(
+            (&told["name"], &told["served"], &told["deployments"]),
+            (&json!("m"), &json!(false), &json!([]))
+        );
+        let told = switch(&gateway, "m", json!({"disabled": false})).await;
+        assert_eq!(
+            (&told["name"], &told["disabled"], &told["served"]),
+            (&json!("m"), &json!(false), &json!(false))
+        );
+        assert!(!list(&gateway).await.iter().any(|told| told["name"] == "m"), "it is removed");
+        // Now there is nothing left of the one before, and the name is that of the one it reaches.
+        let told = switch(&gateway, "m", json!({"disabled": true})).await;
+        assert_eq!((&told["name"], &told["served"]), (&json!(model), &json!(true)));
+        assert!(is_off(&ask(&gateway, "m").await));
+        assert_eq!(switch(&gateway, "m", json!({"disabled": false})).await["name"], model);
+
+        std::fs::write(gateway.folder.path().join("models.json"), file("m", json!({})).to_string()).unwrap();
+        let reload = gateway.post("/admin/reload", &json!({})).header("x-admin-key", ADMIN);
+        assert_eq!(answer(reload).await.0, 200);
+        switch(&gateway, "m", json!({"disabled": true})).await;
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Events, Gateway, Setup, Step, Upstream, answer, eventually, json};
 
+const ADMIN: &str = "an-admin-key-of-some-length";
+
 /// A provider `up` at this server, with the model `public`, which it calls `real`.
 fn setup(upstream: &Upstream, limits: &Value) -> Setup {
     let provider =
@@ -195,4 +197,87 @@ async fn what_a_raw_request_may_use_is_set_aside_until_it_has_ended() {
     assert_eq!(gateway.ask(path, &elsewhere).await.0, 200, "it is a limit of one model");
     drop(first);
     eventually("it is free again", async || gateway.ask(path, &body(100)).await.0 == 200).await;
+}
+
+/// Asks with a key whose budget of so many tokens ends answers, and returns the text of the answer.
+async fn asked_within(gateway: &Gateway, tokens: u64, path: &str, body: &Value) -> String {
+    let budget = json!({"tokens": tokens, "period": "day", "cut_off": true});
+    let made =
+        gateway.post("/admin/keys", &json!({"name": "k", "budget": budget})).header("x-admin-key", ADMIN);
+    let key = answer(made).await.1["key"].as_str().unwrap().to_owned();
+    let asked = gateway.post(&format!("/api/passthrough/up{path}"), body).bearer_auth(key);
+    let answer = asked.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.text().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_budget_ends_raw_streams_whose_end_is_known() {
+    let chat = |word: &str| {
+        format!(
+            "{{\"id\":\"c-1\",\"object\":\"chat.completion.chunk\",\"created\":5,\"model\":\"real\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word}\"}},\"finish_reason\":null}}]}}"
+        )
+    };
+    let (unix, windows) =
+        (format!("data: {}\n\n", chat("ż ")), format!("event: x\r\ndata: {}\r\n\r\n", chat("ż ")));
+    let text =
+        "data: {\"object\":\"text_completion\",\"choices\":[{\"index\":0,\"text\":\"a\"}]}\n\n".to_owned();
+    let body = json!({"model": "real", "stream": true, "input": "0123456789"});
+    for (path, event, is_bytewise) in [
+        ("/v1/chat/completions", unix.clone(), false),
+        ("/v1/chat/completions", format!(": keep-alive\n\n{unix}"), true),
+        ("/v1/chat/completions", windows, true),
+        ("/v1/completions", text, false),
+    ] {
+        let all = with_head("text/event-stream", &event.repeat(60));
+        let step = if is_bytewise { Step::ByteWise(all) } else { Step::Send(all) };
+        let mut upstream = Upstream::start(move |_| vec![step.clone(), Step::Hold]).await;
+        let gateway = setup(&upstream, &json!({})).env("AUTH", "keys").env("ADMIN_KEY", ADMIN).start();
+        let told = asked_within(&gateway, 40, path, &body).await;
+        if !is_bytewise {
+            // It would be told of nothing but a hold.
+            upstream.left().await;
+        }
+
+        let passed = told.matches(event.as_str()).count();
+        let rest = told.get(event.repeat(passed).len()..).unwrap();
+        let end: Vec<&str> = rest.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let [last, done] = end.as_slice() else { panic!("{path}: {rest}") };
+        let last: Value = serde_json::from_str(last).unwrap();
+        assert_eq!(
+            (*done, &last["choices"][0]["finish_reason"]),
+            ("[DONE]", &json!("length")),
+            "{path}: {told}"
+        );
+        if path.contains("chat") {
+            assert_eq!((&last["id"], &last["object"]), (&json!("c-1"), &json!("chat.completion.chunk")));
+        } else {
+            assert_eq!(last["object"], "text_completion");
+        }
+        let line = noted(&gateway, 2).await;
+        assert_eq!((&line[4], &line[2]), (&json!("cut"), &json!(passed)), "{path}: {line}");
+        assert_eq!(line[1].as_u64().unwrap() + line[2].as_u64().unwrap(), 40, "{path}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_raw_stream_that_ends_within_its_budget_or_has_another_form_is_left_alone() {
+    let chunk = "data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let short = format!("{}data: [DONE]\n\n", chunk.repeat(3));
+    let unended = format!("{chunk}data: {{\"error\"");
+    let other = "event: response.output_text.delta\ndata: {\"delta\":\"a\"}\n\n".repeat(60);
+    let lines = "{\"message\":{\"content\":\"a\"},\"done\":false}\n".repeat(60);
+    for (kind, text) in [
+        ("text/event-stream", short),
+        ("text/event-stream", unended),
+        ("text/event-stream", other),
+        ("application/x-ndjson", lines),
+    ] {
+        let all = with_head(kind, &text);
+        let upstream = Upstream::start(move |_| vec![Step::Send(all.clone()), Step::Close]).await;
+        let gateway = setup(&upstream, &json!({})).env("AUTH", "keys").env("ADMIN_KEY", ADMIN).start();
+        let body = json!({"model": "real"});
+        assert_eq!(asked_within(&gateway, 40, "/v1/chat/completions", &body).await, text, "{kind}");
+        assert_eq!(noted(&gateway, 2).await[4], "completed");
+    }
 }

@@ -71,7 +71,12 @@ impl Node {
     }
 
     async fn ask(&self, tokens: u64) -> Result<Permit, Refusal> {
-        let part = Part { spent: Spent { tokens, money: 0.0 }, guessed: 0, is_request: true };
+        let part = Part {
+            spent: Spent { tokens, money: 0.0 },
+            guessed: 0,
+            least: Spent::default(),
+            is_request: true,
+        };
         self.gate.admit_shared(None, "m", part, now_ms()).await
     }
 
@@ -133,7 +138,12 @@ async fn flood(nodes: &[Node], each: usize, at_once: usize) -> usize {
 }
 
 async fn ask_often(gate: Arc<Gate>, times: usize) -> usize {
-    let part = Part { spent: Spent { tokens: 1, money: 0.0 }, guessed: 0, is_request: true };
+    let part = Part {
+        spent: Spent { tokens: 1, money: 0.0 },
+        guessed: 0,
+        least: Spent::default(),
+        is_request: true,
+    };
     let mut count = 0;
     for _ in 0..times {
         let mut asked = gate.admit_shared(None, "m", part, now_ms()).await;
@@ -279,7 +289,12 @@ impl Node {
     }
 
     async fn spend(&self, tokens: u64) -> Result<(), Refusal> {
-        let part = Part { spent: Spent { tokens, money: 0.5 }, guessed: 0, is_request: true };
+        let part = Part {
+            spent: Spent { tokens, money: 0.5 },
+            guessed: 0,
+            least: Spent::default(),
+            is_request: true,
+        };
         let permit = self.gate.admit_shared(Some(&caller()), "m", part, now_ms()).await?;
         permit.settle(Spent { tokens, money: 0.5 }, now_ms());
         Ok(())
@@ -618,7 +633,12 @@ async fn callers_see_what_is_left_for_them_at_all_replicas() {
     let Some(redis) = Redis::start() else { return };
     let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
     let (here, there) = (caller(), caller());
-    let part = Part { spent: Spent { tokens: 1, money: 0.0 }, guessed: 0, is_request: true };
+    let part = Part {
+        spent: Spent { tokens: 1, money: 0.0 },
+        guessed: 0,
+        least: Spent::default(),
+        is_request: true,
+    };
     for _ in 0..5 {
         one.gate.admit_shared(Some(&here), "m", part, now_ms()).await.unwrap();
     }

@@ -145,6 +145,34 @@ async fn headers_tell_of_the_limit_that_binds_first() {
 }
 
 #[tokio::test]
+async fn the_holder_of_a_key_sees_what_is_left_of_what_its_owner_has() {
+    let limits = json!({"limits": {"owners": {"shop": {
+        "requests_per_minute": 40, "budget": {"tokens": 1000, "period": "day"}
+    }}}});
+    let gateway = keyed(limits).start();
+    let (one, other, alone) = (
+        make(&gateway, json!({"name": "a", "owner": "shop", "limits": {"requests_per_minute": 5}})).await,
+        make(&gateway, json!({"name": "b", "owner": "shop"})).await,
+        make(&gateway, json!({"name": "c", "owner": "bank"})).await,
+    );
+    assert_eq!(ask(&gateway, &other, &says("echo", 3, json!({}))).await.status(), 200);
+    let me = async |key: &str| answer(gateway.get("/api/me").bearer_auth(key)).await.1;
+    let told = me(&one).await;
+    let left = |told: &Value, of: &str| {
+        let limit = &told[of]["requests_per_minute"];
+        (limit["limit"].as_u64(), limit["remaining"].as_u64())
+    };
+    assert_eq!(left(&told, "limits"), (Some(5), Some(5)), "{told}");
+    assert_eq!(left(&told, "owner_limits"), (Some(40), Some(39)), "the other key has taken one: {told}");
+    assert_eq!(told["owner_limits"]["tokens_per_minute"], json!(null));
+    let spent = told["owner_budget"]["spent_tokens"].as_u64().unwrap();
+    assert!(spent > 0, "{told}");
+    assert_eq!(told["owner_budget"]["remaining_tokens"], 1000 - spent);
+    let told = me(&alone).await;
+    assert_eq!((left(&told, "owner_limits"), &told["owner_budget"]), ((None, None), &json!(null)));
+}
+
+#[tokio::test]
 async fn who_needs_no_key_is_told_of_what_binds_all() {
     let models = json!({
         "providers": {"echo": {"type": "echo", "models": {"echo": {}}}},
@@ -191,6 +219,45 @@ async fn a_budget_of_money_ends_a_stream_where_the_model_has_a_price() {
     );
     let spent = answer(gateway.get("/api/me").bearer_auth(&key)).await.1["budget"]["spent_money"].clone();
     assert_eq!(spent, json!(7.0));
+}
+
+#[tokio::test]
+async fn a_prompt_beyond_a_budget_that_ends_answers_is_refused_before_anybody_is_asked() {
+    let upstream = Upstream::answering(json(200, "", &json!({"choices": []}))).await;
+    let providers = json!({"up": {"type": "openai", "base_url": upstream.v1(), "models": {"other": {}}}});
+    let prices = json!({"prices": [{"model": "other", "input": 1_000_000.0, "output": 1_000_000.0}]});
+    let models = json!({"providers": providers, "prices": "prices.json"});
+    let gateway = keyed(models).file("prices.json", &prices.to_string()).start();
+    let key = async |budget: &Value, cut_off: bool| {
+        let mut budget = budget.clone();
+        (budget["period"], budget["cut_off"]) = (json!("day"), json!(cut_off));
+        make(&gateway, json!({"name": "k", "budget": budget})).await
+    };
+    for budget in [json!({"tokens": 10}), json!({"money": 10.0})] {
+        let ending = key(&budget, true).await;
+        for stream in [true, false] {
+            let refused = ask(&gateway, &ending, &says("other", 100, json!({"stream": stream}))).await;
+            assert_eq!(
+                (refused.status().as_u16(), header(&refused, "x-should-retry")),
+                (429, Some("false")),
+                "{budget}, stream {stream}"
+            );
+            assert_eq!(header(&refused, "retry-after"), None, "no day has more");
+            let error = json_of(refused).await["error"].clone();
+            assert_eq!(
+                (&error["code"], &error["type"]),
+                (&json!("budget_exhausted"), &json!("insufficient_quota"))
+            );
+        }
+        let before = upstream.seen().len();
+        ask(&gateway, &key(&budget, false).await, &says("other", 100, json!({}))).await;
+        assert_eq!(
+            upstream.seen().len(),
+            before + 1,
+            "where answers end by themselves, the last goes beyond"
+        );
+    }
+    assert_eq!(upstream.seen().len(), 2, "nobody was asked otherwise");
 }
 
 #[tokio::test]

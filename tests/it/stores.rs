@@ -10,9 +10,11 @@ use llm_proxy_api::callers::{Ending, Key, Period, Spent, UsageRecord, Whose, Zon
 use llm_proxy_api::llm::UsageSource;
 use llm_proxy_api::store::{self, AuditEntry, By, ModelSwitch, Store, UsageQuery, UsageRow};
 use serde_json::json;
-use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
 
-use crate::support::stores::{Chance, Opened, any_record, bare_key, key, record, sqlite, stores};
+use crate::support::stores::{
+    Chance, Opened, any_record, bare_key, key, note, noted, record, sqlite, stores,
+};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -26,11 +28,11 @@ async fn keys_are_kept_with_all_they_have() {
     for Opened { store, .. } in stores().await {
         assert!(store.keys().await.unwrap().is_empty());
         let (full, bare) = (key("full"), Key { created_ms: 5, ..bare_key("bare") });
-        assert!(store.insert_key(&full).await.unwrap());
-        assert!(store.insert_key(&bare).await.unwrap());
+        assert!(store.insert_key(&full, &note()).await.unwrap());
+        assert!(store.insert_key(&bare, &note()).await.unwrap());
         assert_eq!(store.keys().await.unwrap(), [bare.clone(), full.clone()]);
 
-        assert!(!store.insert_key(&Key { name: "other".to_owned(), ..full.clone() }).await.unwrap());
+        assert!(!store.insert_key(&Key { name: "other".to_owned(), ..full.clone() }, &note()).await.unwrap());
         assert_eq!(store.keys().await.unwrap()[1], full, "a key that is there is not overwritten");
 
         store.put_key(&Key { name: "other".to_owned(), ..full.clone() }).await.unwrap();
@@ -41,14 +43,14 @@ async fn keys_are_kept_with_all_they_have() {
         assert_eq!(store.key("ful").await.unwrap(), None);
 
         let change = |key: Key| Key { disabled: false, id: "x".to_owned(), last_used_ms: None, ..key };
-        let changed = store.update_key("full", &change).await.unwrap().unwrap();
+        let changed = store.update_key("full", &change, &noted).await.unwrap().unwrap();
         assert!(!changed.disabled && changed.name == "other");
         assert_eq!((changed.id.as_str(), changed.last_used_ms), ("full", full.last_used_ms));
         assert_eq!(store.keys().await.unwrap()[1], changed);
-        assert!(store.update_key("gone", &change).await.unwrap().is_none());
+        assert!(store.update_key("gone", &change, &noted).await.unwrap().is_none());
 
-        assert!(store.delete_key("full").await.unwrap());
-        assert!(!store.delete_key("full").await.unwrap());
+        assert!(store.delete_key("full", &note()).await.unwrap());
+        assert!(!store.delete_key("full", &note()).await.unwrap());
         assert_eq!(store.keys().await.unwrap(), [bare]);
     }
 }
@@ -60,20 +62,20 @@ async fn the_version_tells_other_processes_of_every_change() {
         let mut before = there.keys_version().await.unwrap();
         for step in 0..4 {
             match step {
-                0 => assert!(here.insert_key(&key("a")).await.unwrap()),
+                0 => assert!(here.insert_key(&key("a"), &note()).await.unwrap()),
                 1 => here.put_key(&key("a")).await.unwrap(),
-                2 => assert!(here.update_key("a", &|key| key).await.unwrap().is_some()),
-                _ => assert!(here.delete_key("a").await.unwrap()),
+                2 => assert!(here.update_key("a", &|key| key, &noted).await.unwrap().is_some()),
+                _ => assert!(here.delete_key("a", &note()).await.unwrap()),
             }
             let after = there.keys_version().await.unwrap();
             assert_ne!(before, after, "{step}");
             before = after;
         }
-        assert!(!here.delete_key("a").await.unwrap());
-        assert!(here.update_key("a", &|key| key).await.unwrap().is_none());
-        here.insert_key(&key("b")).await.unwrap();
+        assert!(!here.delete_key("a", &note()).await.unwrap());
+        assert!(here.update_key("a", &|key| key, &noted).await.unwrap().is_none());
+        here.insert_key(&key("b"), &note()).await.unwrap();
         let before = there.keys_version().await.unwrap();
-        assert!(!here.insert_key(&key("b")).await.unwrap());
+        assert!(!here.insert_key(&key("b"), &note()).await.unwrap());
         here.touch_keys(&[("b".to_owned(), i64::MAX)]).await.unwrap();
         assert_eq!(there.keys_version().await.unwrap(), before, "nothing has changed");
     }
@@ -85,7 +87,7 @@ async fn changes_by_several_nodes_at_once_are_all_kept() {
         let nodes = [opened.store.clone(), opened.again().await];
         let inserts = (0..20).map(|number| {
             let store = nodes[number % 2].clone();
-            async move { store.insert_key(&bare_key("same")).await.unwrap() }
+            async move { store.insert_key(&bare_key("same"), &note()).await.unwrap() }
         });
         let inserted = futures_util::future::join_all(inserts).await;
         assert_eq!(inserted.iter().filter(|is_new| **is_new).count(), 1);
@@ -94,7 +96,7 @@ async fn changes_by_several_nodes_at_once_are_all_kept() {
             let store = nodes[number % 2].clone();
             async move {
                 let longer = |key: Key| Key { note: Some(key.note.unwrap_or_default() + "x"), ..key };
-                store.update_key("same", &longer).await.unwrap().unwrap();
+                store.update_key("same", &longer, &noted).await.unwrap().unwrap();
             }
         });
         futures_util::future::join_all(updates).await;
@@ -106,8 +108,8 @@ async fn changes_by_several_nodes_at_once_are_all_kept() {
 #[tokio::test]
 async fn the_last_use_of_keys_only_goes_forward() {
     for Opened { store, .. } in stores().await {
-        store.insert_key(&bare_key("a")).await.unwrap();
-        store.insert_key(&bare_key("b")).await.unwrap();
+        store.insert_key(&bare_key("a"), &note()).await.unwrap();
+        store.insert_key(&bare_key("b"), &note()).await.unwrap();
         let used = |a: i64, b: i64| {
             [("a".to_owned(), a), ("gone".to_owned(), 7), ("b".to_owned(), b), ("a".to_owned(), 1)]
         };
@@ -141,7 +143,7 @@ async fn switches_of_models_are_kept_and_every_one_is_told_to_others() {
                 assert_eq!(seen, before);
                 ModelSwitch { model: "another name".to_owned(), ..expected.clone() }
             };
-            let told = here.switch_model(&expected.model, &change).await.unwrap();
+            let told = here.switch_model(&expected.model, &change, &noted).await.unwrap();
             assert_eq!(told, (before.clone(), expected.clone()));
             let now = there.models_version().await.unwrap();
             assert_ne!(version, now);
@@ -151,7 +153,7 @@ async fn switches_of_models_are_kept_and_every_one_is_told_to_others() {
         assert_eq!(there.keys_version().await.unwrap(), keys_version, "keys are another matter");
 
         let flip = |model: Option<ModelSwitch>| ModelSwitch { disabled: false, ..model.unwrap() };
-        let (_, flipped) = there.switch_model(&off.model, &flip).await.unwrap();
+        let (_, flipped) = there.switch_model(&off.model, &flip, &noted).await.unwrap();
         assert_eq!(flipped, ModelSwitch { disabled: false, ..off });
         assert_eq!(opened.again().await.models().await.unwrap()[1], flipped);
     }
@@ -168,7 +170,7 @@ async fn long_names_and_notes_of_switches_are_kept_whole() {
         };
         let change =
             |_| ModelSwitch { note: Some(format!("\0{}\0", "ż\n".repeat(1000))), ..expected.clone() };
-        let (_, after) = opened.store.switch_model(&expected.model, &change).await.unwrap();
+        let (_, after) = opened.store.switch_model(&expected.model, &change, &noted).await.unwrap();
         assert_eq!(opened.again().await.models().await.unwrap(), std::slice::from_ref(&expected));
         assert_eq!(after, expected, "what is told is what is kept");
     }
@@ -182,7 +184,7 @@ async fn switches_by_several_nodes_at_once_are_all_kept() {
             let model = model.unwrap_or_default();
             ModelSwitch { note: Some(model.note.unwrap_or_default() + "x"), ..model }
         };
-        let switches = (0..40).map(|number| nodes[number % 2].switch_model("m", &longer));
+        let switches = (0..40).map(|number| nodes[number % 2].switch_model("m", &longer, &noted));
         futures_util::future::join_all(switches).await;
         assert_eq!(nodes[0].models().await.unwrap()[0].note.as_deref(), Some("x".repeat(40).as_str()));
     }
@@ -552,10 +554,64 @@ async fn changes_are_noted_the_last_first() {
     }
 }
 
+/// Runs a statement on the database as somebody else.
+async fn meddle(opened: &Opened, sql: &'static str) {
+    if opened.postgres.is_some() {
+        PgConnection::connect(&opened.url).await.unwrap().execute(sql).await.unwrap();
+    } else {
+        let path = opened.folder.path().join("data/usage.db");
+        let mut file = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+        file.execute(sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_act_is_kept_together_with_its_note_or_not_at_all() {
+    for opened in stores().await {
+        let store = &opened.store;
+        let off = |_| ModelSwitch { disabled: true, ..ModelSwitch::default() };
+        let renamed = |key: Key| Key { name: "other".to_owned(), ..key };
+        let told =
+            |before: &Key, after: &Key| AuditEntry { detail: json!([before.name, after.name]), ..note() };
+        let switched = |before: &ModelSwitch, after: &ModelSwitch| AuditEntry {
+            detail: json!([before.disabled, after.disabled]),
+            ..note()
+        };
+        let key = Key { name: "one".to_owned(), ..bare_key("a") };
+        store.insert_key(&key, &note()).await.unwrap();
+        store.update_key("a", &renamed, &told).await.unwrap().unwrap();
+        store.switch_model("m", &off, &switched).await.unwrap();
+        store.insert_key(&key, &note()).await.unwrap();
+        store.delete_key("gone", &note()).await.unwrap();
+        store.update_key("gone", &renamed, &told).await.unwrap();
+        let notes = store.audits(None, 10).await.unwrap();
+        let details: Vec<_> = notes.iter().map(|audit| audit.entry.detail.clone()).collect();
+        assert_eq!(
+            details,
+            [json!([false, true]), json!(["one", "other"]), json!(null)],
+            "what is done is noted"
+        );
+
+        meddle(&opened, "alter table audit rename to elsewhere").await;
+        let on = |_| ModelSwitch::default();
+        store.insert_key(&bare_key("b"), &note()).await.map(drop).unwrap_err();
+        store
+            .update_key("a", &|key| Key { name: "third".to_owned(), ..key }, &told)
+            .await
+            .map(drop)
+            .unwrap_err();
+        store.delete_key("a", &note()).await.map(drop).unwrap_err();
+        store.switch_model("m", &on, &switched).await.map(drop).unwrap_err();
+        let keys = store.keys().await.unwrap();
+        assert_eq!(keys.iter().map(|key| &*key.name).collect::<Vec<_>>(), ["other"]);
+        assert!(store.models().await.unwrap()[0].disabled, "what cannot be noted is not done");
+    }
+}
+
 #[tokio::test]
 async fn everything_is_there_again_after_the_store_is_opened_anew() {
     for opened in stores().await {
-        opened.store.insert_key(&key("a")).await.unwrap();
+        opened.store.insert_key(&key("a"), &note()).await.unwrap();
         opened.store.record(&[record("r", 5)]).await.unwrap();
         let (keys, usage) = (opened.store.keys().await.unwrap(), total(&opened).await);
         let again = opened.again().await;

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use llm_proxy_api::accounts::Accounts;
-use llm_proxy_api::callers::{KeyRing, UsageRecord};
+use llm_proxy_api::accounts::{Accounts, Actor};
+use llm_proxy_api::callers::{Change, KeyRing, NewKey, UsageRecord};
 use llm_proxy_api::store::{self, MOST_WAITING, Recorder, Store, UsageQuery};
 use llm_proxy_api::telemetry::Metrics;
-use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::eventually;
-use crate::support::stores::{Opened, bare_key, postgres, record, sqlite, stores};
+use crate::support::stores::{Opened, bare_key, note, postgres, record, sqlite, stores};
+use crate::support::{Setup, eventually};
 
 /// A recorder and what belongs to it.
 struct Recording {
@@ -46,14 +46,14 @@ fn numbered(number: u64) -> UsageRecord {
 #[tokio::test]
 async fn a_server_that_hangs_is_away_within_seconds_and_works_again_after() {
     let Some(Opened { store, url, postgres: Some(server), .. }) = postgres().await else { return };
-    store.insert_key(&bare_key("a")).await.unwrap();
+    store.insert_key(&bare_key("a"), &note()).await.unwrap();
     store.keys().await.unwrap();
     server.stop();
     let began = Instant::now();
     let (keys, version, insert, write, usage, open) = tokio::join!(
         async { store.keys().await.map(drop) },
         async { store.keys_version().await.map(drop) },
-        async { store.insert_key(&bare_key("b")).await.map(drop) },
+        async { store.insert_key(&bare_key("b"), &note()).await.map(drop) },
         async { store.record(&[numbered(1)]).await },
         async { store.usage(&UsageQuery::default()).await.map(drop) },
         async { store::open(&url).await.map(drop) },
@@ -77,7 +77,7 @@ async fn a_server_that_hangs_is_away_within_seconds_and_works_again_after() {
 #[tokio::test]
 async fn a_server_that_dies_is_away_and_works_again_after() {
     let Some(Opened { store, url, postgres: Some(mut server), .. }) = postgres().await else { return };
-    store.insert_key(&bare_key("a")).await.unwrap();
+    store.insert_key(&bare_key("a"), &note()).await.unwrap();
     server.kill();
     let began = Instant::now();
     let error = store.keys_version().await.unwrap_err();
@@ -131,18 +131,18 @@ async fn a_file_that_another_program_holds_is_away_within_seconds() {
     let mut other = SqliteConnection::connect(&opened.url).await.unwrap();
     other.execute("begin immediate").await.unwrap();
     let began = Instant::now();
-    let error = opened.store.insert_key(&bare_key("a")).await.map(drop).unwrap_err();
+    let error = opened.store.insert_key(&bare_key("a"), &note()).await.map(drop).unwrap_err();
     assert!(error.is_away() && error.to_string().contains("another program"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(opened.store.keys().await.is_ok(), "who reads does not wait");
     other.execute("rollback").await.unwrap();
-    assert!(opened.store.insert_key(&bare_key("a")).await.unwrap());
+    assert!(opened.store.insert_key(&bare_key("a"), &note()).await.unwrap());
 }
 
 #[tokio::test]
 async fn records_are_written_soon_and_flushed_at_once() {
     for Opened { store, postgres: _server, .. } in stores().await {
-        store.insert_key(&bare_key("a")).await.unwrap();
+        store.insert_key(&bare_key("a"), &note()).await.unwrap();
         let recording = recording(&store);
         recording.recorder.record(numbered(0));
         let began = Instant::now();
@@ -163,7 +163,7 @@ async fn records_are_written_soon_and_flushed_at_once() {
 #[tokio::test]
 async fn the_end_loses_nothing() {
     for Opened { store, postgres: _server, .. } in stores().await {
-        store.insert_key(&bare_key("a")).await.unwrap();
+        store.insert_key(&bare_key("a"), &note()).await.unwrap();
         let recording = recording(&store);
         recording.used_ms.store(5, Ordering::Relaxed);
         (0..1700).for_each(|number| recording.recorder.record(numbered(number)));
@@ -268,13 +268,42 @@ async fn nodes_that_write_at_once_do_not_get_in_each_others_way() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_revoked_within_a_second_though_switches_hang() {
+    let Some(opened) = postgres().await else { return };
+    let accounts = Arc::new(Accounts::new(opened.store.clone(), Arc::new(KeyRing::default())));
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let new = NewKey { name: "k".to_owned(), ..NewKey::default() };
+        keys.push(accounts.create(Actor::Cli, new).await.unwrap());
+    }
+    let gateway = Setup::new().env("AUTH", "keys").env("DATABASE_URL", &opened.url).start();
+    let mut holding = PgConnection::connect(&opened.url).await.unwrap();
+    holding.execute("begin; lock table models in access exclusive mode").await.unwrap();
+    let mut other = PgConnection::connect(&opened.url).await.unwrap();
+    other.execute("update marks set value = value + 1 where name = 'models_version'").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for (key, secret) in keys {
+        let status = async || {
+            gateway.get("/v1/models").bearer_auth(secret.reveal()).send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(status().await, 200);
+        let off = Change { disabled: Some(true), ..Change::default() };
+        accounts.change(Actor::Cli, &key.id, off.into()).await.unwrap();
+        let began = Instant::now();
+        eventually("it is revoked", async || status().await == 401).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    holding.execute("rollback").await.unwrap();
+}
+
 #[tokio::test]
 async fn keys_are_taken_over_though_switches_cannot_be_read() {
     let Opened { store, folder, .. } = sqlite().await;
     let ring = Arc::new(KeyRing::default());
     let accounts = Accounts::new(store.clone(), ring.clone());
     accounts.sync().await.unwrap();
-    store.insert_key(&bare_key("a")).await.unwrap();
+    store.insert_key(&bare_key("a"), &note()).await.unwrap();
     let path = folder.path().join("data/usage.db");
     let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
     other.execute("alter table models rename to gone").await.unwrap();

@@ -54,7 +54,8 @@ impl ModelsApi {
     ///
     /// Off, it is listed nowhere and answers nobody: `model_disabled`, status 404. Requests under way end as they were. It
     /// holds at once here, within a second for all services on the same database, and stays when they start again or read
-    /// their configuration anew. A model is named by any of its names, which may hold slashes.
+    /// their configuration anew. A model is named by any of its names, which may hold slashes; the answer tells which one
+    /// was switched. A name that is exactly that of a model which is off and not served any more is that model's.
     #[oai(path = "/admin/models/*name", method = "patch", operation_id = "switch_model")]
     async fn switch(
         &self,
@@ -71,16 +72,25 @@ impl ModelsApi {
         let note = object.get("note").map(|_| body.note);
         let edit = SwitchEdit { disabled: body.disabled, note };
         let name = rest_of_path(request);
-        let state = self.context.gateway.state();
-        let route = match named(&state, &name) {
-            Ok(route) => Some(route),
-            // One that was off before the configuration lost it can be switched on.
-            Err(_) if accounts.models().await?.iter().any(|switch| switch.model == name) => None,
-            Err(unknown) => return Err(unknown.into()),
-        };
+        let route = meant(&self.context.gateway.state(), &name, &accounts.models().await?)?;
         let model = route.as_ref().map_or(&*name, |route| &route.model);
         let switch = accounts.switch(Actor::Admin, model, edit).await?;
         Ok(Json(pictured(switch, route.as_deref())))
+    }
+}
+
+/// The model that is meant; none that is served, if it is one that was off before the configuration lost it: then its
+/// switch is all there is of it. Its own name is its own, also where requests of that name reach another one now.
+fn meant(state: &State, name: &str, switches: &[ModelSwitch]) -> Result<Option<Arc<Route>>, GatewayError> {
+    let is_gone = !state.routes.on_and_off().iter().any(|route| *route.model == *name);
+    let switch = switches.iter().find(|switch| switch.model == name);
+    if is_gone && switch.is_some_and(|switch| switch.disabled) {
+        return Ok(None);
+    }
+    match named(state, name) {
+        Ok(route) => Ok(Some(route)),
+        Err(_) if switch.is_some() => Ok(None),
+        Err(unknown) => Err(unknown),
     }
 }
 
@@ -104,6 +114,7 @@ fn pictured(switch: ModelSwitch, route: Option<&Route>) -> SwitchedModel {
         disabled: switch.disabled,
         since: switch.since_ms.map(moment_as_text),
         note: switch.note,
+        served: route.is_some(),
         deployments: deployments.collect(),
     }
 }

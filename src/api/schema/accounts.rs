@@ -205,7 +205,7 @@ pub(in crate::api) struct OwnKey {
     pub(in crate::api) prefix: String,
     /// From then on it opens nothing.
     pub(in crate::api) expires_at: Option<String>,
-    /// Until then the secret before the last rotation opens, too.
+    /// Until then the secret before the last rotation opens, too; null once it does not.
     pub(in crate::api) previous_until: Option<String>,
     /// Patterns of models that it may use; all if there are none.
     pub(in crate::api) allowed_models: Vec<String>,
@@ -215,6 +215,8 @@ pub(in crate::api) struct OwnKey {
     pub(in crate::api) language: Option<String>,
     /// What is left of its limits.
     pub(in crate::api) limits: OwnLimits,
+    /// What is left of the limits of all keys of its owner together.
+    pub(in crate::api) owner_limits: OwnLimits,
     /// Its budget.
     pub(in crate::api) budget: Option<BudgetState>,
     /// The budget of all keys of its owner together.

@@ -70,6 +70,8 @@ pub(in crate::api) struct SwitchedModel {
     pub(in crate::api) since: Option<String>,
     /// What whoever switched it wanted to be remembered.
     pub(in crate::api) note: Option<String>,
+    /// Whether the configuration has it; if not, its switch is all there is of it.
+    pub(in crate::api) served: bool,
     /// Who serves it, by priority; nobody if it is off and the configuration does not have it any more.
     pub(in crate::api) deployments: Vec<ServedBy>,
 }

@@ -5,7 +5,8 @@ use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use validator::Validate;
 
-use crate::callers::{Budget, Key, Limits, Period, moment_as_text};
+use crate::callers::{Budget, Key, Limits, Period, moment_as_text, now_ms};
+use crate::lint::count_from_one;
 
 /// What a new key is to be. What is left out, or null, holds nobody back.
 #[derive(Deserialize, Validate, Object)]
@@ -68,12 +69,15 @@ pub(in crate::api) struct KeyChangeBody {
 #[oai(rename = "KeyLimits")]
 pub(in crate::api) struct LimitsBody {
     /// Requests in any minute.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) requests_per_minute: Option<u64>,
     /// Tokens of prompts and answers together in any minute.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) tokens_per_minute: Option<u64>,
     /// Requests at the same time.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) parallel_requests: Option<u64>,
 }
@@ -84,6 +88,7 @@ pub(in crate::api) struct LimitsBody {
 #[oai(rename = "KeyBudget")]
 pub(in crate::api) struct BudgetBody {
     /// Tokens of prompts and answers together.
+    #[serde(default, deserialize_with = "count_from_one")]
     #[oai(validator(minimum(value = "1")))]
     pub(in crate::api) tokens: Option<u64>,
     /// What they cost, in the currency of the prices.
@@ -133,7 +138,7 @@ pub(in crate::api) struct KeyBody {
     pub(in crate::api) expires_at: Option<String>,
     /// When it was last shown, give or take a minute.
     pub(in crate::api) last_used_at: Option<String>,
-    /// Until then the secret before the last rotation opens, too.
+    /// Until then the secret before the last rotation opens, too; null once it does not.
     pub(in crate::api) previous_until: Option<String>,
     /// Whether it opens nothing for now.
     pub(in crate::api) disabled: bool,
@@ -262,7 +267,7 @@ impl From<&Key> for KeyBody {
             created_at: moment_as_text(key.created_ms),
             expires_at: key.expires_ms.map(moment_as_text),
             last_used_at: key.last_used_ms.map(moment_as_text),
-            previous_until: key.predecessor.as_ref().map(|before| moment_as_text(before.until_ms)),
+            previous_until: key.previous_until_ms(now_ms()).map(moment_as_text),
             disabled: key.disabled,
             allowed_models: key.allowed_models.clone(),
             allowed_endpoints: key.allowed_endpoints.clone(),

@@ -23,8 +23,11 @@ pub(super) struct RawLimits {
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 struct RawLimit {
+    #[serde(deserialize_with = "lint::count_from_one")]
     requests_per_minute: Option<u64>,
+    #[serde(deserialize_with = "lint::count_from_one")]
     tokens_per_minute: Option<u64>,
+    #[serde(deserialize_with = "lint::count_from_one")]
     parallel_requests: Option<u64>,
     budget: Option<Object<RawBudget>>,
     #[serde(rename = "comment")]
@@ -135,18 +138,21 @@ impl Reader<'_> {
         let path = Path::new(self.file).parent().map_or_else(|| path.into(), |folder| folder.join(path));
         let name = path.display().to_string();
         self.catalog.prices_file = Some(path.clone());
-        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string()).and_then(|text| {
+        let unread =
+            |error: std::io::Error| (error.to_string(), "make it readable, or name another file".to_owned());
+        let read = std::fs::read_to_string(&path).map_err(unread).and_then(|text| {
             let is_yaml = path.extension().is_some_and(|ending| ending != "json");
             let syntax = if is_yaml { Syntax::Yaml } else { Syntax::Json };
             let misread = |it: lint::Misread| {
                 let line = it.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-                format!("{line}{}: {}; {}", it.path, it.problem, it.cure)
+                let place = if it.path.is_empty() { it.path } else { format!("{}: ", it.path) };
+                (format!("{line}{place}{}", it.problem), it.cure)
             };
             lint::read::<Object<RawPrices>>(syntax, &text).map_err(misread)
         });
         let raw = match read {
             Ok(Object(raw)) => raw,
-            Err(problem) => return self.fault(&format!("prices: {name}"), &problem, "mend or rename it"),
+            Err((problem, cure)) => return self.fault(&format!("prices: {name}"), &problem, &cure),
         };
         let mut prices = Vec::new();
         for (at, Object(raw)) in raw.prices.into_iter().enumerate() {

@@ -157,7 +157,7 @@ impl<'a> Findings<'a> {
 
     fn wrong_kind(&mut self, at: &At<'_>, key: &str, found: &str, expected: &str) {
         let problem = format!("`{key}` is {found}, not {expected}");
-        self.fault(&at.place, &problem, &format!("give {expected}, or leave it out"));
+        self.fault(&at.place, &problem, &format!("give {expected}"));
     }
 
     pub(super) fn unknown_keys(&mut self, at: &At<'_>, known: &[&str]) {

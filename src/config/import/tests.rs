@@ -399,7 +399,7 @@ fn faults_of_clouds_and_adjustments_name_the_file_and_the_place() {
     let good = cloud("    base_priority: 1");
     for (clouds, adjustments, told) in [
         (cloud(""), "", "meta-providers.yaml: providers[0]: `base_priority` is missing"),
-        (cloud("    base_priority: high"), "", "providers[0]: `base_priority` is the text `high`, not a number"),
+        (cloud("    base_priority: high"), "", "providers[0]: `base_priority` is the text `high`, not a number; give a number"),
         (cloud("    base_priority: 1\n    modle_url: x"), "", "`modle_url` is not known here; did you mean `model_url`?"),
         (cloud("    base_priority: 1\n    model_url: here"), "", "`model_url` is no address"),
         ("providers:\n  - base_url: http://h/v1\n    base_priority: 1".to_owned(), "", "`api_key_env_var` is missing"),
@@ -419,6 +419,7 @@ fn faults_of_clouds_and_adjustments_name_the_file_and_the_place() {
     ] {
         let error = fault_of_clouds(&clouds, adjustments);
         assert!(error.contains(told), "{clouds}\n{adjustments}\n{error}");
+        assert!(!error.contains("leave it out"), "all of it has to be there: {error}");
         assert!(!error.contains("planted") && error.lines().count() == 1, "{error}");
     }
 }

@@ -231,13 +231,38 @@ async fn text_completions_are_ended_in_their_own_form() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_is_the_budget_gets_an_answer_of_nothing() {
+async fn a_prompt_that_is_the_budget_is_refused_and_takes_nothing() {
+    for stream in [true, false] {
+        let mut body = stream_of(5, &json!({}));
+        body["stream"] = json!(stream);
+        let request = chat(&body);
+        let (gateway, caller) = with_tokens(&request, 0);
+        let record = record_of(&caller);
+        let refused = gateway.chat(request, record.clone()).await.unwrap_err();
+        assert!(
+            matches!(refused, GatewayError::Refused(Refusal::TooLittle { of: "key", until_ms: None })),
+            "not even a new day has more: {refused:?}"
+        );
+        let facts = record.facts();
+        assert_eq!((facts.attempts, facts.usage), (0, None), "nobody was asked");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_budget_is_held_against_the_prompt() {
     let request = chat(&stream_of(5, &json!({})));
-    let (gateway, caller) = with_tokens(&request, 0);
-    let (chunks, (is_cut, _)) = streamed(&gateway, &caller, request).await;
-    assert_eq!((chunks.len(), is_cut), (1, true));
-    let choice = &chunks[0]["choices"][0];
-    assert_eq!((&choice["delta"]["role"], &choice["finish_reason"]), (&json!("assistant"), &json!("length")));
+    let (gateway, caller) = with_tokens(&request, 5);
+    let before = Part { spent: Spent::default(), guessed: 0, least: Spent::default(), is_request: true };
+    let before = gateway.gate().admit(Some(&caller), "m", before, now_ms()).unwrap();
+    before.settle(Spent { tokens: 5, money: 0.0 }, now_ms());
+    let refused = gateway.chat(request.clone(), record_of(&caller)).await.unwrap_err();
+    assert!(
+        matches!(refused, GatewayError::Refused(Refusal::TooLittle { until_ms: Some(_), .. })),
+        "tomorrow there is enough: {refused:?}"
+    );
+    // One that lets answers end lets the last request go beyond it.
+    let generous = self::caller(&[], Some(Budget { cut_off: false, ..cut_off(6) }));
+    assert!(gateway.chat(request, record_of(&generous)).await.is_ok());
 }
 
 #[tokio::test]
@@ -270,7 +295,7 @@ async fn what_others_spend_meanwhile_counts() {
     let request = chat(&stream_of(400, &json!({"echo": {"delay_ms": 1}})));
     let (gateway, caller) = with_tokens(&request, 300);
     let record = record_of(&caller);
-    let other = Part { spent: Spent::default(), guessed: 0, is_request: true };
+    let other = Part { spent: Spent::default(), guessed: 0, least: Spent::default(), is_request: true };
     let other = gateway.gate().admit(Some(&caller), "m", other, now_ms()).unwrap();
     let reply = gateway.chat(request, record.clone()).await.unwrap();
     let Generated::Stream(mut stream) = reply.body else { panic!("no stream") };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use llm_proxy_api::callers::{Budget, Digest, Ending, Key, Limits, Period, Predecessor, Secret, UsageRecord};
 use llm_proxy_api::llm::UsageSource;
-use llm_proxy_api::store::{self, Store};
+use llm_proxy_api::store::{self, AuditEntry, Store};
 use tempfile::TempDir;
 
 use super::postgres::Postgres;
@@ -43,6 +43,22 @@ impl Opened {
     pub(crate) async fn again(&self) -> Arc<dyn Store> {
         store::open(&self.url).await.unwrap()
     }
+}
+
+/// The note of an act that does not matter.
+pub(crate) fn note() -> AuditEntry {
+    AuditEntry {
+        time_ms: 0,
+        actor: "cli".to_owned(),
+        action: "test".to_owned(),
+        subject: String::new(),
+        detail: serde_json::Value::Null,
+    }
+}
+
+/// The same, for whatever changes.
+pub(crate) fn noted<T>(_: &T, _: &T) -> AuditEntry {
+    note()
 }
 
 /// Numbers that look like chance, the same ones each time.
