@@ -1,5 +1,8 @@
 //! The gate that every request passes: what its key may do, and whether there is enough of everything for it now.
 
+mod owners;
+mod permit;
+
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -8,11 +11,13 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
-use super::budget::{Budgets, Lack, Reserve, Spent, UsedUp, Whose};
-use super::pool::{Pool, Share, Taking, Withheld};
+use super::budget::{Budgets, Lack, UsedUp, Whose};
+use super::pool::Pool;
 use super::ring::{Caller, KeyRing};
-use super::scope::{Dimension, Figures, Hold, Scope, Short, Want};
-use super::{Budget, Left, Limits};
+use super::scope::{Dimension, Figures, Scope, Short};
+use super::{Budget, Limits};
+
+pub use permit::{Part, Permit};
 
 /// All limits but those of keys, and what has been taken of them.
 #[derive(Debug)]
@@ -84,19 +89,6 @@ impl Rules {
     }
 }
 
-/// What a request may use, for all that is known before.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Part {
-    /// So much.
-    pub spent: Spent,
-    /// So many of the tokens are a guess, for nobody says how long the answer may get.
-    pub guessed: u64,
-    /// What the prompt and the shortest answer take; nothing, where no answer can be ended.
-    pub least: Spent,
-    /// Whether it is a request of its own, and not only a part of one that has passed.
-    pub is_request: bool,
-}
-
 /// Why a request does not pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -153,33 +145,6 @@ pub enum Refusal {
     /// What is shared with other replicas cannot be asked for.
     #[error("limits cannot be checked at the moment")]
     Unavailable,
-}
-
-/// The leave to make a request. What it has reserved is put right when it is settled, or given back when it is dropped.
-#[derive(Debug)]
-pub struct Permit {
-    gate: Arc<Gate>,
-    part: Part,
-    holds: Vec<(Arc<Scope>, Hold)>,
-    reserves: Vec<Reserve>,
-    shares: Vec<Box<dyn Share>>,
-    is_settled: bool,
-}
-
-/// An answer of unknown length has at most this part of a limit of tokens set aside for it, so that several fit in.
-const GUESSED_PART: u64 = 4;
-
-impl Part {
-    /// What is to be taken of things of which the one with the fewest tokens has so many.
-    fn want(&self, fewest: Option<u64>) -> Want {
-        let Self { spent, guessed, is_request, .. } = *self;
-        let sure = spent.tokens.saturating_sub(guessed);
-        let tokens = fewest.map_or(spent.tokens, |limit| {
-            let guessed = guessed.min(limit / GUESSED_PART).min(limit.saturating_sub(sure));
-            sure.saturating_add(guessed)
-        });
-        Want { tokens, is_request }
-    }
 }
 
 impl Refusal {
@@ -374,130 +339,10 @@ fn budgets_of(caller: Option<&Caller>, rules: &Rules) -> impl Iterator<Item = (&
     of_key.into_iter().chain(of_owner)
 }
 
-impl Permit {
-    fn of(gate: &Arc<Gate>, part: Part) -> Self {
-        Self {
-            gate: gate.clone(),
-            part,
-            holds: Vec::new(),
-            reserves: Vec::new(),
-            shares: Vec::new(),
-            is_settled: false,
-        }
-    }
-
-    /// Takes from all of them, or from none. Of several in which something is short the one is told for which it takes
-    /// longest: who came back earlier would meet that. Once something is short the others are only looked at: nobody else
-    /// is to be refused for what is not taken.
-    fn take<'a>(
-        &mut self,
-        scopes: impl Iterator<Item = &'a Arc<Scope>> + Clone,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let fewest = scopes.clone().filter_map(|scope| scope.limits().tokens_per_minute).min();
-        let want = self.part.want(fewest);
-        let mut refused: Option<(&'static str, Short)> = None;
-        for scope in scopes {
-            let of = scope.thing.of;
-            let Some((_, worst)) = &refused else {
-                match scope.take(want, now) {
-                    Ok(hold) => self.holds.push((scope.clone(), hold)),
-                    Err(short) => refused = Some((of, short)),
-                }
-                continue;
-            };
-            if let Some(short) = scope.lacks(want, now).filter(|short| worst.longer(*short) != *worst) {
-                refused = Some((of, short));
-            }
-        }
-        let Some((of, short)) = refused else { return Ok(()) };
-        self.put_back(now);
-        Err(Refusal::short(of, short))
-    }
-
-    /// What was taken for another model that takes over is settled together with this.
-    pub fn join(&mut self, mut other: Self) {
-        self.holds.append(&mut other.holds);
-        self.shares.append(&mut other.shares);
-        self.reserves.append(&mut other.reserves);
-        other.is_settled = true;
-    }
-
-    /// The request has ended, and has used this.
-    pub fn settle(mut self, spent: Spent, now_ms: i64) {
-        self.close(spent, now_ms);
-    }
-
-    /// What is left of the budgets that end answers when they are used up.
-    pub fn left(&self, now_ms: i64) -> Left {
-        let left = self.reserves.iter().map(|reserve| self.gate.budgets.left_for(reserve, now_ms));
-        left.fold(Left::default(), Left::least)
-    }
-
-    /// Takes from other replicas' limits what was taken here, all of it or nothing.
-    async fn share(&mut self, pool: &dyn Pool) -> Result<(), Refusal> {
-        for index in 0..self.holds.len() {
-            let Some((scope, hold)) = self.holds.get(index) else { break };
-            let taken = match pool.take(&scope.thing, scope.limits(), hold.want()) {
-                Taking::Now(taken) => taken,
-                Taking::Later(taken) => taken.await,
-            };
-            match taken {
-                Ok(share) => {
-                    scope.note_left(share.left(), Instant::now());
-                    self.shares.push(share);
-                }
-                Err(withheld) => {
-                    let of = scope.thing.of;
-                    self.put_back(Instant::now());
-                    return Err(match withheld {
-                        Withheld::Short(short) => Refusal::short(of, short),
-                        Withheld::Away => Refusal::Unavailable,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, spent: Spent, now_ms: i64) {
-        if std::mem::replace(&mut self.is_settled, true) {
-            return;
-        }
-        let now = Instant::now();
-        for (scope, hold) in &self.holds {
-            scope.settle(hold, spent.tokens, now);
-        }
-        for share in &mut self.shares {
-            share.settle(spent.tokens);
-        }
-        for reserve in &self.reserves {
-            self.gate.budgets.settle(reserve, spent, now_ms);
-        }
-    }
-
-    /// The request is not made: it does not even count as one.
-    fn put_back(&mut self, now: Instant) {
-        // Shares that are dropped give back what they have.
-        self.shares.clear();
-        for (scope, hold) in self.holds.drain(..) {
-            scope.put_back(&hold, now);
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        // The day in which nothing was spent does not matter.
-        self.close(Spent::default(), now_ms());
-    }
-}
-
 /// Milliseconds since 1970.
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-mod owners;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
-use super::super::{Key, Period};
+use super::super::{Key, Period, Spent};
 use super::*;
 
 fn tokens(limit: u64) -> Limits {
