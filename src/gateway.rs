@@ -317,22 +317,24 @@ impl Gateway {
                 note_route(record, &route);
             }
             let bounded = bounded(request, &route, record);
-            let deadline = tried.deadline(&route, &others);
             asking.earlier = tried.attempts;
             let within = bounded.as_ref().unwrap_or(request);
             let least = route.least_tokens(request);
             let passes_on = |_| state.passes_on((&route, least), &tried.seen, record.caller().as_ref());
             let fallback = match route.passes_on(least).and_then(passes_on) {
                 Some(fallback) => Some(fallback),
-                None => match route.answer((within, least), deadline, &asking).await {
-                    Ok(mut routed) => {
-                        asking.end();
-                        routed.attempts += tried.attempts;
-                        note_answer(record, &routed.deployment, routed.attempts, asked);
-                        return Ok(routed);
+                None => {
+                    let deadline = tried.deadline(&route, &others);
+                    match route.answer((within, least), deadline, &asking).await {
+                        Ok(mut routed) => {
+                            asking.end();
+                            routed.attempts += tried.attempts;
+                            note_answer(record, &routed.deployment, routed.attempts, asked);
+                            return Ok(routed);
+                        }
+                        Err(error) => tried.failed(&route, error),
                     }
-                    Err(error) => tried.failed(&route, error),
-                },
+                }
             };
             tried.is_over(&route);
             let taking_over = state.taking_over(&route, fallback, record.caller().as_ref());

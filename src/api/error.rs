@@ -45,8 +45,6 @@ struct Told {
     /// The upstream's own words, shown in debug mode only.
     detail: Option<String>,
     retry_after: Option<Duration>,
-    /// Whether whoever could answer rests for so long.
-    rests: bool,
     allow: Option<String>,
     /// Who was asked last, and how many were asked, for the answer's headers.
     provider: Option<Arc<str>>,
@@ -61,13 +59,13 @@ impl Told {
     fn is_worth_a_retry(&self) -> Option<bool> {
         match &*self.code {
             "insufficient_quota" | "budget_exhausted" | standing::REQUEST_EXCEEDS_LIMIT => Some(false),
-            RESTING => Some(!self.rests_long()),
-            _ => self.rests_long().then_some(false),
+            RESTING => Some(!self.lasts_long()),
+            _ => self.lasts_long().then_some(false),
         }
     }
 
-    fn rests_long(&self) -> bool {
-        self.rests && self.retry_after.is_some_and(|wait| wait > LONGEST_CLIENT_WAIT)
+    fn lasts_long(&self) -> bool {
+        self.retry_after.is_some_and(|wait| wait > LONGEST_CLIENT_WAIT)
     }
 
     /// Takes over how long whoever could answer rests, which is what the gateway keeps to, whatever an upstream has asked
@@ -75,7 +73,7 @@ impl Told {
     fn rests_for(&mut self, wait: Duration) {
         let is_own = self.status == StatusCode::SERVICE_UNAVAILABLE && self.code != RESTING;
         if matches!(self.status.as_u16(), 429 | 502..=504) && !is_own {
-            (self.retry_after, self.rests) = (Some(wait.max(DEFAULT_RETRY_AFTER)), true);
+            self.retry_after = Some(wait.max(DEFAULT_RETRY_AFTER));
         }
     }
 }
@@ -105,7 +103,6 @@ impl ApiError {
             param: None,
             detail: None,
             retry_after: None,
-            rests: false,
             allow: None,
             provider: None,
             attempts: None,

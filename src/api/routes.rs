@@ -140,7 +140,7 @@ fn candidate(route: &Route, deployment: &Arc<Deployment>, demanded: Demanded<'_>
     let now = Instant::now();
     let (own, provider) = (deployment.health.figures(now), deployment.provider_health.figures(now));
     let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-    let rests = own.rests_for.max(provider.rests_for);
+    let rests = deployment.rests_for(now);
     let asked = own.answered + own.failed;
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let success_rate = (asked > 0).then(|| own.answered as f64 / asked as f64);

@@ -3,6 +3,8 @@
 
 mod update;
 
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,7 +142,18 @@ fn time(text: &str) -> Result<i64, String> {
 }
 
 pub(super) async fn run(command: Command, settings: &Settings) -> Result<(), CommandError> {
-    let store = store::open(settings.storage.database_url.expose_secret()).await;
+    let url = settings.storage.database_url.expose_secret();
+    if let Some(file) = url.strip_prefix("sqlite://").filter(|file| !Path::new(file).exists()) {
+        let said = format!("there is no database {file} here; LLM_PROXY_API_DATABASE_URL says where it is");
+        if !matches!(command, Command::Create(_)) {
+            return Err(CommandError::Refused(said));
+        }
+        writeln!(
+            std::io::stderr(),
+            "warning: {said}, and a service that has another one knows nothing of this key"
+        )?;
+    }
+    let store = store::open(url).await;
     let store = store.map_err(|error| CommandError::Refused(error.to_string()))?;
     let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
     match command {

@@ -306,10 +306,13 @@ impl Reader<'_> {
     fn timeouts_of(&mut self, place: &str, stated: [Option<f64>; 4]) -> Timeouts {
         let [request, connect, first_token, stall] = stated;
         let usual = self.timeouts;
+        let request = self.seconds(place, "timeout", request, usual.request);
+        let first_token = self.seconds(place, "first_token_timeout", first_token, usual.first_token);
         Timeouts {
-            request: self.seconds(place, "timeout", request, usual.request),
+            request,
             connect: self.seconds(place, "connect_timeout", connect, usual.connect),
-            first_token: self.seconds(place, "first_token_timeout", first_token, usual.first_token),
+            // Content that comes after the end of all would be cut off in the middle, when nobody else can answer any more.
+            first_token: first_token.min(request),
             stall: self.seconds(place, "stall_timeout", stall, usual.stall),
         }
     }

@@ -277,13 +277,14 @@ impl Stream for Passing {
             let passed = match ready!(self.body.as_mut().poll_next(cx)) {
                 Some(Ok(piece)) => self.pass(piece),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.rest(),
+                None => {
+                    let rest = self.rest();
+                    return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
+                }
             };
-            match &self.cut {
-                // Of an event that is not whole nothing passes.
-                Some(_) if passed.is_empty() => {}
-                None if passed.is_empty() => return Poll::Ready(None),
-                _ => return Poll::Ready(Some(Ok(passed))),
+            // Of an event that is not whole nothing passes.
+            if !passed.is_empty() {
+                return Poll::Ready(Some(Ok(passed)));
             }
         }
     }

@@ -122,11 +122,8 @@ impl State {
     /// A route as far as its caller may use it. Of that of all deployments only those are left whose models the caller may
     /// use, and which have no limits of their own: these hold for requests by their models' names.
     pub(super) fn as_allowed(&self, route: Arc<Route>, caller: Option<&Caller>) -> Option<Arc<Route>> {
-        if !may_use(caller, &route) {
-            return None;
-        }
         if !route.is_auto() {
-            return Some(route);
+            return may_use(caller, &route).then_some(route);
         }
         let is_limited = |route: &Route| self.rules.models.contains_key(&*route.model);
         let usable = self.routes.routes().iter().filter(|route| may_use(caller, route) && !is_limited(route));

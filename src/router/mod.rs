@@ -256,7 +256,7 @@ impl Route {
                 }
             }
             if let Some(failure) = round.failure {
-                return Err(RouteError { back_at: self.back_at(), ..failure });
+                return Err(RouteError { back_at: self.back_at(least_tokens), ..failure });
             }
             let Some((until, deployment)) = round.soonest else {
                 // There is no deployment: whoever asks has seen to it that there is one.
@@ -287,10 +287,13 @@ impl Route {
 }
 
 impl Route {
-    /// When the first of those that rest is back.
-    fn back_at(&self) -> Option<Instant> {
+    /// When the first of those that may be asked is back: now, where another one does not rest. `None` if none of them rests.
+    fn back_at(&self, least_tokens: u64) -> Option<Instant> {
         let now = Instant::now();
-        self.deployments.iter().filter_map(|deployment| deployment.back_at(now)).min()
+        let may_be_asked = self.deployments.iter().filter(|deployment| deployment.may_hold(least_tokens));
+        let back: Vec<Option<Instant>> = may_be_asked.map(|deployment| deployment.back_at(now)).collect();
+        let does_any_rest = back.iter().any(Option::is_some);
+        back.into_iter().map(|until| until.unwrap_or(now)).min().filter(|_| does_any_rest)
     }
 }
 

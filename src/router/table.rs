@@ -107,6 +107,11 @@ impl Deployment {
         (all > 0).then(|| (all, self.keys.resting(now)))
     }
 
+    /// How long it rests, by itself, with its provider, or because all keys of that do.
+    pub fn rests_for(&self, now: Instant) -> Option<Duration> {
+        self.back_at(now).map(|until| until.saturating_duration_since(now))
+    }
+
     pub(super) fn count(&self, outcome: AttemptOutcome) {
         match outcome {
             AttemptOutcome::Answered => self.answered.inc(),

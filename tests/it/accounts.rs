@@ -120,6 +120,26 @@ async fn a_key_lives_by_the_api_and_the_commands_see_it() {
     assert_eq!(ended.stderr, "there is no key of that id\n");
 }
 
+#[test]
+fn commands_for_keys_make_no_database_by_the_way() {
+    let setup = Setup::new();
+    for arguments in [&["keys", "list"][..], &["keys", "show", "x"], &["keys", "delete", "x"]] {
+        let ended = setup.run(arguments);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{}", ended.stderr);
+        assert!(ended.stderr.contains("there is no database data/llm-proxy-api.db here"), "{}", ended.stderr);
+    }
+    assert!(!setup.path("data").exists());
+    let made = setup.run(&["keys", "create", "--name", "k"]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    assert!(
+        made.stderr.starts_with("warning: there is no database data/llm-proxy-api.db here"),
+        "{}",
+        made.stderr
+    );
+    assert_eq!(setup.run(&["keys", "create", "--name", "l"]).stderr, "");
+    assert_eq!(setup.run(&["keys", "list"]).code, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_lives_by_the_commands_and_the_api_sees_it() {
     let gateway = setup().start();

@@ -239,7 +239,16 @@ async fn what_has_changed_is_counted_and_names_that_nobody_can_ask_for_are_left_
     .await;
     let mut provider = discovering(&upstream);
     provider["discover_every"] = json!(1);
-    let gateway = Setup::new().models(&json!({"providers": {"up": provider}})).start();
+    let gateway = Setup::new()
+        .models(&json!({
+        "providers": {"up": provider}, "models": {"old": {"fallbacks": ["kept", "kpet"]}}}))
+        .start();
+    let told = gateway.run(&["check"]).stdout;
+    assert!(
+        told.contains("warning: `kpet` is to take over from the model `old`, but nobody has it"),
+        "{told}"
+    );
+    assert!(!told.contains("`kept` is to"), "{told}");
     assert_eq!(models(&gateway).await, ["old", "kept"]);
 
     round.store(1, Ordering::SeqCst);

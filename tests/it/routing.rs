@@ -248,6 +248,42 @@ async fn explained(gateway: &Gateway, body: &Value) -> Vec<(String, String)> {
 const TOO_LONG: &str = "is not asked: the prompt is surely too long for its context";
 
 #[tokio::test]
+async fn nobody_is_sent_away_for_long_while_one_of_them_is_free() {
+    let quick = Moody::new(500, "").await;
+    let slow = Upstream::start(|_| {
+        let failure = json(500, "retry-after: 200\r\n", &json!({"error": {"message": "late"}}));
+        vec![Step::Pause(Duration::from_millis(3500)), failure]
+    })
+    .await;
+    let provider = |url: String, priority: u8| json!({"type": "openai", "base_url": url, "models": {"m": {"priority": priority}}});
+    let providers = json!({"quick": provider(quick.upstream.v1(), 1), "slow": provider(slow.v1(), 2)});
+    let gateway = Setup::new().models(&json!({"providers": providers})).start();
+    let refused = gateway.post(CHAT, &says("m")).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (502, &"1".parse().unwrap()));
+    assert!(!refused.headers().contains_key("x-should-retry"));
+    quick.is_now(200);
+    assert_eq!(ask(&gateway, "m").await, answered("quick", 1));
+}
+
+#[tokio::test]
+async fn a_larger_model_that_rests_is_waited_for_when_it_is_asked_in_anothers_place() {
+    let large = Moody::new(429, "retry-after: 2\r\n").await;
+    let models = json!({"small": {"context": 1000, "priority": 1}, "large": {"context": 9000}});
+    let gateway = Setup::new()
+        .models(&json!({
+            "models": {"small": {"context_fallbacks": ["large"]}},
+            "providers": {"up": {"type": "openai", "base_url": large.upstream.v1(), "models": models}},
+        }))
+        .start();
+    assert_eq!(ask(&gateway, "large").await.0, 429);
+    large.is_now(200);
+    let began = Instant::now();
+    let answer = gateway.post(CHAT, &says_words("small", 2000)).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_prompt_that_is_surely_too_long_goes_to_a_larger_model_at_once() {
     let (small, large) = (Moody::new(200, "").await, Moody::new(200, "").await);
     let gateway = Setup::new()

@@ -88,6 +88,43 @@ async fn keys_share_the_load_and_a_limited_one_rests_alone() {
     assert!(!routes.to_string().contains("key-"), "{routes}");
 }
 
+#[tokio::test]
+async fn a_provider_all_of_whose_keys_rest_is_shown_as_resting() {
+    let upstream =
+        Upstream::start(|_| vec![json(429, "retry-after: 60\r\n", &json!({"error": {"message": "slowly"}}))])
+            .await;
+    let provider = json!({"type": "openai", "base_url": upstream.v1(), "models": {"m": {}}, "api_keys": ["${A}", "${B}"]});
+    let setup = Setup::new().variable("A", "key-a").variable("B", "key-b");
+    let gateway = setup.models(&json!({"providers": {"up": provider}})).start();
+    assert_eq!(answer(gateway.post(CHAT, &says("m", false))).await.0, 429);
+    for told in [
+        json_of(gateway.get("/api/routes").send().await.unwrap()).await["routes"][0].clone(),
+        answer(gateway.post("/api/explain", &says("m", false))).await.1,
+    ] {
+        let candidate = &told["candidates"][0];
+        assert_eq!(candidate["resting_keys"], json!(2));
+        assert!(candidate["reason"].as_str().unwrap().starts_with("rests for "), "{candidate}");
+        assert!(candidate["rests_for_seconds"].as_f64().unwrap() > 50.0, "{candidate}");
+    }
+}
+
+#[tokio::test]
+async fn a_providers_time_holds_for_the_first_content_of_a_stream() {
+    let slow = Upstream::start(|_| {
+        let late = Step::Pause(Duration::from_secs(2));
+        vec![late, Step::Send(fixture("openai/chat_stream_usage"))]
+    })
+    .await;
+    let second = good().await;
+    let models = json!({"providers": {
+        "first": {"type": "openai", "base_url": slow.v1(), "timeout": 0.5, "models": {"m": {"priority": 1}}},
+        "second": {"type": "openai", "base_url": second.v1(), "models": {"m": {"priority": 2}}}}});
+    let gateway = Setup::new().models(&models).start();
+    let started = Instant::now();
+    assert_eq!(ask(&gateway, &says("m", true)).await, ("second".to_owned(), "2".to_owned()));
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
 #[test]
 fn keys_that_make_no_sense_are_faults() {
     for (members, told) in [

@@ -31,6 +31,7 @@ impl Loaded {
                 route.model
             ));
         }
+        warnings.extend(self.nobodies());
         warnings.extend(self.served.iter().filter_map(never_meant));
         for served in self.served.iter().filter(|served| served.discovers()) {
             let name = &served.config.name;
@@ -43,6 +44,26 @@ impl Loaded {
             }
         }
         warnings
+    }
+}
+
+impl Loaded {
+    /// Models that are to take over and that nobody has, once all who are asked what they have, have said so.
+    fn nobodies(&self) -> Vec<String> {
+        let mut asked = self.served.iter().filter(|served| served.discovers());
+        if asked.any(|served| served.discovered.is_empty()) {
+            return Vec::new();
+        }
+        let is_known = |name: &str| self.routes.route(name).or_else(|| self.routes.off(name)).is_some();
+        let routes = self.routes.on_and_off().iter();
+        let named = routes.flat_map(|route| {
+            let names = route.fallbacks.iter().chain(&route.context_fallbacks);
+            names.map(|name| (&route.model, name))
+        });
+        let unknown = named.filter(|(_, name)| !is_known(name));
+        let line =
+            |(model, name)| format!("`{name}` is to take over from the model `{model}`, but nobody has it");
+        unknown.map(line).collect()
     }
 }
 

@@ -78,7 +78,7 @@ impl Catalog {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
-                let cure = "name a readable file in LLM_PROXY_API_MODELS_CONFIG";
+                let cure = "name a file that can be read, in LLM_PROXY_API_MODELS_CONFIG or to the command";
                 return Judged::from(Fault::new(file, error.to_string(), cure));
             }
         };

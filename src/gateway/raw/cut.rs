@@ -75,8 +75,12 @@ impl RawCut {
             }
             passed.events.unsplit(event);
         }
-        if self.held.len() > MOST_HELD || matches!(self.dialect, Dialect::Other) {
+        let is_too_long = self.held.len() > MOST_HELD;
+        if is_too_long && matches!(self.dialect, Dialect::Untold) {
             self.dialect = Dialect::Other;
+        }
+        // The rest of an event that was too long to look at is none that could be looked at.
+        if is_too_long || matches!(self.dialect, Dialect::Other) {
             passed.events.unsplit(self.held.split());
         }
         passed
