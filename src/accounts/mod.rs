@@ -214,7 +214,11 @@ impl Accounts {
         self.to_the_end(async move {
             {
                 let _turn = accounts.turn().await?;
-                let note = journal::entry(&actor, "key.delete", &id, json!({}));
+                // Usage tells of it by its id; whose that was is to be found here.
+                let known = accounts.store.key(&id).await?;
+                let whose =
+                    known.map_or_else(|| json!({}), |key| json!({"name": key.name, "owner": key.owner}));
+                let note = journal::entry(&actor, "key.delete", &id, whose);
                 let was_there = accounts.store.delete_key(&id, &note).await?;
                 // Also if it was not: another node may have been faster.
                 accounts.ring.remove(&id);

@@ -236,7 +236,9 @@ impl fmt::Display for ErrorKind {
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
             Self::Overloaded { code: "queue_full", .. } => f.write_str("has too many requests in its queue"),
             Self::Overloaded { code: OVERFLOWED, .. } => f.write_str("has a queue that takes long"),
-            Self::Overloaded { code: RESTING, .. } => f.write_str("rests after failures"),
+            Self::Overloaded { code: RESTING, .. } => {
+                f.write_str("rests, after failures or for a limit of its own")
+            }
             Self::Overloaded { code: "engine_start_failed", .. } => f.write_str("cannot start its engine"),
             Self::Overloaded { .. } => f.write_str("does not serve this model now"),
             Self::Protocol(reason) => write!(f, "gave no valid answer: {reason}"),

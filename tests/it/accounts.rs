@@ -555,6 +555,8 @@ async fn every_act_is_noted_with_who_did_it() {
     assert_eq!(detail["owner"], json!({"from": "ann", "to": "bob"}));
     assert_eq!(detail["limits"]["to"]["tokens_per_minute"], 5);
     assert!(entries[0]["time"].as_str().unwrap().starts_with("20"));
+    let deleted = entries.iter().find(|entry| entry["action"] == "key.delete").unwrap();
+    assert!(deleted["detail"]["name"].is_string() && deleted["detail"]["owner"] == "bob", "{deleted}");
 
     // Page by page.
     let mut seen = Vec::new();
