@@ -87,6 +87,27 @@ pub(super) struct Create {
     /// What it is to be called.
     #[arg(long)]
     name: String,
+    #[command(flatten)]
+    terms: Terms,
+    /// Tokens in a period.
+    #[arg(long, value_name = "TOKENS", group = "budget")]
+    budget_tokens: Option<u64>,
+    /// Money in a period, in the currency of the prices.
+    #[arg(long, value_name = "SUM", group = "budget")]
+    budget_money: Option<f64>,
+    /// What the budget is for; a month if nothing is said.
+    #[arg(long, value_enum, requires = "budget")]
+    period: Option<CalendarPeriod>,
+    /// Have answers end when the budget is used up.
+    #[arg(long, requires = "budget")]
+    cut_off: bool,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// What a new key may have, and what may be given to another one in place of what it has.
+#[derive(Debug, Args)]
+struct Terms {
     /// Whose it is.
     #[arg(long)]
     owner: Option<String>,
@@ -111,23 +132,9 @@ pub(super) struct Create {
     /// Requests at the same time.
     #[arg(long, value_name = "REQUESTS")]
     parallel: Option<u64>,
-    /// Tokens in a period.
-    #[arg(long, value_name = "TOKENS", group = "budget")]
-    budget_tokens: Option<u64>,
-    /// Money in a period, in the currency of the prices.
-    #[arg(long, value_name = "SUM", group = "budget")]
-    budget_money: Option<f64>,
-    /// What the budget is for; a month if nothing is said.
-    #[arg(long, value_enum, requires = "budget")]
-    period: Option<CalendarPeriod>,
-    /// Have answers end when the budget is used up.
-    #[arg(long, requires = "budget")]
-    cut_off: bool,
     /// Whatever is to be remembered of it.
     #[arg(long)]
     note: Option<String>,
-    #[command(flatten)]
-    form: Form,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -216,23 +223,24 @@ impl From<AccountError> for CommandError {
 
 impl From<Create> for NewKey {
     fn from(create: Create) -> Self {
+        let terms = create.terms;
         let limits = Limits {
-            requests_per_minute: create.rpm,
-            tokens_per_minute: create.tpm,
-            parallel_requests: create.parallel,
+            requests_per_minute: terms.rpm,
+            tokens_per_minute: terms.tpm,
+            parallel_requests: terms.parallel,
         };
         let (tokens, money) = (create.budget_tokens, create.budget_money);
         let period = create.period.map_or(Period::Month, Period::from);
         let budget = Budget { tokens, money, period, cut_off: create.cut_off };
         let change = Change {
-            owner: Some(create.owner),
-            expires_ms: Some(create.expires),
-            allowed_models: Some(create.models),
-            allowed_endpoints: Some(create.endpoints),
-            language: Some(create.language),
+            owner: Some(terms.owner),
+            expires_ms: Some(terms.expires),
+            allowed_models: Some(terms.models),
+            allowed_endpoints: Some(terms.endpoints),
+            language: Some(terms.language),
             limits: Some(limits),
             budget: (tokens.is_some() || money.is_some()).then_some(Some(budget)),
-            note: Some(create.note),
+            note: Some(terms.note),
             ..Change::default()
         };
         Self { name: create.name, change }

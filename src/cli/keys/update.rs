@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{CalendarPeriod, Form, time};
+use super::{CalendarPeriod, Form, Terms};
 use crate::accounts::{Edit, LimitsEdit};
 use crate::callers::{Budget, Change, Key, Period};
 use crate::cli::CommandError;
@@ -15,30 +15,8 @@ pub(in crate::cli) struct Update {
     /// What it is to be called.
     #[arg(long)]
     name: Option<String>,
-    /// Whose it is.
-    #[arg(long)]
-    owner: Option<String>,
-    /// A pattern of models that it may use, in place of those before; may be given several times.
-    #[arg(long = "model", value_name = "PATTERN")]
-    models: Vec<String>,
-    /// A pattern of paths that it may ask, in place of those before; may be given several times.
-    #[arg(long = "endpoint", value_name = "PATTERN")]
-    endpoints: Vec<String>,
-    /// The language of prompts where a request names none.
-    #[arg(long)]
-    language: Option<String>,
-    /// From then on it opens nothing: a time such as 2026-12-31T18:00:00Z, or a date.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    expires: Option<i64>,
-    /// Requests in any minute.
-    #[arg(long, value_name = "REQUESTS")]
-    rpm: Option<u64>,
-    /// Tokens in any minute.
-    #[arg(long, value_name = "TOKENS")]
-    tpm: Option<u64>,
-    /// Requests at the same time.
-    #[arg(long, value_name = "REQUESTS")]
-    parallel: Option<u64>,
+    #[command(flatten)]
+    terms: Terms,
     /// Tokens in a period.
     #[arg(long, value_name = "TOKENS")]
     budget_tokens: Option<u64>,
@@ -60,9 +38,6 @@ pub(in crate::cli) struct Update {
     /// Have it open again.
     #[arg(long)]
     enabled: bool,
-    /// Whatever is to be remembered of it.
-    #[arg(long)]
-    note: Option<String>,
     /// Take something away; may be given several times.
     #[arg(long = "clear", value_enum, value_name = "WHAT")]
     cleared: Vec<Field>,
@@ -90,25 +65,26 @@ enum Field {
 impl Update {
     /// What is to be different of the key, which is like this now.
     pub(super) fn edit(&self, before: &Key) -> Result<Edit, CommandError> {
+        let terms = &self.terms;
         let list = |values: &[String]| (!values.is_empty()).then(|| values.to_vec());
         let change = Change {
             name: self.name.clone(),
-            owner: self.of(Field::Owner, self.owner.clone())?,
-            expires_ms: self.of(Field::Expires, self.expires)?,
+            owner: self.of(Field::Owner, terms.owner.clone())?,
+            expires_ms: self.of(Field::Expires, terms.expires)?,
             disabled: (self.disabled || self.enabled).then_some(self.disabled),
-            allowed_models: self.of(Field::Model, list(&self.models))?.map(Option::unwrap_or_default),
+            allowed_models: self.of(Field::Model, list(&terms.models))?.map(Option::unwrap_or_default),
             allowed_endpoints: self
-                .of(Field::Endpoint, list(&self.endpoints))?
+                .of(Field::Endpoint, list(&terms.endpoints))?
                 .map(Option::unwrap_or_default),
-            language: self.of(Field::Language, self.language.clone())?,
+            language: self.of(Field::Language, terms.language.clone())?,
             limits: None,
             budget: self.budget(before.budget)?,
-            note: self.of(Field::Note, self.note.clone())?,
+            note: self.of(Field::Note, terms.note.clone())?,
         };
         let limits = LimitsEdit {
-            requests_per_minute: self.of(Field::Rpm, self.rpm)?,
-            tokens_per_minute: self.of(Field::Tpm, self.tpm)?,
-            parallel_requests: self.of(Field::Parallel, self.parallel)?,
+            requests_per_minute: self.of(Field::Rpm, terms.rpm)?,
+            tokens_per_minute: self.of(Field::Tpm, terms.tpm)?,
+            parallel_requests: self.of(Field::Parallel, terms.parallel)?,
         };
         let edit = Edit { change, limits };
         if edit == Edit::default() {
