@@ -4,7 +4,6 @@
 mod update;
 
 use std::io::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +149,7 @@ fn time(text: &str) -> Result<i64, String> {
 
 pub(super) async fn run(command: Command, settings: &Settings) -> Result<(), CommandError> {
     let url = settings.storage.database_url.expose_secret();
-    if let Some(file) = url.strip_prefix("sqlite://").filter(|file| !Path::new(file).exists()) {
+    if let Some(file) = store::missing_file(url) {
         let said = format!("there is no database {file} here; LLM_PROXY_API_DATABASE_URL says where it is");
         if !matches!(command, Command::Create(_)) {
             return Err(CommandError::Refused(said));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -120,7 +120,7 @@ async fn known(routes: &RoutingTable, url: &str, name: &str) -> Result<Option<St
 
 /// Those of the database, by the names of their models. Nobody makes one to find that nothing is in it.
 async fn switches(url: &str) -> Result<BTreeMap<String, ModelSwitch>, StoreError> {
-    if url.strip_prefix("sqlite://").is_some_and(|path| !Path::new(path).exists()) {
+    if store::missing_file(url).is_some() {
         return Ok(BTreeMap::new());
     }
     let switches = store::open(url).await?.models().await?;

@@ -306,13 +306,10 @@ impl Reader<'_> {
     fn timeouts_of(&mut self, place: &str, stated: [Option<f64>; 4]) -> Timeouts {
         let [request, connect, first_token, stall] = stated;
         let usual = self.timeouts;
-        let request = self.seconds(place, "timeout", request, usual.request);
-        let first_token = self.seconds(place, "first_token_timeout", first_token, usual.first_token);
         Timeouts {
-            request,
+            request: self.seconds(place, "timeout", request, usual.request),
             connect: self.seconds(place, "connect_timeout", connect, usual.connect),
-            // Content that comes after the end of all would be cut off in the middle, when nobody else can answer any more.
-            first_token: first_token.min(request),
+            first_token: self.seconds(place, "first_token_timeout", first_token, usual.first_token),
             stall: self.seconds(place, "stall_timeout", stall, usual.stall),
         }
     }

@@ -91,7 +91,9 @@ impl ErrorKind {
     /// How long an answer may take to come, a stream until its first content, and how it fails when it does not.
     pub(crate) fn late(timeouts: &Timeouts, stream: bool) -> (Duration, Self) {
         if stream {
-            (timeouts.first_token, Self::Timeout(timeouts.first_token))
+            // A stream that began after the end of its time would be cut off, when nobody else could answer any more.
+            let limit = timeouts.first_token.min(timeouts.request);
+            (limit, Self::Timeout(limit))
         } else {
             (timeouts.request, Self::Overdue(timeouts.request))
         }

@@ -18,9 +18,7 @@ impl Deployment {
             .or(is_too_long.then_some("so long a prompt"))
             .or(is_long_answer.then_some("so long an answer"))
     }
-}
 
-impl Deployment {
     /// Whether a prompt of at least so many tokens may fit into it.
     pub fn may_hold(&self, least_tokens: u64) -> bool {
         self.context_tokens.is_none_or(|context| least_tokens <= context)

@@ -35,6 +35,7 @@ use error::Cause;
 pub use audit::{Audit, AuditEntry};
 pub use error::{StoreError, StoreErrorKind};
 pub use models::ModelSwitch;
+pub use open::missing_file;
 pub use recorder::{MOST_WAITING, Recorder, RecorderState, Touched};
 pub use usage::{By, MOST_ROWS, UsageQuery, UsageRow};
 

@@ -31,9 +31,19 @@ const MOST_JOURNAL_BYTES: &str = "67108864";
 const POSTGRES_LIMITS: &str = "set statement_timeout = '60s'; set lock_timeout = '5s'; \
      set idle_in_transaction_session_timeout = '60s'; set client_min_messages = warning";
 
+/// The path of the file, where the database is one.
+fn file(url: &str) -> Option<&str> {
+    url.strip_prefix("sqlite://")
+}
+
+/// The path of the file that opening a store of this URL would make; `None` if the store is no file, or is there.
+pub fn missing_file(url: &str) -> Option<&str> {
+    file(url).filter(|path| !Path::new(path).exists())
+}
+
 /// `sqlite://path` or `postgres://…`.
 pub(super) async fn database(url: &str) -> Result<Database, Cause> {
-    if let Some(path) = url.strip_prefix("sqlite://") {
+    if let Some(path) = file(url) {
         return sqlite(path).await;
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {

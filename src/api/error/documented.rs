@@ -25,7 +25,10 @@ const DOCUMENTED: &[(u16, &str)] = &[
     (409, "The configuration is refused, and the one before it goes on. The message has one fault a line."),
     (413, "The body is larger than the service takes."),
     (415, "The body is not JSON."),
-    (429, "The provider limits the rate. `retry-after` says how long to wait."),
+    (
+        429,
+        "A limit or a budget is used up, or the provider limits the rate. `retry-after` says how long to wait, where that helps.",
+    ),
     (502, "The provider cannot be reached, gave no valid answer, or rejects the gateway's credentials."),
     (503, "Nothing can answer now. `retry-after` says how long to wait."),
     (504, "The provider did not answer in time."),
