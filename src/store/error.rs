@@ -51,7 +51,7 @@ impl StoreError {
 
     /// Whether the same may well succeed a little later.
     pub fn is_away(&self) -> bool {
-        self.kind() == StoreErrorKind::Away
+        self.cause.is_away()
     }
 }
 
@@ -62,6 +62,10 @@ impl Cause {
 
     pub(super) fn broken(words: impl Into<Cow<'static, str>>) -> Self {
         Self { kind: StoreErrorKind::Broken, words: words.into() }
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.kind == StoreErrorKind::Away
     }
 
     pub(super) fn too_slow(patience: Duration) -> Self {

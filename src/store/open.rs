@@ -11,7 +11,7 @@ use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Executor as _};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::database::Database;
 use super::error::Cause;
@@ -19,6 +19,8 @@ use super::migrations::{POSTGRES, SQLITE, migrator};
 
 /// Until a connection is there and has given a sign of life, or another program has let go of the file.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries to open a file that somebody else is just making.
+const AGAIN: Duration = Duration::from_millis(20);
 /// Making tables may take as long as it takes, but not for ever.
 const MIGRATION: Duration = Duration::from_secs(600);
 /// Readers of a file, and connections to a server.
@@ -65,8 +67,7 @@ async fn sqlite(path: &str) -> Result<Database, Cause> {
         .busy_timeout(PATIENCE)
         .pragma("journal_size_limit", MOST_JOURNAL_BYTES)
         .disable_statement_logging();
-    let writer = SqlitePoolOptions::new().max_connections(1);
-    let writer = patient(writer).connect_with(options.clone()).await?;
+    let writer = writer(&options).await?;
     migrate_file(&writer).await?;
     let readers = SqlitePoolOptions::new().max_connections(MOST_READERS);
     let readers = patient(readers).connect_lazy_with(options.pragma("query_only", "1"));
@@ -93,18 +94,28 @@ fn of_file(error: &io::Error) -> Cause {
     Cause::broken(format!("its file cannot be made ({})", error.kind()))
 }
 
-async fn migrate_file(writer: &sqlx::SqlitePool) -> Result<(), Cause> {
-    let mut tries = 0;
+/// Of several who find a new file, one makes a journal of it. SQLite does not let the others wait for that.
+async fn writer(options: &SqliteConnectOptions) -> Result<sqlx::SqlitePool, Cause> {
+    let until = Instant::now() + PATIENCE;
     loop {
-        let mut connection = writer.acquire().await?;
-        let done = migrator(SQLITE).run_direct(None, &mut *connection, false).await.map_err(Cause::from);
-        tries += 1;
-        if done.is_ok() || tries == 5 {
-            return done;
+        let pool = patient(SqlitePoolOptions::new().max_connections(1));
+        match pool.connect_with(options.clone()).await.map_err(Cause::from) {
+            Err(cause) if cause.is_away() && Instant::now() < until => sleep(AGAIN).await,
+            done => return done,
         }
-        // Another process may have been at it at the same time; what it has made is seen the next time.
-        sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn migrate_file(writer: &sqlx::SqlitePool) -> Result<(), Cause> {
+    let migrator = migrator(SQLITE);
+    // Mostly there is nothing to do, and nobody to wait for.
+    if migrator.run_direct(None, &mut *writer.acquire().await?, false).await.is_ok() {
+        return Ok(());
+    }
+    // Another process may have been at it at the same time: what it made is seen by whoever has the file for itself.
+    let mut alone = writer.begin_with("begin immediate").await?;
+    migrator.run_direct(None, &mut *alone, false).await?;
+    Ok(alone.commit().await?)
 }
 
 async fn postgres(url: &str) -> Result<Database, Cause> {
