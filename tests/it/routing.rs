@@ -80,10 +80,10 @@ async fn a_deployment_that_fails_rests_while_another_answers() {
 #[tokio::test]
 async fn a_limited_provider_rests_as_a_whole_and_as_long_as_it_says() {
     for (headers, least, most) in [
-        ("retry-after: 40\r\n", 38, 40),
-        ("retry-after-ms: 20000\r\n", 18, 20),
+        ("retry-after: 40\r\n", 35, 40),
+        ("retry-after-ms: 20000\r\n", 15, 20),
         ("retry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\n", 55, 60),
-        ("x-ratelimit-reset-requests: 30s\r\nx-ratelimit-remaining-requests: 0\r\n", 28, 30),
+        ("x-ratelimit-reset-requests: 30s\r\nx-ratelimit-remaining-requests: 0\r\n", 25, 30),
         ("retry-after: soon\r\n", 1, 3),
         ("", 1, 3),
     ] {
@@ -104,14 +104,14 @@ async fn a_limited_provider_rests_as_a_whole_and_as_long_as_it_says() {
 #[tokio::test]
 async fn a_refusal_tells_how_long_the_gateway_leaves_the_only_provider_alone() {
     for (status, headers, told, least, most, worth) in [
-        (429, "", 429, 3, 3, None),
-        (429, "retry-after: 0\r\n", 429, 3, 3, None),
-        (429, "retry-after: 40\r\n", 429, 39, 40, None),
-        (429, "retry-after: 86400\r\n", 429, 299, 300, Some("false")),
-        (500, "", 502, 3, 3, None),
-        (503, "retry-after: 30\r\n", 502, 29, 30, None),
-        (503, "retry-after: 86400\r\n", 502, 299, 300, Some("false")),
-        (401, "", 502, 29, 30, None),
+        (429, "", 429, 2, 3, None),
+        (429, "retry-after: 0\r\n", 429, 2, 3, None),
+        (429, "retry-after: 40\r\n", 429, 35, 40, None),
+        (429, "retry-after: 86400\r\n", 429, 295, 300, Some("false")),
+        (500, "", 502, 2, 3, None),
+        (503, "retry-after: 30\r\n", 502, 25, 30, None),
+        (503, "retry-after: 86400\r\n", 502, 295, 300, Some("false")),
+        (401, "", 502, 25, 30, None),
     ] {
         let moody = Moody::new(status, headers).await;
         let gateway = gateway(&[&moody], json!({"max_wait": 0}), json!({}));
@@ -138,7 +138,8 @@ async fn of_several_that_rest_the_refusal_tells_the_first_to_return() {
         let gateway = gateway(&[first, second], json!({"max_wait": 0}), policies.clone());
         let refused = gateway.post(CHAT, &says(model)).send().await.unwrap();
         assert!(matches!(refused.status().as_u16(), 429 | 502));
-        assert_eq!(refused.headers()["retry-after"], "3", "{model}");
+        let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((2..=3).contains(&wait), "{model}: {wait}");
     }
 }
 
