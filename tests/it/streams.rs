@@ -44,7 +44,7 @@ async fn headers_say_that_nobody_may_hold_it_back() {
 
 #[tokio::test]
 async fn every_piece_leaves_the_moment_it_comes() {
-    let pause = Duration::from_millis(150);
+    let pause = Duration::from_millis(400);
     let (_upstream, gateway) = gateway(vec![
         sse(&[ROLE]),
         data(WORD),
