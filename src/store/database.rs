@@ -79,6 +79,13 @@ impl<R: IntoIterator<Item = Value>> FromIterator<R> for List {
     }
 }
 
+impl List {
+    #[cfg(test)]
+    pub(super) fn rows(&self) -> usize {
+        self.values.len().checked_div(self.width).unwrap_or_default()
+    }
+}
+
 /// Where the values of a list stand, in `insert … LIST …`.
 const LIST: &str = "LIST";
 /// So many rows in one statement: every database takes the number of values that this makes, and reading the statement

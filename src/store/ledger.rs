@@ -7,38 +7,58 @@ use super::Spending;
 use super::database::{Database, List, Session, Statement};
 use super::error::Cause;
 use super::hours::{HOUR_MS, hour_of};
-use super::sums::{CUTS, Identity, Totals, identity_of, insert_records, values};
+use super::kinds::{self, Kinds, Known};
+use super::sums::{CUTS, Identity, Totals, identity_of, insert_lines, values};
 use super::usage::{By, Groups, UsageQuery, UsageRow};
 use crate::callers::{Spent, UsageRecord, Whose};
 
 /// Old records are forgotten in steps of this much time.
 const STEP_MS: i64 = 600_000;
 
-pub(super) async fn record(database: &Database, records: &[UsageRecord]) -> Result<(), Cause> {
+pub(super) async fn record(database: &Database, known: &Known, records: &[UsageRecord]) -> Result<(), Cause> {
     if records.is_empty() {
         return Ok(());
     }
-    let rows = || records.iter().map(values).collect::<List>();
-    let insert = insert_records();
+    let mut kinds = Kinds::default();
+    let numbers: Vec<i64> = records.iter().map(|record| kinds.number_of(record)).collect();
+    let done = write(database, (&kinds, known), (records, &numbers)).await;
+    match done {
+        Ok(()) => known.add(&kinds),
+        // It may be another database by now.
+        Err(_) => known.forget(),
+    }
+    done
+}
+
+/// Writes records, whose kinds have these numbers.
+async fn write(
+    database: &Database,
+    (kinds, known): (&Kinds<'_>, &Known),
+    (records, numbers): (&[UsageRecord], &[i64]),
+) -> Result<(), Cause> {
+    let all = || records.iter().zip(numbers.iter().copied());
+    let lines = || all().map(|(record, kind)| values(record, kind)).collect::<List>();
+    let insert = insert_lines();
     let mut session = database.write().await?;
-    let written = session.run_list(&insert, rows()).await?;
+    session.run_list(&kinds::insert(), kinds.unknown(known)).await?;
+    let written = session.run_list(&insert, lines()).await?;
     if usize::try_from(written).is_ok_and(|written| written == records.len()) {
-        return add_up(session, &Totals::of(records.iter())).await;
+        return add_up(session, &Totals::of(all())).await;
     }
     // Some were there already. To know which, it is done once more, and asked: that costs more, and is rare.
     session.undo().await?;
     let mut session = database.write().await?;
+    session.run_list(&kinds::insert(), kinds.unknown(known)).await?;
     let mut new: HashSet<Identity> = HashSet::new();
-    for row in session.rows_of_list(&format!("{insert} returning time_ms, id, mark"), rows()).await? {
+    for row in session.rows_of_list(&format!("{insert} returning time_ms, id, mark"), lines()).await? {
         new.insert((row.number(0)?, row.text(1)?.into(), row.number(2)?));
     }
-    let is_new = |record: &&UsageRecord| new.remove(&identity_of(record));
-    let totals = Totals::of(records.iter().filter(is_new));
+    let totals = Totals::of(all().filter(|(record, _)| new.remove(&identity_of(record))));
     add_up(session, &totals).await
 }
 
 /// Adds to the sums what was written, and makes both hold.
-async fn add_up(mut session: Session, totals: &Totals) -> Result<(), Cause> {
+async fn add_up(mut session: Session, totals: &Totals<'_>) -> Result<(), Cause> {
     for cut in &CUTS {
         session.run_list(&cut.add_to(), cut.rows_of(totals)).await?;
     }
@@ -110,8 +130,8 @@ pub(super) async fn keep_from(database: &Database, now_ms: i64, keep_ms: i64) ->
 /// Forgets the oldest records until then, and tells how many; 0 if there are none left.
 pub(super) async fn forget_some(database: &Database, until_ms: i64) -> Result<u64, Cause> {
     let mut session = database.write().await?;
-    let sql = "delete from usage_records where time_ms < $1 and time_ms < \
-               (select min(time_ms) from usage_records) + $2";
+    let sql = "delete from usage_lines where time_ms < $1 and time_ms < \
+               (select min(time_ms) from usage_lines) + $2";
     let forgotten = session.run(Statement::of(sql).with(until_ms).with(STEP_MS)).await?;
     session.commit().await?;
     Ok(forgotten)

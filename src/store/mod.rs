@@ -4,7 +4,7 @@
 //! Nothing here is on a request's way: keys are read into memory, and usage is handed to a [`Recorder`].
 //!
 //! One set of statements serves both databases (`database` is where they differ). Usage is written as one line for each
-//! request and as sums by the hour (`sums`), in one transaction; questions are answered from the sums, and from lines only
+//! request (what many have in common once for all, `kinds`) and as sums by the hour (`sums`), in one transaction; questions are answered from the sums, and from lines only
 //! where a time does not begin or end with an hour (`hours`).
 
 mod audit;
@@ -12,6 +12,7 @@ mod database;
 mod error;
 mod hours;
 mod keys;
+mod kinds;
 mod ledger;
 mod migrations;
 mod models;
@@ -31,6 +32,7 @@ use tokio::time::{sleep, timeout};
 use crate::callers::{Key, Spent, UsageRecord, Whose};
 use database::Database;
 use error::Cause;
+use kinds::Known;
 
 pub use audit::{Audit, AuditEntry};
 pub use error::{StoreError, StoreErrorKind};
@@ -173,6 +175,7 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct SqlStore {
     database: OnceLock<Database>,
+    kinds: Known,
     /// Why it is not open yet.
     trouble: ArcSwap<String>,
 }
@@ -260,8 +263,10 @@ impl Store for SqlStore {
     }
 
     async fn record(&self, records: &[UsageRecord]) -> Result<(), StoreError> {
-        within(PATIENCE_FOR_RECORDS, "write usage", async { ledger::record(self.database()?, records).await })
-            .await
+        within(PATIENCE_FOR_RECORDS, "write usage", async {
+            ledger::record(self.database()?, &self.kinds, records).await
+        })
+        .await
     }
 
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {

@@ -1,5 +1,6 @@
 //! What is added up of records, and the tables that hold it by the hour. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -44,9 +45,8 @@ pub(super) const CUTS: [Cut; 3] = [
     Cut { table: "usage_by_all", names: &["key_id", "owner", "model", "provider", "endpoint"] },
 ];
 
-const COLUMNS: &str = "time_ms, id, mark, key_id, owner, endpoint, model, provider, deployment, prompt, input_tokens, \
-     output_tokens, cached_input_tokens, reasoning_tokens, source, ending, error, first_token_ms, total_ms, attempts, \
-     cost_nano";
+const COLUMNS: &str = "time_ms, id, mark, kind, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, \
+     first_token_ms, total_ms, attempts, cost_nano";
 
 /// Longer texts are cut: nobody needs more of them, and no database has to hold whatever a caller thinks of.
 const MOST_CHARACTERS: usize = 256;
@@ -57,9 +57,11 @@ const LAST_MS: i64 = 7_258_118_399_999;
 /// Money is kept in billionths, so that sums are exact and do not depend on their order.
 const NANO: f64 = 1e9;
 
-/// What records come to, by the hour and [`NAMES`].
+/// What records come to, by the hour and the number of their kind, of which the [`NAMES`] are there.
 #[derive(Debug, Default)]
-pub(super) struct Totals(BTreeMap<(i64, [Arc<str>; NAMES.len()]), Sums>);
+pub(super) struct Totals<'r>(BTreeMap<(i64, i64), (Names<'r>, Sums)>);
+
+type Names<'r> = [Cow<'r, str>; NAMES.len()];
 
 /// What tells records apart.
 pub(super) type Identity = (i64, Arc<str>, i64);
@@ -93,46 +95,52 @@ pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|letter| *letter != '\0').take(MOST_CHARACTERS).collect()
 }
 
-fn cleaned(text: &Arc<str>) -> Arc<str> {
+/// The same, of a text that mostly is as it should be.
+pub(super) fn cleaned(text: &str) -> Cow<'_, str> {
     let is_clean = text.len() <= MOST_CHARACTERS && !text.as_bytes().contains(&0);
-    if is_clean { text.clone() } else { clean(text).into() }
+    if is_clean { Cow::Borrowed(text) } else { Cow::Owned(clean(text)) }
 }
 
-fn cleaned_or_none(text: Option<&Arc<str>>) -> Arc<str> {
-    text.map(cleaned).unwrap_or_default()
+pub(super) fn cleaned_or_none(text: Option<&Arc<str>>) -> Cow<'_, str> {
+    text.map_or(Cow::Borrowed(""), |text| cleaned(text))
 }
 
 /// What tells a record from others; nothing tells it from itself, so that one that is written again counts once.
 pub(super) fn identity_of(record: &UsageRecord) -> Identity {
-    (time_of(record), cleaned(&record.id), record.mark.cast_signed())
+    let id = match cleaned(&record.id) {
+        Cow::Borrowed(_) => record.id.clone(),
+        Cow::Owned(id) => id.into(),
+    };
+    (time_of(record), id, record.mark.cast_signed())
 }
 
 /// In the order of [`COLUMNS`].
-pub(super) fn values(record: &UsageRecord) -> [Value; 21] {
-    let text = |text: &Option<Arc<str>>| Value::from(cleaned_or_none(text.as_ref()));
+pub(super) fn values(record: &UsageRecord, kind: i64) -> [Value; 12] {
     let (time_ms, id, mark) = identity_of(record);
     [
         time_ms.into(),
         id.into(),
         mark.into(),
-        text(&record.key),
-        text(&record.owner),
-        cleaned(&record.endpoint).into(),
-        text(&record.model),
-        text(&record.provider),
-        text(&record.deployment),
-        text(&record.prompt),
+        kind.into(),
         bounded(record.input_tokens).into(),
         bounded(record.output_tokens).into(),
         bounded(record.cached_input_tokens).into(),
         bounded(record.reasoning_tokens).into(),
-        record.source.as_str().into(),
-        record.ending.as_str().into(),
-        text(&record.error),
         record.first_token_ms.map(bounded).into(),
         bounded(record.total_ms).into(),
         i64::from(record.attempts).into(),
         record.cost.map(nano).into(),
+    ]
+}
+
+/// In the order of [`NAMES`].
+fn names_of(record: &UsageRecord) -> Names<'_> {
+    [
+        cleaned_or_none(record.key.as_ref()),
+        cleaned_or_none(record.owner.as_ref()),
+        cleaned_or_none(record.model.as_ref()),
+        cleaned_or_none(record.provider.as_ref()),
+        cleaned(&record.endpoint),
     ]
 }
 
@@ -163,22 +171,20 @@ pub(super) fn add(to: &mut Sums, more: &Sums) {
 }
 
 /// Writes records that are new.
-pub(super) fn insert_records() -> String {
-    format!("insert into usage_records ({COLUMNS}) values LIST on conflict do nothing")
+pub(super) fn insert_lines() -> String {
+    format!("insert into usage_lines ({COLUMNS}) values LIST on conflict do nothing")
 }
 
-impl Totals {
-    pub(super) fn of<'r>(records: impl Iterator<Item = &'r UsageRecord>) -> Self {
+impl<'r> Totals<'r> {
+    /// Of records and the numbers of their kinds.
+    pub(super) fn of(records: impl Iterator<Item = (&'r UsageRecord, i64)>) -> Self {
         let mut totals = Self::default();
-        for record in records {
-            let names = [
-                cleaned_or_none(record.key.as_ref()),
-                cleaned_or_none(record.owner.as_ref()),
-                cleaned_or_none(record.model.as_ref()),
-                cleaned_or_none(record.provider.as_ref()),
-                cleaned(&record.endpoint),
-            ];
-            add(totals.0.entry((hour_of(time_of(record)), names)).or_default(), &sums(record));
+        for (record, kind) in records {
+            let (_, total) = totals
+                .0
+                .entry((hour_of(time_of(record)), kind))
+                .or_insert_with(|| (names_of(record), Sums::default()));
+            add(total, &sums(record));
         }
         totals
     }
@@ -199,15 +205,14 @@ impl Cut {
     }
 
     /// What is to be added, each sum once and in one order, so that two writers never wait for each other in a circle.
-    pub(super) fn rows_of(&self, totals: &Totals) -> List {
-        let mut all: BTreeMap<(i64, Vec<&Arc<str>>), Sums> = BTreeMap::new();
-        for ((hour_ms, names), sums) in &totals.0 {
+    pub(super) fn rows_of(&self, totals: &Totals<'_>) -> List {
+        let mut all: BTreeMap<(i64, Vec<&str>), Sums> = BTreeMap::new();
+        for ((hour_ms, _), (names, sums)) in &totals.0 {
             let names = NAMES.iter().zip(names).filter(|(name, _)| self.names.contains(name));
-            add(all.entry((*hour_ms, names.map(|(_, value)| value).collect())).or_default(), sums);
+            add(all.entry((*hour_ms, names.map(|(_, value)| &**value).collect())).or_default(), sums);
         }
-        let row = |((hour, names), sums): ((i64, Vec<&Arc<str>>), Sums)| {
-            let names = names.into_iter().map(|name| Value::from(name.clone()));
-            let names: Vec<Value> = names.collect();
+        let row = |((hour, names), sums): ((i64, Vec<&str>), Sums)| {
+            let names: Vec<Value> = names.into_iter().map(Value::from).collect();
             std::iter::once(Value::Number(hour)).chain(names).chain(sums.map(Value::Number))
         };
         all.into_iter().map(row).collect()

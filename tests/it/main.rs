@@ -52,6 +52,7 @@ mod standing;
 mod stores;
 mod stores_away;
 mod stores_large;
+mod stores_upgrade;
 mod streams;
 mod telemetry;
 mod tokens;
