@@ -26,8 +26,8 @@ packages() {
 }
 
 need_compiler() {
-  command -v cc >/dev/null || packages build-essential || {
-    say "A C compiler is needed. On Debian and Ubuntu: sudo apt install build-essential"
+  { command -v cc && command -v make; } >/dev/null || packages build-essential || {
+    say "A C compiler and make are needed. On Debian and Ubuntu: sudo apt install build-essential"
     exit 1
   }
 }
