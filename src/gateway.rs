@@ -320,7 +320,7 @@ impl Gateway {
             asking.earlier = tried.attempts;
             let within = bounded.as_ref().unwrap_or(request);
             let least = route.least_tokens(request);
-            let passes_on = |_| state.passes_on((&route, least), &tried.seen, record.caller().as_ref());
+            let passes_on = |_| state.passes_on((&route, least), &tried.seen, record.caller());
             let fallback = match route.passes_on(least).and_then(passes_on) {
                 Some(fallback) => Some(fallback),
                 None => {
@@ -337,7 +337,7 @@ impl Gateway {
                 }
             };
             tried.is_over(&route);
-            let taking_over = state.taking_over(&route, fallback, record.caller().as_ref());
+            let taking_over = state.taking_over(&route, fallback, record.caller());
             // After a prompt that is too long, and after a caller's mistake, the others would say the same.
             let listed = others.filter(|_| fallback == Some(Fallback::Any));
             let next = listed.chain(taking_over).filter(|route| !tried.seen.contains(&route.model));

@@ -22,7 +22,7 @@ use super::request_id::{REQUEST_ID, request_id};
 use super::standing;
 use crate::callers::{Ending, UsageRecord};
 use crate::llm::unique_number;
-use crate::telemetry::{EndpointMetrics, Facts, Outcome, RequestRecord};
+use crate::telemetry::{Facts, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
 const RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -36,13 +36,11 @@ fn is_retry(headers: &HeaderMap) -> bool {
 pub(super) struct Access<E> {
     inner: E,
     context: Arc<Context>,
-    unmatched: Arc<EndpointMetrics>,
 }
 
 impl<E> Access<E> {
     pub(super) fn new(inner: E, context: Arc<Context>) -> Self {
-        let unmatched = Arc::new(context.metrics.of_endpoint("unmatched"));
-        Self { inner, context, unmatched }
+        Self { inner, context }
     }
 }
 
@@ -51,7 +49,6 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let record = Arc::new(RequestRecord::new(request_id(request.headers())));
-        record.facts().endpoint = Some(self.unmatched.clone());
         let is_retry = is_retry(request.headers());
         let mut guard = Guard {
             record: record.clone(),
@@ -175,20 +172,15 @@ impl Drop for Guard {
         let duration = self.record.elapsed();
         let outcome = facts.outcome(self.ended);
         let status = self.status.unwrap_or(CALLER_LEFT);
-        let Some(endpoint) = facts.endpoint.clone() else { return };
-        let Context { metrics, ledger, .. } = &*self.context;
-        metrics.request_ended(&endpoint, status, duration.as_secs_f64());
+        let Context { metrics, ledger, unmatched, .. } = &*self.context;
+        let taken = facts.endpoint.take();
+        let endpoint = taken.as_ref().unwrap_or(unmatched);
+        metrics.request_ended(endpoint, status, duration.as_secs_f64());
         if outcome == Outcome::Cancelled {
             endpoint.cancelled.inc();
         }
         if let Some(code) = facts.error {
             metrics.error(code);
-        }
-        if ledger.is_kept()
-            && endpoint.asks_models
-            && let Some(record) = written(&self.record, &facts, &endpoint.name, outcome)
-        {
-            ledger.record(record);
         }
         tracing::info!(
             request_id = %self.record.id,
@@ -210,6 +202,12 @@ impl Drop for Guard {
             duration_ms = milliseconds(duration),
             "Request"
         );
+        if ledger.is_kept()
+            && endpoint.asks_models
+            && let Some(record) = written(&self.record, facts, &endpoint.name, (outcome, duration))
+        {
+            ledger.record(record);
+        }
     }
 }
 
@@ -217,12 +215,13 @@ impl Drop for Guard {
 /// the door has used nothing and is nobody.)
 fn written(
     record: &RequestRecord,
-    facts: &Facts,
+    facts: Facts,
     endpoint: &Arc<str>,
-    outcome: Outcome,
+    (outcome, duration): (Outcome, Duration),
 ) -> Option<UsageRecord> {
+    let caller = record.caller();
     let is_of_model = facts.model.is_some() || facts.provider.is_some() || facts.usage.is_some();
-    let is_known = is_of_model || facts.caller.is_some();
+    let is_known = is_of_model || caller.is_some();
     let ending = match outcome {
         Outcome::Cut => Ending::Cut,
         Outcome::Completed => Ending::Completed,
@@ -234,12 +233,12 @@ fn written(
         id: record.id.clone(),
         mark: unique_number(),
         time_ms: record.started_ms,
-        key: facts.caller.as_ref().map(|caller| caller.id.clone()),
-        owner: facts.caller.as_ref().and_then(|caller| caller.owner.clone()),
+        key: caller.map(|caller| caller.id.clone()),
+        owner: caller.and_then(|caller| caller.owner.clone()),
         endpoint: endpoint.clone(),
-        model: facts.model.clone(),
-        provider: facts.provider.clone(),
-        deployment: facts.deployment.clone(),
+        model: facts.model,
+        provider: facts.provider,
+        deployment: facts.deployment,
         prompt: facts.prompt.as_deref().map(Arc::from),
         input_tokens: usage.input_tokens,
         output_tokens: usage.output_tokens,
@@ -249,7 +248,7 @@ fn written(
         ending,
         error: facts.error.map(Arc::from),
         first_token_ms: facts.first_token.map(milliseconds),
-        total_ms: milliseconds(record.elapsed()),
+        total_ms: milliseconds(duration),
         attempts: facts.attempts,
         cost: (facts.usage.is_some() && !facts.is_unpriced).then_some(facts.cost),
     })

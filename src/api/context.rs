@@ -12,7 +12,7 @@ use crate::config::{Auth, Settings};
 use crate::engine::Engines;
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
-use crate::telemetry::{Health, Metrics, RequestRecord};
+use crate::telemetry::{EndpointMetrics, Health, Metrics, RequestRecord};
 
 /// What every endpoint has at hand. Made once, shared by all.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Context {
     pub engines: Engines,
     /// Figures.
     pub metrics: Metrics,
+    /// The figures of requests that lead nowhere.
+    pub(super) unmatched: Arc<EndpointMetrics>,
     /// What probes are told.
     pub health: Arc<Health>,
     /// The facade's prefix: empty, or with a slash in front.
@@ -95,6 +97,7 @@ impl Context {
         Self {
             gateway,
             engines,
+            unmatched: Arc::new(metrics.of_endpoint("unmatched")),
             metrics,
             health,
             prefix: settings.prefix.clone(),

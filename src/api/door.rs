@@ -90,7 +90,7 @@ impl Doorkeeper {
             let message = format!("the key may not be used for {path}");
             return Err(ApiError::new(StatusCode::FORBIDDEN, "endpoint_not_allowed", message));
         }
-        record_of(request).facts().caller = Some(caller);
+        record_of(request).comes_from(caller);
         Ok(())
     }
 

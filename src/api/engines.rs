@@ -41,9 +41,10 @@ impl EnginesApi {
     async fn list(&self, request: &Request) -> Result<Json<EngineList>, ApiError> {
         let state = self.context.gateway.state();
         let mut engines = Vec::new();
-        let caller = record_of(request).caller();
+        let record = record_of(request);
+        let caller = record.caller();
         // An engine of a model that is off may still run.
-        for route in state.routes.on_and_off().iter().filter(|route| may_use(caller.as_ref(), route)) {
+        for route in state.routes.on_and_off().iter().filter(|route| may_use(caller, route)) {
             for managed in all_managed(&self.context, route) {
                 engines.push(managed.pictured(&route.model).await);
             }
@@ -86,7 +87,7 @@ impl EnginesApi {
         /// The model's name. A slash in it is written `%2F`.
         model: Path<String>,
     ) -> Result<Json<EngineModelBody>, ApiError> {
-        self.context.gateway.state().route(&model.0, record_of(request).caller().as_ref())?;
+        self.context.gateway.state().route(&model.0, record_of(request).caller())?;
         let (route, managed) = self.managed(&model.0, request)?;
         let Deployment { provider_name, upstream_model, .. } = &*managed.deployment;
         let loaded = managed.pool.load(upstream_model).await;
@@ -114,7 +115,7 @@ impl EnginesApi {
     /// What is meant by a public name.
     fn managed(&self, model: &str, request: &Request) -> Result<(Arc<Route>, Managed), ApiError> {
         let route = self.context.gateway.state().on_or_off(model)?;
-        if !may_use(record_of(request).caller().as_ref(), &route) {
+        if !may_use(record_of(request).caller(), &route) {
             return Err(GatewayError::NotAllowed(model.to_owned()).into());
         }
         let managed = all_managed(&self.context, &route).next();

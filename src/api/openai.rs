@@ -110,8 +110,9 @@ impl OpenAiApi {
     #[oai(path = "/v1/models", method = "get", operation_id = "list_models")]
     async fn models(&self, request: &Request) -> Result<Json<ModelList>, ApiError> {
         let state = self.context.gateway.state();
-        let caller = record_of(request).caller();
-        let data = state.shown(caller.as_ref()).map(|route| self.card(route)).collect();
+        let record = record_of(request);
+        let caller = record.caller();
+        let data = state.shown(caller).map(|route| self.card(route)).collect();
         Ok(Json(ModelList { object: "list".to_owned(), data }))
     }
 
@@ -128,12 +129,13 @@ impl OpenAiApi {
     async fn model(&self, request: &Request) -> Result<Json<ModelCardBody>, ApiError> {
         let id = super::rest_of_path(request);
         let state = self.context.gateway.state();
-        let caller = record_of(request).caller();
-        let route = state.route(&id, caller.as_ref())?;
-        if !may_use(caller.as_ref(), &route) {
+        let record = record_of(request);
+        let caller = record.caller();
+        let route = state.route(&id, caller)?;
+        if !may_use(caller, &route) {
             return Err(GatewayError::NotAllowed(id).into());
         }
-        if !state.is_served(&route, caller.as_ref()) {
+        if !state.is_served(&route, caller) {
             return Err(GatewayError::Nobody(id).into());
         }
         Ok(Json(self.card(&route)))

@@ -83,7 +83,7 @@ impl OwnApi {
 /// # Errors
 /// Nobody was asked for a key.
 fn caller_of(request: &Request) -> Result<Caller, ApiError> {
-    record_of(request).caller().ok_or_else(|| {
+    record_of(request).caller().cloned().ok_or_else(|| {
         let message = "this service asks nobody for a key (LLM_PROXY_API_AUTH), so you have none here";
         ApiError::new(StatusCode::NOT_FOUND, "key_not_found", message)
     })

@@ -97,8 +97,7 @@ impl PassthroughApi {
         }
         // The body's own text travels, not what a parser made of it.
         let inner = object.get("body").filter(|body| *body != b"null").map(Bytes::copy_from_slice);
-        let (provider, inner, model) =
-            self.addressee(&wrapped, inner, record_of(request).caller().as_ref())?;
+        let (provider, inner, model) = self.addressee(&wrapped, inner, record_of(request).caller())?;
         let mut headers = travelling(&wrapped.headers.0)?;
         let inner = inner.map(|body| in_its_type(body, &headers));
         if inner.is_some() && !headers.contains_key(CONTENT_TYPE) {
@@ -184,8 +183,9 @@ impl PassthroughApi {
     /// What the provider calls the model that a header names, if one does.
     fn model_named(&self, provider: &str, request: &Request) -> Result<Option<Arc<str>>, ApiError> {
         let Some(name) = request.headers().get(MODEL) else { return Ok(None) };
-        let caller = record_of(request).caller();
-        let route = self.context.gateway.state().route(name.to_str().unwrap_or_default(), caller.as_ref())?;
+        let record = record_of(request);
+        let caller = record.caller();
+        let route = self.context.gateway.state().route(name.to_str().unwrap_or_default(), caller)?;
         let mut deployments = route.all_deployments();
         let deployment = deployments.find(|deployment| *deployment.provider_name == *provider);
         let deployment = deployment.ok_or_else(|| {

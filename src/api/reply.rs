@@ -245,6 +245,9 @@ pub(super) fn add_headers<T>(headers: &mut HeaderMap, reply: &Reply<T>) {
     how.put_into(headers);
 }
 
+/// So many headers have room at once: these, and those that every answer has, with what is left of limits.
+const USUAL_HEADERS: usize = 14;
+
 /// Who answered, and how, in the words of headers.
 struct How<'r> {
     provider: &'r str,
@@ -257,6 +260,7 @@ struct How<'r> {
 
 impl How<'_> {
     fn put_into(&self, headers: &mut HeaderMap) {
+        headers.reserve(USUAL_HEADERS);
         let mut add = |name: &'static HeaderName, value: &str| {
             // Names of models may hold letters that headers cannot; then they are left out.
             if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {

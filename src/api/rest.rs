@@ -104,8 +104,9 @@ impl FacadeApi {
     async fn tags(&self, request: &Request) -> Result<Json<TagList>, ApiError> {
         let state = self.context.gateway.state();
         let library: Vec<String> = state.prompts.languages().iter().map(ToString::to_string).collect();
-        let caller = record_of(request).caller();
-        let shown = state.shown(caller.as_ref());
+        let record = record_of(request);
+        let caller = record.caller();
+        let shown = state.shown(caller);
         let models = shown.map(|route| tag(&self.context, route, &library)).collect();
         Ok(Json(TagList { models }))
     }

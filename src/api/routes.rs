@@ -35,8 +35,9 @@ impl RoutesApi {
     /// rests and times.
     #[oai(path = "/routes", method = "get", operation_id = "list_routes")]
     async fn routes(&self, request: &Request) -> Json<RouteList> {
-        let (state, caller) = (self.context.gateway.state(), record_of(request).caller());
-        let shown = state.routes.routes().iter().filter(|route| may_use(caller.as_ref(), route));
+        let (state, record) = (self.context.gateway.state(), record_of(request));
+        let caller = record.caller();
+        let shown = state.routes.routes().iter().filter(|route| may_use(caller, route));
         Json(RouteList { routes: shown.map(|route| route_body(route)).collect() })
     }
 
@@ -50,13 +51,14 @@ impl RoutesApi {
         request: &Request,
         body: JsonBody<FacadeChat>,
     ) -> Result<Json<Explanation>, ApiError> {
-        let caller = record_of(request).caller();
+        let record = record_of(request);
+        let caller = record.caller();
         let object = dto::object(body.bytes.clone())?;
         let way = if object.get("user_last_statement").is_some() {
             let conversation = rest::extended(&object, request)?;
-            self.context.gateway.way_of_conversation(conversation, caller.as_ref())
+            self.context.gateway.way_of_conversation(conversation, caller)
         } else {
-            self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?, caller.as_ref())
+            self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?, caller)
         }?;
         Ok(Json(explanation(&way, &self.context.gateway.state())))
     }

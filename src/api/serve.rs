@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 use self::aside::Aside;
 use self::listen::{Accepted, Listener};
 use super::answering::{Streams, Tracked, Turn};
-use super::connection::{Activity, Patience, Watched, sniff};
+use super::connection::{Activity, Busy, Patience, Watched, sniff};
 use crate::config::Serving;
 use crate::telemetry::Metrics;
 
@@ -216,7 +216,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let watch = socket.watch();
-        let service = service_fn(|request| self.answer(request, &peers, &activity));
+        let service = service_fn(|request| self.answer(request, &peers, activity.begin()));
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD_BYTES);
         let connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
@@ -240,7 +240,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     {
         let server = self.clone();
         let of_service = activity.clone();
-        let service = service_fn(move |request| server.answer(request, &peers, &of_service));
+        let service = service_fn(move |request| {
+            let (server, peers, busy) = (server.clone(), peers.clone(), of_service.begin());
+            async move { server.answer(request, &peers, busy).await }
+        });
         // The streams of a connection are tasks of their own, and must not outlive it.
         let streams = Streams {
             tasks: self.tasks.clone(),
@@ -296,27 +299,27 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     }
 
     /// One request. Boxed, so that a connection that streams for hours does not hold the space of the handler.
-    fn answer(
-        self: &Arc<Self>,
+    fn answer<'s>(
+        &'s self,
         request: hyper::Request<Incoming>,
-        peers: &Arc<Peers>,
-        activity: &Arc<Activity>,
-    ) -> Answering {
-        let (server, peers, busy) = (self.clone(), peers.clone(), activity.begin());
+        peers: &'s Peers,
+        busy: Busy,
+    ) -> Answering<'s> {
         Box::pin(async move {
             let request = (request, peers.local.clone(), peers.remote.clone(), peers.scheme.clone()).into();
             let response: hyper::Response<BoxBody<Bytes, std::io::Error>> =
-                server.endpoint.get_response(request).await.into();
+                self.endpoint.get_response(request).await.into();
             Ok(response.map(|body| Tracked::new(body, Turn::of_stream(), busy)))
         })
     }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Answering = Pin<
+type Answering<'s> = Pin<
     Box<
         dyn Future<Output = Result<hyper::Response<Tracked<BoxBody<Bytes, std::io::Error>>>, Infallible>>
-            + Send,
+            + Send
+            + 's,
     >,
 >;
 

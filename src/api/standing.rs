@@ -82,7 +82,7 @@ fn rounded(money: f64) -> f64 {
 /// of the caller's own.
 pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &RequestRecord) {
     let caller = record.caller();
-    if !gate.limits(caller.as_ref()) {
+    if !gate.limits(caller) {
         return;
     }
     let model = {
@@ -90,7 +90,7 @@ pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &Request
         // A raw request may be for no model that is known.
         facts.model.clone().or_else(|| facts.permit.is_some().then(|| "".into()))
     };
-    let standing = gate.standing(caller.as_ref(), model.as_deref());
+    let standing = gate.standing(caller, model.as_deref());
     // One buffer for all of them: this is done for every request of a key with limits.
     let mut text = BytesMut::with_capacity(128);
     let mut digits = itoa::Buffer::new();

@@ -14,6 +14,9 @@ pub enum Whose {
     Owner(Arc<str>),
 }
 
+/// Whose budget, and of which kind of period.
+type Holder = (Whose, Period);
+
 /// Tokens and money.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spent {
@@ -34,11 +37,11 @@ pub struct Budgets {
 #[derive(Debug, Default)]
 struct Books {
     /// One for each kind of period, so that another budget for the same loses nothing.
-    accounts: HashMap<(Whose, Period), Account>,
+    accounts: HashMap<Holder, Account>,
     /// Whether other replicas spend from the same.
     is_shared: bool,
     /// Of whom the others have not been told all.
-    untold: HashSet<(Whose, Period)>,
+    untold: HashSet<Holder>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +108,7 @@ pub struct Left {
 /// A part of a budget that is set aside.
 #[derive(Debug)]
 pub(super) struct Reserve {
-    whose: Whose,
+    holder: Holder,
     budget: Budget,
     reserved: Spent,
 }
@@ -143,7 +146,7 @@ impl Left {
 }
 
 impl Spending {
-    fn account(&self) -> (Whose, Period) {
+    fn account(&self) -> Holder {
         (self.whose.clone(), self.period)
     }
 }
@@ -157,6 +160,22 @@ impl Account {
         self.settled.plus(self.telling).plus(self.untold)
     }
 
+    /// Begins anew if another period has begun. Only forward: a clock that is put back begins none.
+    fn go_to(&mut self, period: Period, zone: &Zone, now_ms: i64) {
+        self.is_unneeded = false;
+        // Mostly it is still the same, and nobody has to look at a calendar.
+        if (self.since_ms..self.until_ms).contains(&now_ms) {
+            return;
+        }
+        let (since_ms, until_ms) = zone.around(period, now_ms);
+        if self.since_ms < since_ms {
+            *self = Self { reserved: self.reserved, ..Self::new(since_ms, until_ms) };
+        }
+        if self.since_ms == since_ms {
+            self.until_ms = until_ms;
+        }
+    }
+
     /// Whether something is still to come of it. (Of sums of money that were set aside and given back, a trace may stay.)
     fn is_open(&self) -> bool {
         let is_reserved = self.reserved.tokens > 0 || self.reserved.money > 1e-9;
@@ -165,16 +184,20 @@ impl Account {
 }
 
 impl Books {
-    /// The account, in the period from `since_ms` on.
-    fn account(&mut self, whose: &Whose, period: Period, (since_ms, until_ms): (i64, i64)) -> &mut Account {
-        let new = Account::new(since_ms, until_ms);
-        let account = self.accounts.entry((whose.clone(), period)).or_insert(new);
-        // Only forward: a clock that is put back begins no period anew.
-        if account.since_ms < since_ms {
-            *account = Account { reserved: account.reserved, ..new };
+    /// The account, in the period that runs now.
+    fn account<T>(
+        &mut self,
+        holder: &Holder,
+        zone: &Zone,
+        now_ms: i64,
+        at: impl FnOnce(&mut Account) -> T,
+    ) -> T {
+        if let Some(account) = self.accounts.get_mut(holder) {
+            account.go_to(holder.1, zone, now_ms);
+            return at(account);
         }
-        account.is_unneeded = false;
-        account
+        let (since_ms, until_ms) = zone.around(holder.1, now_ms);
+        at(self.accounts.entry(holder.clone()).or_insert(Account::new(since_ms, until_ms)))
     }
 }
 
@@ -201,32 +224,33 @@ impl Budgets {
     /// At least this was spent in the period that runs now, as the ledger has it: at the start, or when another node
     /// tells. What is known of here and not there yet stays.
     pub fn at_least(&self, whose: &Whose, budget: &Budget, spent: Spent, now_ms: i64) {
-        let around = self.zone.around(budget.period, now_ms);
-        let mut books = self.books();
-        let account = books.account(whose, budget.period, around);
-        // What was spent here is in the ledger already, and must not count twice.
-        let of_others = spent.less(account.telling).less(account.untold);
-        account.settled = account.settled.most(of_others);
+        self.books().account(&(whose.clone(), budget.period), &self.zone, now_ms, |account| {
+            // What was spent here is in the ledger already, and must not count twice.
+            let of_others = spent.less(account.telling).less(account.untold);
+            account.settled = account.settled.most(of_others);
+        });
     }
 
     /// What was spent in the period that runs now, and when that ends.
     pub fn spent(&self, whose: &Whose, budget: &Budget, now_ms: i64) -> (Spent, i64) {
-        let around = self.zone.around(budget.period, now_ms);
-        (self.books().account(whose, budget.period, around).spent(), around.1)
+        self.spent_by(&(whose.clone(), budget.period), now_ms)
+    }
+
+    fn spent_by(&self, holder: &Holder, now_ms: i64) -> (Spent, i64) {
+        self.books().account(holder, &self.zone, now_ms, |account| (account.spent(), account.until_ms))
     }
 
     /// What is known of an account of which it is not known what other replicas have spent.
     pub(super) fn unknown(&self, whose: &Whose, budget: &Budget, now_ms: i64) -> Option<Spending> {
-        let around = self.zone.around(budget.period, now_ms);
-        let mut books = self.books();
-        let account = books.account(whose, budget.period, around);
-        (!account.is_known).then(|| Spending {
-            whose: whose.clone(),
-            period: budget.period,
-            since_ms: around.0,
-            until_ms: around.1,
-            before: account.settled,
-            more: Spent::default(),
+        self.books().account(&(whose.clone(), budget.period), &self.zone, now_ms, |account| {
+            (!account.is_known).then(|| Spending {
+                whose: whose.clone(),
+                period: budget.period,
+                since_ms: account.since_ms,
+                until_ms: account.until_ms,
+                before: account.settled,
+                more: Spent::default(),
+            })
         })
     }
 
@@ -271,7 +295,7 @@ impl Budgets {
 
     /// All have spent this in the period that began then. News overtake each other, and within a period nothing is
     /// unspent, so the most that was told holds.
-    pub fn told(&self, account: (Whose, Period), since_ms: i64, total: Spent) {
+    pub fn told(&self, account: Holder, since_ms: i64, total: Spent) {
         let mut books = self.books();
         let account = books.accounts.entry(account).or_insert_with(|| Account::new(since_ms, since_ms));
         if account.since_ms < since_ms {
@@ -300,22 +324,23 @@ impl Budgets {
         part: Spent,
         now_ms: i64,
     ) -> Result<Reserve, UsedUp> {
-        let around = self.zone.around(budget.period, now_ms);
-        let mut books = self.books();
-        let account = books.account(&whose, budget.period, around);
-        let spent = account.spent();
-        let is_beyond = |spent: Spent| {
-            budget.tokens.is_some_and(|most| spent.tokens >= most)
-                || budget.money.is_some_and(|most| spent.money >= most)
-        };
-        if is_beyond(spent) {
-            return Err(UsedUp::Spent { until_ms: around.1 });
-        }
-        if is_beyond(spent.plus(account.reserved)) {
-            return Err(UsedUp::SetAside);
-        }
-        account.reserved = account.reserved.plus(part);
-        Ok(Reserve { whose, budget, reserved: part })
+        let holder = (whose, budget.period);
+        self.books().account(&holder, &self.zone, now_ms, |account| {
+            let spent = account.spent();
+            let is_beyond = |spent: Spent| {
+                budget.tokens.is_some_and(|most| spent.tokens >= most)
+                    || budget.money.is_some_and(|most| spent.money >= most)
+            };
+            if is_beyond(spent) {
+                return Err(UsedUp::Spent { until_ms: account.until_ms });
+            }
+            if is_beyond(spent.plus(account.reserved)) {
+                return Err(UsedUp::SetAside);
+            }
+            account.reserved = account.reserved.plus(part);
+            Ok(())
+        })?;
+        Ok(Reserve { holder, budget, reserved: part })
     }
 
     /// Whether a budget that ends answers has less left than this, which the shortest answer would take.
@@ -334,18 +359,18 @@ impl Budgets {
 
     /// A request has ended, and has spent this. It counts in the period that runs now.
     pub(super) fn settle(&self, reserve: &Reserve, spent: Spent, now_ms: i64) {
-        let around = self.zone.around(reserve.budget.period, now_ms);
         let mut books = self.books();
         let is_shared = books.is_shared;
-        let account = books.account(&reserve.whose, reserve.budget.period, around);
-        account.until_ms = around.1;
-        account.reserved.tokens = account.reserved.tokens.saturating_sub(reserve.reserved.tokens);
-        account.reserved.money = (account.reserved.money - reserve.reserved.money).max(0.0);
-        if !is_shared {
-            account.settled = account.settled.plus(spent);
-        } else if spent != Spent::default() {
-            account.untold = account.untold.plus(spent);
-            books.untold.insert((reserve.whose.clone(), reserve.budget.period));
+        books.account(&reserve.holder, &self.zone, now_ms, |account| {
+            account.reserved = account.reserved.less(reserve.reserved);
+            if is_shared {
+                account.untold = account.untold.plus(spent);
+            } else {
+                account.settled = account.settled.plus(spent);
+            }
+        });
+        if is_shared && spent != Spent::default() {
+            books.untold.insert(reserve.holder.clone());
         }
     }
 
@@ -356,7 +381,7 @@ impl Budgets {
         if !cut_off {
             return Left::default();
         }
-        let (spent, _) = self.spent(&reserve.whose, &reserve.budget, now_ms);
+        let (spent, _) = self.spent_by(&reserve.holder, now_ms);
         Left {
             tokens: tokens.map(|most| most.saturating_sub(spent.tokens)),
             money: money.map(|most| (most - spent.money).max(0.0)),

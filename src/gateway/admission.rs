@@ -60,7 +60,7 @@ impl Gateway {
         record: &RequestRecord,
         expected: impl FnOnce() -> Expected,
     ) -> Result<(), GatewayError> {
-        if !self.gate.limits(record.caller().as_ref()) {
+        if !self.gate.limits(record.caller()) {
             return Ok(());
         }
         let deployment = model.and_then(|(_, deployment)| deployment);
@@ -112,7 +112,7 @@ impl Gateway {
 
     async fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
         let caller = record.caller();
-        let permit = self.gate.admit_shared(caller.as_ref(), model, part, now_ms()).await?;
+        let permit = self.gate.admit_shared(caller, model, part, now_ms()).await?;
         record.facts().permit = Some(permit);
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Gateway {
     pub(super) fn course(&self, model: &str, record: &RequestRecord) -> Result<Course, GatewayError> {
         let state = self.state.load_full();
         let caller = record.caller();
-        let mut others = allowed(&state, state.wanted(model, caller.as_ref())?, caller.as_ref())?;
+        let mut others = allowed(&state, state.wanted(model, caller)?, caller)?;
         let first = others.next().ok_or_else(|| state.unknown(model))?;
         Ok(Course { state, first, others })
     }

@@ -44,7 +44,7 @@ impl Gateway {
         let last = percent_decoded(last.as_bytes()).unwrap_or_default();
         let is_post = request.method == Method::POST;
         let task = RawTask::of(is_post, &String::from_utf8_lossy(&last), request.body.as_ref());
-        let meant = meant(&self.state(), provider.name(), (&request, &task), record.caller().as_ref())?;
+        let meant = meant(&self.state(), provider.name(), (&request, &task), record.caller())?;
         if let Some((route, deployment)) = &meant {
             note_route(record, route);
             let mut facts = record.facts();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,8 +52,6 @@ struct Shared {
     inbox: Mutex<Inbox>,
     /// There is something in the inbox, or enough for a batch: the writer is not woken for each record.
     news: Notify,
-    /// Records that are not written yet, those under way included. It bounds the inbox.
-    waiting: AtomicUsize,
     error: ArcSwapOption<String>,
     /// Somebody does not want to wait.
     hurry: Notify,
@@ -65,6 +63,8 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     records: VecDeque<UsageRecord>,
+    /// How many are not written yet, those under way included. It bounds them.
+    waiting: usize,
     /// Whoever waits for all that is in it.
     flushes: Vec<oneshot::Sender<()>>,
     /// Nobody will write what comes now.
@@ -128,7 +128,6 @@ impl Recorder {
         let shared = Arc::new(Shared {
             inbox: Mutex::default(),
             news: Notify::new(),
-            waiting: AtomicUsize::new(0),
             error: ArcSwapOption::empty(),
             hurry: Notify::new(),
             metrics,
@@ -149,20 +148,14 @@ impl Recorder {
 
     /// Takes a record to be written. Never waits: if too many wait already, the record is lost, counted and told of.
     pub fn record(&self, record: UsageRecord) {
-        let one_more = |waiting: usize| (waiting < MOST_WAITING).then_some(waiting + 1);
         let shared = &self.0;
-        if shared.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
-            shared.lost(1);
-            return;
-        }
-        shared.metrics.usage_waiting.inc();
         let mut inbox = shared.inbox();
-        if inbox.is_closed {
+        if inbox.is_closed || inbox.waiting >= MOST_WAITING {
             drop(inbox);
-            shared.no_longer_waiting(1);
             shared.lost(1);
             return;
         }
+        inbox.waiting += 1;
         inbox.records.push_back(record);
         let is_news = matches!(inbox.records.len(), 1 | BATCH);
         drop(inbox);
@@ -202,7 +195,7 @@ impl Recorder {
     /// How it goes.
     pub fn state(&self) -> RecorderState {
         RecorderState {
-            waiting: self.0.waiting.load(Ordering::Relaxed),
+            waiting: self.0.waiting(),
             error: self.0.error.load().as_ref().map(|error| String::clone(error)),
         }
     }
@@ -217,9 +210,10 @@ impl Shared {
     /// How a try to write went.
     fn note(&self, error: Option<&StoreError>) {
         let before = self.error.swap(error.map(|error| Arc::new(error.to_string())));
+        self.show();
         match error {
             Some(error) if self.outages.lets_through() => {
-                let waiting = self.waiting.load(Ordering::Relaxed);
+                let waiting = self.waiting();
                 tracing::error!(%error, waiting, "Usage cannot be written; it is kept, and tried again");
             }
             None if before.is_some() => tracing::info!("Usage is written again"),
@@ -227,9 +221,18 @@ impl Shared {
         }
     }
 
+    fn waiting(&self) -> usize {
+        self.inbox().waiting
+    }
+
     fn no_longer_waiting(&self, count: usize) {
-        self.waiting.fetch_sub(count, Ordering::Relaxed);
-        self.metrics.usage_waiting.dec_by(i64::try_from(count).unwrap_or_default());
+        self.inbox().waiting -= count;
+        self.show();
+    }
+
+    /// Tells the metrics. By the writer, after each try: one figure for all would keep requests waiting for each other.
+    fn show(&self) {
+        self.metrics.usage_waiting.set(i64::try_from(self.waiting()).unwrap_or_default());
     }
 
     fn lost(&self, count: usize) {
@@ -263,7 +266,7 @@ impl Writer {
         // What is said from now on is lost, and told so.
         self.shared.inbox().is_closed = true;
         if timeout(LAST_FLUSH, self.write_rest()).await.is_err() {
-            let left = self.shared.waiting.load(Ordering::Relaxed);
+            let left = self.shared.waiting();
             self.shared.no_longer_waiting(left);
             self.shared.metrics.usage_dropped.inc_by(u64::try_from(left).unwrap_or_default());
             tracing::error!(left, "Usage is lost: the database is away at the end");

@@ -1,6 +1,6 @@
 //! What is known of one request: filled in by those who know, written out once when it has ended.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ pub struct RequestRecord {
     pub started_ms: i64,
     // A std mutex: held for an assignment or two, never across an await, a few times a request.
     facts: Mutex<Facts>,
+    /// Known at the door or never: read often, and not copied for that.
+    caller: OnceLock<Caller>,
     /// The request that this is a part of, where one request is several to upstreams.
     whole: Option<Arc<Self>>,
 }
@@ -27,7 +29,7 @@ pub struct RequestRecord {
 /// What becomes known on the way.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// Which endpoint it came to, with its figures.
+    /// Which endpoint it came to, with its figures; `None` if there is none at its path.
     pub endpoint: Option<Arc<EndpointMetrics>>,
     /// The public model that was asked for, if it exists. (Other names must not become labels.)
     pub model: Option<Arc<str>>,
@@ -51,8 +53,6 @@ pub struct Facts {
     pub upstream: Duration,
     /// The `code` of the error that the caller was told.
     pub error: Option<&'static str>,
-    /// Who calls, if that is asked.
-    pub caller: Option<Caller>,
     /// What was reserved for it, where something is limited.
     pub permit: Option<Permit>,
     /// The price at that deployment.
@@ -100,6 +100,7 @@ impl RequestRecord {
             started: Instant::now(),
             started_ms: now_ms(),
             facts: Mutex::default(),
+            caller: OnceLock::new(),
             whole: None,
         }
     }
@@ -112,6 +113,7 @@ impl RequestRecord {
             started: self.started,
             started_ms: self.started_ms,
             facts: Mutex::default(),
+            caller: OnceLock::new(),
             whole: Some(self.clone()),
         }
     }
@@ -128,8 +130,13 @@ impl RequestRecord {
     }
 
     /// Who calls, if that is asked.
-    pub fn caller(&self) -> Option<Caller> {
-        self.whole.as_ref().map_or_else(|| self.facts().caller.clone(), |whole| whole.caller())
+    pub fn caller(&self) -> Option<&Caller> {
+        self.whole.as_ref().map_or_else(|| self.caller.get(), |whole| whole.caller())
+    }
+
+    /// Notes who calls. Once only: another is not taken.
+    pub fn comes_from(&self, caller: Caller) {
+        drop(self.caller.set(caller));
     }
 
     /// Notes what was used, and what that costs.

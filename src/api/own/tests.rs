@@ -71,7 +71,9 @@ impl House {
         body: &str,
     ) -> Result<Response, Value> {
         let record = Arc::new(RequestRecord::new("r"));
-        record.facts().caller = secret.map(|secret| self.ring.find(secret, now_ms()).unwrap());
+        if let Some(secret) = secret {
+            record.comes_from(self.ring.find(secret, now_ms()).unwrap());
+        }
         let path = uri.split('?').next().unwrap();
         let mut request = Request::builder().method(method.clone()).uri_str(uri).body(body.to_owned());
         request.set_data(Admitted { record, limits: crate::api::Limits::default() });

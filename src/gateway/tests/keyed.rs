@@ -59,7 +59,7 @@ fn caller(allowed_models: &[&str], budget: Option<Budget>) -> Caller {
 /// A record of somebody's request.
 fn record_of(caller: &Caller) -> Arc<RequestRecord> {
     let record = RequestRecord::new("id");
-    record.facts().caller = Some(caller.clone());
+    record.comes_from(caller.clone());
     Arc::new(record)
 }
 
