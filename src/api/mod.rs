@@ -17,6 +17,7 @@ mod door;
 mod dto;
 mod engines;
 mod error;
+mod header_text;
 mod meta;
 mod openai;
 mod own;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use poem::http::header::HeaderName;
-use poem::http::{HeaderMap, HeaderValue, StatusCode};
+use poem::http::{HeaderMap, StatusCode};
 
 use super::error::ApiError;
+use super::header_text::HeaderText;
 use super::schema::BudgetState;
 use crate::callers::{Budget, Dimension, Figures, Gate, Refusal, Whose, moment_as_text, now_ms};
 use crate::telemetry::RequestRecord;
@@ -91,14 +91,6 @@ pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &Request
         facts.model.clone().or_else(|| facts.permit.is_some().then(|| "".into()))
     };
     let standing = gate.standing(caller, model.as_deref());
-    // One buffer for all of them: this is done for every request of a key with limits.
-    let mut text = BytesMut::with_capacity(128);
-    let mut digits = itoa::Buffer::new();
-    let mut value = |number: u64, unit: &str| {
-        text.extend_from_slice(digits.format(number).as_bytes());
-        text.extend_from_slice(unit.as_bytes());
-        HeaderValue::from_maybe_shared(text.split().freeze()).ok()
-    };
     for Figures { dimension, limit, remaining, reset } in standing {
         let [of_limit, of_remaining, of_reset] = match dimension {
             Dimension::Requests => &OF_REQUESTS,
@@ -108,7 +100,7 @@ pub(super) fn add_headers(headers: &mut HeaderMap, gate: &Gate, record: &Request
         // The time as OpenAI writes it.
         let values = [(of_limit, limit, ""), (of_remaining, remaining, ""), (of_reset, reset.as_secs(), "s")];
         for (name, number, unit) in values {
-            if let Some(value) = value(number, unit) {
+            if let Some(value) = HeaderText::new().number(number).text(unit).value() {
                 headers.insert(name, value);
             }
         }

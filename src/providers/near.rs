@@ -5,9 +5,11 @@
 //! is woken to wake something else, and no connection that outlives a caller who left. It knows for certain whether
 //! a connection was used before, which decides whether a request may be sent again.
 
+mod idle;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,12 +22,13 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::handover::Handover;
+use idle::Idle;
 
 /// vLLM and llama-server close a connection that is idle for 5 s. Ours must be gone before.
-const IDLE: Duration = Duration::from_secs(4);
+const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// More idle connections than this help nobody.
 const MOST_IDLE: usize = 512;
 
@@ -36,15 +39,7 @@ pub(super) struct Near {
     port: u16,
     host_header: HeaderValue,
     connect_timeout: Duration,
-    // A std mutex: held for a push or a pop, never across an await. The one used last is on top, so that those
-    // beneath grow old and go.
-    idle: Mutex<Vec<Idle>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    line: Box<Line>,
-    since: Instant,
+    idle: Idle<Box<Line>>,
 }
 
 /// A connection. What it does, it does while somebody polls it.
@@ -78,12 +73,13 @@ pub(super) struct Asked<'a> {
 impl Near {
     /// A server by its name or address (without brackets) and port.
     pub(super) fn new(host: String, port: u16, host_header: HeaderValue, connect_timeout: Duration) -> Self {
-        Self { host, port, host_header, connect_timeout, idle: Mutex::default() }
+        let idle = Idle::new(LONGEST_IDLE, MOST_IDLE);
+        Self { host, port, host_header, connect_timeout, idle }
     }
 
     /// Asks, and returns the answer's head.
     pub(super) async fn ask(self: &Arc<Self>, asked: Asked<'_>) -> Result<Response<NearBody>, NoAnswer> {
-        if let Some(line) = self.take() {
+        if let Some(line) = self.idle.take(|line| line.is_open()) {
             match self.exchange(line, &asked).await {
                 // Closed while it was idle, which says nothing about the server: once more, on a new one.
                 Err(error) if is_closed(&error) => Handover::note(false),
@@ -116,28 +112,6 @@ impl Near {
         socket.set_nodelay(true).map_err(NoAnswer::Connect)?;
         let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(NoAnswer::Broken)?;
         Ok(Box::new(Line { sender, driver: Some(driver) }))
-    }
-
-    /// An idle connection that can still be used.
-    fn take(&self) -> Option<Box<Line>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(Idle { mut line, since }) = idle.pop() {
-            if since.elapsed() < IDLE && line.is_open() {
-                return Some(line);
-            }
-        }
-        None
-    }
-
-    fn put_back(&self, line: Box<Line>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        // The oldest are at the bottom; the server has closed them, or will.
-        let old = idle.iter().take_while(|idle| now.duration_since(idle.since) >= IDLE).count();
-        idle.drain(..old);
-        if idle.len() < MOST_IDLE {
-            idle.push(Idle { line, since: now });
-        }
     }
 }
 
@@ -211,7 +185,7 @@ impl NearBody {
         if let Some(mut line) = self.line.take()
             && line.is_open()
         {
-            self.near.put_back(line);
+            self.near.idle.put(line);
         }
     }
 }

@@ -1,0 +1,135 @@
+//! What is idle and may be used again, such as connections. Each thread keeps what it used last, which its processor still
+//! has at hand, and no thread waits for another; where it has nothing, it looks at what others have.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Things that are idle, for a time at most.
+#[derive(Debug)]
+pub(super) struct Idle<T> {
+    // Std mutexes: held for a push or a pop, never across an await. What was used last is on top, so that what lies
+    // beneath grows old and goes.
+    shelves: Box<[Mutex<Vec<Resting<T>>>]>,
+    longest: Duration,
+    /// On each shelf.
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Resting<T> {
+    thing: T,
+    since: Instant,
+}
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl<T> Idle<T> {
+    /// None yet. What is idle for longer is let go, and what is more than so many.
+    pub(super) fn new(longest: Duration, most: usize) -> Self {
+        let threads = available_parallelism().map_or(1, usize::from);
+        Self::of_threads(threads, longest, most)
+    }
+
+    fn of_threads(threads: usize, longest: Duration, most: usize) -> Self {
+        let shelves = (0..threads).map(|_| Mutex::default()).collect();
+        Self { shelves, longest, most: most.div_ceil(threads) }
+    }
+
+    /// The one that was used last of those that can still be used.
+    pub(super) fn take(&self, mut can_be_used: impl FnMut(&mut T) -> bool) -> Option<T> {
+        self.nearest().find_map(|shelf| {
+            // What is looked at has left the shelf: looking takes longer than a pop.
+            std::iter::from_fn(|| locked(shelf).pop()).find_map(|Resting { mut thing, since }| {
+                (since.elapsed() < self.longest && can_be_used(&mut thing)).then_some(thing)
+            })
+        })
+    }
+
+    /// Keeps one, and lets go of what has become old.
+    pub(super) fn put(&self, thing: T) {
+        let Some(nearest) = self.nearest().next() else { return };
+        let since = Instant::now();
+        let old: Vec<Resting<T>> = {
+            let mut all = locked(nearest);
+            let is_old = |resting: &&Resting<T>| since.duration_since(resting.since) >= self.longest;
+            let old = all.iter().take_while(is_old).count();
+            let old = if old == 0 { Vec::new() } else { all.drain(..old).collect() };
+            if all.len() < self.most {
+                all.push(Resting { thing, since });
+            }
+            old
+        };
+        // Closing them is nothing to wait for with the shelf in hand.
+        drop(old);
+    }
+
+    /// The shelves, this thread's own first.
+    fn nearest(&self) -> impl Iterator<Item = &Mutex<Vec<Resting<T>>>> {
+        let own = THREAD.with(|thread| *thread).checked_rem(self.shelves.len()).unwrap_or_default();
+        let (before, from) = self.shelves.split_at(own);
+        from.iter().chain(before)
+    }
+}
+
+fn locked<T>(shelf: &Mutex<T>) -> MutexGuard<'_, T> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_secs(4);
+
+    fn any(_: &mut u32) -> bool {
+        true
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_one_is_taken_first_and_old_ones_go() {
+        let idle = Idle::of_threads(3, LONGEST, 30);
+        idle.put(1);
+        tokio::time::advance(LONGEST / 2).await;
+        idle.put(2);
+        idle.put(3);
+        assert_eq!(idle.take(any), Some(3));
+        assert_eq!(idle.take(|number| *number != 2), Some(1), "one that cannot be used is let go");
+        assert_eq!(idle.take(any), None);
+        idle.put(4);
+        tokio::time::advance(LONGEST).await;
+        assert_eq!(idle.take(any), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_never_more_than_so_many_and_no_old_ones_among_them() {
+        let idle = Idle::of_threads(1, LONGEST, 2);
+        (1..=3).for_each(|number| idle.put(number));
+        assert_eq!((idle.take(any), idle.take(any), idle.take(any)), (Some(2), Some(1), None));
+        idle.put(1);
+        tokio::time::advance(LONGEST).await;
+        idle.put(2);
+        assert_eq!(idle.shelves[0].lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_one_thread_has_put_there_another_finds() {
+        let idle = Idle::of_threads(4, LONGEST, 40);
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let idle = &idle;
+                scope.spawn(move || idle.put(number)).join().unwrap();
+            }
+        });
+        let mut found: Vec<u32> = std::iter::from_fn(|| idle.take(any)).collect();
+        found.sort_unstable();
+        assert_eq!(found, (0..8).collect::<Vec<_>>());
+    }
+}
