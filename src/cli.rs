@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::api;
 use crate::app::{App, Faults, Sources};
-use crate::config::{Catalog, Environment, Settings};
+use crate::config::{Catalog, Environment, Settings, Strategy};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
@@ -322,17 +322,25 @@ fn line(route: &Route) -> String {
     };
     let asked: Vec<String> = route.candidates(None).into_iter().map(told).collect();
     let left_out: Vec<String> = route.left_out.iter().map(told).collect();
-    let mut deployments = asked.join(", then ");
-    if !left_out.is_empty() {
-        let asked = if asked.is_empty() { "nobody" } else { &deployments };
-        deployments = format!("{asked}; never, for its score, {}", left_out.join(", "));
-    }
-    let aliases = if route.aliases.is_empty() {
-        String::new()
-    } else {
-        format!(" (also {})", route.aliases.join(", "))
+    let strategy = route.strategy();
+    // Of the others each request has an order of its own.
+    let is_in_order = matches!(strategy, Strategy::Priority | Strategy::Score);
+    let mut line = route.model.to_string();
+    let mut add = |before: &str, words: &str, behind: &str| {
+        if !words.is_empty() {
+            line.extend([before, words, behind]);
+        }
     };
-    format!("{}{aliases}: {deployments}", route.model)
+    add(" (also ", &route.aliases.join(", "), ")");
+    let deployments = asked.join(if is_in_order { ", then " } else { ", " });
+    add(": ", if asked.is_empty() { "nobody" } else { &deployments }, "");
+    if asked.len() > 1 && strategy != Strategy::default() {
+        add("; strategy ", strategy.name(), "");
+    }
+    add("; never, for its score, ", &left_out.join(", "), "");
+    add("; falls back to ", &route.fallbacks.join(", then "), "");
+    add("; passes prompts that are too long to ", &route.context_fallbacks.join(", then "), "");
+    line
 }
 
 fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(), CommandError> {

@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn texts_and_numbers_stand_one_after_the_other() {
-        let text = HeaderText::new().text("a;dur=").number(0).text(".").thousandths(7).text("s").number(u64::MAX);
+        let text =
+            HeaderText::new().text("a;dur=").number(0).text(".").thousandths(7).text("s").number(u64::MAX);
         assert_eq!(text.value().unwrap(), "a;dur=0.007s18446744073709551615");
         assert_eq!(HeaderText::new().value().unwrap(), "");
     }

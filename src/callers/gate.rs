@@ -15,7 +15,7 @@ use super::budget::{Budgets, Lack, UsedUp, Whose};
 use super::pool::Pool;
 use super::ring::{Caller, KeyRing};
 use super::scope::{Dimension, Figures, Scope, Short};
-use super::{Budget, Limits};
+use super::{Budget, Limits, moment_as_text};
 
 pub use permit::{Part, Permit};
 
@@ -121,7 +121,7 @@ pub enum Refusal {
         asked: u64,
     },
     /// A budget is used up.
-    #[error("the budget of the {of} is used up")]
+    #[error("the budget of the {of} is used up; the next begins at {}", moment_as_text(*until_ms))]
     Budget {
         /// Of what: `key` or `owner`.
         of: &'static str,

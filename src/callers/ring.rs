@@ -82,7 +82,7 @@ impl KeyRing {
         if !caller.key.is_valid(now_ms) || is_over {
             return Err(Unknown::Expired);
         }
-        caller.used_ms.store(now_ms, Ordering::Relaxed);
+        caller.is_used(now_ms);
         Ok(caller.clone())
     }
 
@@ -206,6 +206,13 @@ impl Known {
     /// How much is left of what is limited.
     pub fn figures(&self) -> impl Iterator<Item = Figures> {
         self.scope.figures(Instant::now()).into_iter().flatten()
+    }
+
+    /// Notes that it is used: to the second, so that requests on several threads seldom write what the others read.
+    fn is_used(&self, now_ms: i64) {
+        if self.used_ms.load(Ordering::Relaxed).abs_diff(now_ms) >= 1000 {
+            self.used_ms.store(now_ms, Ordering::Relaxed);
+        }
     }
 
     /// When the key was last shown, in milliseconds since 1970; `None` if never.

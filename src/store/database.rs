@@ -90,7 +90,7 @@ impl List {
 const LIST: &str = "LIST";
 /// So many rows in one statement: every database takes the number of values that this makes, and reading the statement
 /// anew would cost more than writing the rows.
-const PART: usize = 64;
+const PART: usize = 128;
 
 impl Database {
     /// For one statement that only reads.

@@ -163,7 +163,7 @@ async fn opened(store: Arc<SqlStore>, url: String) {
 
 /// Whatever is looked up or changed ends within this.
 const PATIENCE: Duration = Duration::from_millis(2500);
-/// Hundreds of records at once.
+/// A thousand records at once.
 const PATIENCE_FOR_RECORDS: Duration = Duration::from_secs(10);
 /// Questions about years.
 const PATIENCE_FOR_USAGE: Duration = Duration::from_secs(60);

@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 /// So many records wait at most; some hundred bytes each.
 pub const MOST_WAITING: usize = 100_000;
 /// So many are written at once.
-const BATCH: usize = 512;
+const BATCH: usize = 1024;
 /// So long a record waits for others to be written with.
 const GATHERING: Duration = Duration::from_millis(250);
 /// Between two tries while the database is away, at first and at most.

@@ -214,6 +214,8 @@ async fn a_budget_ends_and_says_so() {
     );
     let error = json_of(refused).await["error"].clone();
     assert_eq!((&error["code"], &error["type"]), (&json!("budget_exhausted"), &json!("insufficient_quota")));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("the next begins at 2") && message.ends_with(":00Z"), "{message}");
     let me = answer(gateway.get("/api/me").bearer_auth(&key)).await.1;
     assert!(me["budget"]["spent_tokens"].as_u64().unwrap_or_else(|| panic!("{me}")) >= 3);
 }

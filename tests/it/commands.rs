@@ -34,6 +34,26 @@ fn check_says_what_would_be_served() {
 }
 
 #[test]
+fn check_says_how_models_are_shared_and_who_takes_over() {
+    let up = |models: Value| json!({"type": "openai", "base_url": "http://127.0.0.1:1/v1", "models": models});
+    let setup = Setup::new().models(&json!({
+        "providers": {"a": up(json!({"fast": {}, "big": {}, "slow": {}})), "b": up(json!({"fast": {}, "slow": {}}))},
+        "models": {
+            "fast": {"strategy": "weighted", "fallbacks": ["slow", "big"], "context_fallbacks": ["big"]},
+            "big": {"strategy": "weighted"}}}));
+    for command in ["check", "models"] {
+        let told = setup.run(&[command]).stdout;
+        let of = |name: &str| {
+            let line = told.lines().map(|line| line.strip_prefix("model ").unwrap_or(line));
+            line.into_iter().find(|line| line.starts_with(name)).unwrap().to_owned()
+        };
+        let fast = "fast: a/fast, b/fast; strategy weighted; falls back to slow, then big; passes prompts that are too long to big";
+        assert_eq!(of("fast"), fast, "{command}");
+        assert_eq!((of("slow").as_str(), of("big").as_str()), ("slow: a/slow, then b/slow", "big: a/big"));
+    }
+}
+
+#[test]
 fn check_names_file_place_and_cure_of_every_fault() {
     for (models, words) in [
         (models(json!({"type": "opneai", "models": {"m": {}}})), vec!["providers.up", "opneai", "openai"]),

@@ -525,7 +525,7 @@ async fn the_commands_list_deployments_in_the_order_in_which_they_are_asked() {
         let of = |name: &str| told.stdout.lines().find(|line| line.contains(name)).unwrap().to_owned();
         let line = of("big-70b");
         let line = line.strip_prefix("model ").unwrap_or(&line);
-        let expected = "m: large/big-70b, then small/tiny-350m; never, for its score, unloved/giant-405b";
+        let expected = "m: large/big-70b, then small/tiny-350m; strategy score; never, for its score, unloved/giant-405b";
         assert_eq!(line, expected, "{command}");
         assert!(of("(also nil)").contains(": nobody; never, for its score, small/bad-1b"), "{}", told.stdout);
     }
