@@ -320,11 +320,21 @@ fn line(route: &Route) -> String {
         Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
         None => deployment.id.to_string(),
     };
-    let asked: Vec<String> = route.candidates(None).into_iter().map(told).collect();
+    let asked = route.candidates(None);
     let left_out: Vec<String> = route.left_out.iter().map(told).collect();
     let strategy = route.strategy();
-    // Of the others each request has an order of its own.
+    // With others each request has an order of its own, within a priority.
     let is_in_order = matches!(strategy, Strategy::Priority | Strategy::Score);
+    let mut deployments = String::new();
+    for (index, deployment) in asked.iter().enumerate() {
+        let before = index.checked_sub(1).and_then(|before| asked.get(before));
+        deployments.push_str(match before {
+            None => "",
+            Some(before) if is_in_order || before.priority != deployment.priority => ", then ",
+            Some(_) => ", ",
+        });
+        deployments.push_str(&told(deployment));
+    }
     let mut line = route.model.to_string();
     let mut add = |before: &str, words: &str, behind: &str| {
         if !words.is_empty() {
@@ -332,7 +342,6 @@ fn line(route: &Route) -> String {
         }
     };
     add(" (also ", &route.aliases.join(", "), ")");
-    let deployments = asked.join(if is_in_order { ", then " } else { ", " });
     add(": ", if asked.is_empty() { "nobody" } else { &deployments }, "");
     if asked.len() > 1 && strategy != Strategy::default() {
         add("; strategy ", strategy.name(), "");

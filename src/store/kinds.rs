@@ -4,8 +4,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use super::database::{List, Value};
 use super::sums::{cleaned, cleaned_or_none};
@@ -23,12 +25,26 @@ pub(super) struct Kind<'r>([Cow<'r, str>; COLUMNS.len()]);
 #[derive(Debug, Default)]
 pub(super) struct Kinds<'r>(BTreeMap<Kind<'r>, i64>);
 
-/// The numbers of kinds that are certainly written. What it has forgotten is only written again, to no effect.
+/// The numbers of kinds that are written, for all that is known. What is not known is written again, to no effect; so all are
+/// forgotten now and then: a server may have been replaced by one that lacks the last moment of it.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashSet<i64>>);
+pub(super) struct Known(Mutex<Remembered>);
+
+#[derive(Debug)]
+struct Remembered {
+    numbers: HashSet<i64>,
+    since: Instant,
+}
 
 /// More are not remembered: 8 bytes each.
 const MOST_KNOWN: usize = 50_000;
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self { numbers: HashSet::new(), since: Instant::now() }
+    }
+}
 
 impl<'r> Kind<'r> {
     fn of(record: &'r UsageRecord) -> Self {
@@ -73,8 +89,8 @@ impl<'r> Kinds<'r> {
 
     /// Those that are not known to be written, in one order, so that two writers never wait for each other in a circle.
     pub(super) fn unknown(&self, known: &Known) -> List {
-        let known = known.numbers();
-        let unknown = self.0.iter().filter(|(_, number)| !known.contains(number));
+        let known = known.remembered();
+        let unknown = self.0.iter().filter(|(_, number)| !known.numbers.contains(number));
         let unknown: BTreeMap<i64, &Kind<'_>> = unknown.map(|(kind, number)| (*number, kind)).collect();
         let row = |(number, kind): (i64, &Kind<'_>)| {
             let texts: Vec<Value> = kind.0.iter().map(|text| Value::from(&**text)).collect();
@@ -85,22 +101,22 @@ impl<'r> Kinds<'r> {
 }
 
 impl Known {
-    fn numbers(&self) -> MutexGuard<'_, HashSet<i64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.numbers.len() > MOST_KNOWN || remembered.since.elapsed() > REMEMBERED {
+            *remembered = Remembered::default();
+        }
+        remembered
     }
 
     /// They are written, and that holds.
     pub(super) fn add(&self, kinds: &Kinds<'_>) {
-        let mut numbers = self.numbers();
-        if numbers.len() > MOST_KNOWN {
-            numbers.clear();
-        }
-        numbers.extend(kinds.0.values());
+        self.remembered().numbers.extend(kinds.0.values());
     }
 
     /// Who knows what is there now.
     pub(super) fn forget(&self) {
-        self.numbers().clear();
+        self.remembered().numbers.clear();
     }
 }
 
@@ -180,8 +196,8 @@ mod tests {
 
     const NUMBER: i64 = -260_552_913_306_940_005;
 
-    #[test]
-    fn what_is_known_is_not_written_again() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_not_written_again_for_a_while() {
         let (one, other) = (record(), UsageRecord { model: None, ..record() });
         let (known, mut kinds) = (Known::default(), Kinds::default());
         kinds.number_of(&one);
@@ -189,6 +205,10 @@ mod tests {
         kinds.number_of(&other);
         assert_eq!(kinds.unknown(&known).rows(), 1);
         known.forget();
+        assert_eq!(kinds.unknown(&known).rows(), 2);
+        known.add(&kinds);
+        assert_eq!(kinds.unknown(&known).rows(), 0);
+        tokio::time::advance(REMEMBERED * 2).await;
         assert_eq!(kinds.unknown(&known).rows(), 2);
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn record(database: &Database, known: &Known, records: &[UsageR
     let done = write(database, (&kinds, known), (records, &numbers)).await;
     match done {
         Ok(()) => known.add(&kinds),
-        // It may be another database by now.
+        // Nobody knows what is there now.
         Err(_) => known.forget(),
     }
     done
@@ -130,9 +130,14 @@ pub(super) async fn keep_from(database: &Database, now_ms: i64, keep_ms: i64) ->
 /// Forgets the oldest records until then, and tells how many; 0 if there are none left.
 pub(super) async fn forget_some(database: &Database, until_ms: i64) -> Result<u64, Cause> {
     let mut session = database.write().await?;
-    let sql = "delete from usage_lines where time_ms < $1 and time_ms < \
-               (select min(time_ms) from usage_lines) + $2";
-    let forgotten = session.run(Statement::of(sql).with(until_ms).with(STEP_MS)).await?;
+    let mut forgotten = 0;
+    for sql in [
+        "delete from usage_lines where time_ms < $1 and time_ms < (select min(time_ms) from usage_lines) + $2",
+        // What an older program has written.
+        "delete from usage_records where time_ms < $1 and time_ms < (select min(time_ms) from usage_records) + $2",
+    ] {
+        forgotten += session.run(Statement::of(sql).with(until_ms).with(STEP_MS)).await?;
+    }
     session.commit().await?;
     Ok(forgotten)
 }

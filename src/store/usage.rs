@@ -112,6 +112,12 @@ pub struct UsageRow {
     pub total_ms: u64,
 }
 
+/// Where single records are: those of today's kind, and what an older program has written.
+const RECORDS: [&str; 2] = [
+    "usage_lines cross join usage_kinds where usage_kinds.number = usage_lines.kind",
+    "usage_records where true",
+];
+
 /// A part of what names a group, in the order in which rows come.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
@@ -173,7 +179,8 @@ impl UsageQuery {
             statements.push(self.of_sums(&cover, clock.as_ref()));
         }
         if !cover.edges.is_empty() {
-            statements.push(self.of_records(&cover.edges, clock.as_ref()));
+            let records = RECORDS.map(|records| self.of_records(records, &cover.edges, clock.as_ref()));
+            statements.extend(records);
         }
         statements
     }
@@ -190,13 +197,13 @@ impl UsageQuery {
         self.statement("", &from, "hour_ms", clock)
     }
 
-    fn of_records(&self, edges: &[Range<i64>], clock: Option<&Clock>) -> Statement {
+    fn of_records(&self, records: &str, edges: &[Range<i64>], clock: Option<&Clock>) -> Statement {
         let edges: Vec<String> = edges.iter().map(|edge| format!("({}, {})", edge.start, edge.end)).collect();
         // The join says in which order: each edge finds its records by their time.
         let with = format!("with edges (since, until) as (values {}) ", edges.join(", "));
         let from =
-            "from edges cross join usage_records where time_ms >= edges.since and time_ms < edges.until";
-        self.statement(&with, from, "time_ms", clock)
+            format!("from edges cross join {records} and time_ms >= edges.since and time_ms < edges.until");
+        self.statement(&with, &from, "time_ms", clock)
     }
 
     fn statement(&self, with: &str, from: &str, time: &str, clock: Option<&Clock>) -> Statement {

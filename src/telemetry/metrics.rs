@@ -182,7 +182,11 @@ impl Metrics {
         self.probes.register(&mut registry);
         registry.register("usage_written", "Records of usage written", self.usage_written.clone());
         registry.register("usage_dropped", "Records of usage lost", self.usage_dropped.clone());
-        registry.register("usage_waiting", "Records of usage not yet written", self.usage_waiting.clone());
+        registry.register(
+            "usage_waiting",
+            "Records of usage not yet written, as of the last try to write some",
+            self.usage_waiting.clone(),
+        );
         let redis_up = "Whether Redis answers, through which replicas share limits";
         registry.register("redis_up", redis_up, self.redis_up.clone());
         registry.register("streams_open", "Answers being streamed now", self.streams_open.clone());

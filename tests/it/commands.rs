@@ -37,7 +37,7 @@ fn check_says_what_would_be_served() {
 fn check_says_how_models_are_shared_and_who_takes_over() {
     let up = |models: Value| json!({"type": "openai", "base_url": "http://127.0.0.1:1/v1", "models": models});
     let setup = Setup::new().models(&json!({
-        "providers": {"a": up(json!({"fast": {}, "big": {}, "slow": {}})), "b": up(json!({"fast": {}, "slow": {}}))},
+        "providers": {"a": up(json!({"fast": {}, "big": {}, "slow": {}})), "b": up(json!({"fast": {}, "slow": {}})), "c": up(json!({"fast": {"priority": 9}}))},
         "models": {
             "fast": {"strategy": "weighted", "fallbacks": ["slow", "big"], "context_fallbacks": ["big"]},
             "big": {"strategy": "weighted"}}}));
@@ -47,7 +47,7 @@ fn check_says_how_models_are_shared_and_who_takes_over() {
             let line = told.lines().map(|line| line.strip_prefix("model ").unwrap_or(line));
             line.into_iter().find(|line| line.starts_with(name)).unwrap().to_owned()
         };
-        let fast = "fast: a/fast, b/fast; strategy weighted; falls back to slow, then big; passes prompts that are too long to big";
+        let fast = "fast: a/fast, b/fast, then c/fast; strategy weighted; falls back to slow, then big; passes prompts that are too long to big";
         assert_eq!(of("fast"), fast, "{command}");
         assert_eq!((of("slow").as_str(), of("big").as_str()), ("slow: a/slow, then b/slow", "big: a/big"));
     }

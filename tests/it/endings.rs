@@ -61,7 +61,7 @@ async fn lines(gateway: &Gateway, count: usize) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     eventually("all is written down", async || {
         let rows =
-            sqlx::query("select * from usage_records order by time_ms desc").fetch_all(&mut store).await;
+            sqlx::query("select * from usage_requests order by time_ms desc").fetch_all(&mut store).await;
         lines = rows.unwrap().iter().map(Line::of).collect();
         lines.len() >= count
     })

@@ -107,7 +107,7 @@ async fn book_of(gateway: &Gateway) -> Book {
     let mut file = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     let whole = sqlx::query("pragma integrity_check").fetch_one(&mut file).await.unwrap();
     assert_eq!(whole.get::<String, _>(0), "ok");
-    let select = "select id, input_tokens, output_tokens from usage_records";
+    let select = "select id, input_tokens, output_tokens from usage_requests";
     let mut book = Book::new();
     for row in sqlx::query(select).fetch_all(&mut file).await.unwrap() {
         let written = Written { prompt: row.get(1), completion: row.get(2) };

@@ -199,7 +199,7 @@ impl Load {
 async fn book_of(postgres: &Postgres) -> Book {
     let mut server = PgConnection::connect(&postgres.url()).await.unwrap();
     let mut book = Book::new();
-    let select = "select id, input_tokens, output_tokens from usage_records";
+    let select = "select id, input_tokens, output_tokens from usage_requests";
     for row in sqlx::query(select).fetch_all(&mut server).await.unwrap() {
         let written = Written { prompt: row.get(1), completion: row.get(2) };
         book.entry(row.get(0)).or_default().push(written);

@@ -33,6 +33,11 @@ const FILL: &str = "
     (3600000, 'k', 'ann', 2, 30, 3, 0, 0, 7, 1, 0, 0, 0, 0, 18), (3600000, '', '', 1, 40, 4, 1, 1, 0, 1, 1, 0, 1, 0, 9);
 ";
 
+const LATE: &str = "
+    insert into usage_records values
+    (3600001, 'one', 4, 'k', 'ann', '/api/chat', 'm', 'p', 'p/m', 'a@en', 5, 1, 0, 0, 'provider', 'completed', '', 5, 9, 1, 7)
+    on conflict do nothing";
+
 async fn fill<C>(url: &str, files: [(i64, &'static str, &'static str); 2])
 where
     C: Connection + Migrate,
@@ -44,6 +49,11 @@ where
     });
     Migrator::with_migrations(migrations.into()).run_direct(None, &mut connection, false).await.unwrap();
     connection.execute(FILL).await.unwrap();
+    connection.close().await.unwrap();
+    drop(store::open(url).await.unwrap());
+    // The program of before still runs, and writes what it has in hand.
+    let mut connection = C::connect(url).await.unwrap();
+    connection.execute(LATE).await.unwrap();
     connection.close().await.unwrap();
 }
 
@@ -57,23 +67,25 @@ async fn holds(url: &str) {
     let rows = usage(&*store).await;
     let [nobodys, anns] = &rows[..] else { panic!("{rows:?}") };
     assert_eq!((anns.key.as_deref(), anns.model.as_deref()), (Some("k"), Some("m")));
-    assert_eq!((anns.requests, anns.input_tokens, anns.output_tokens, anns.unpriced), (2, 30, 3, 1));
-    assert!((anns.cost - 7e-9).abs() < 1e-15, "{anns:?}");
+    assert_eq!((anns.requests, anns.input_tokens, anns.output_tokens, anns.unpriced), (3, 35, 4, 1));
+    assert!((anns.cost - 14e-9).abs() < 1e-15, "{anns:?}");
     assert_eq!((nobodys.estimated, nobodys.failed, nobodys.cached_input_tokens), (1, 1, 1));
     assert_eq!(nobodys.endpoint.as_deref(), Some("/v1/completions"));
 
     // New lines stand beside old ones, and all are forgotten when it is time.
     store.record(&[record("new", 3_600_003)]).await.unwrap();
-    assert_eq!(usage(&*store).await.iter().map(|row| row.requests).sum::<u64>(), 4);
-    assert_eq!(store.tidy(90_000_000, 0).await.unwrap(), 4);
+    assert_eq!(usage(&*store).await.iter().map(|row| row.requests).sum::<u64>(), 5);
+    assert_eq!(store.tidy(90_000_000, 0).await.unwrap(), 5);
 }
 
 #[tokio::test]
 async fn lines_of_older_versions_of_a_file_stay() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("usage.db");
-    fill::<SqliteConnection>(&format!("sqlite://{}?mode=rwc", path.display()), SQLITE).await;
-    holds(&format!("sqlite://{}", path.display())).await;
+    std::fs::write(&path, "").unwrap();
+    let url = format!("sqlite://{}", path.display());
+    fill::<SqliteConnection>(&url, SQLITE).await;
+    holds(&url).await;
 }
 
 #[tokio::test]

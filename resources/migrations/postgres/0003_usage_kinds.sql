@@ -34,30 +34,15 @@ create table usage_lines (
     primary key (time_ms, id, mark)
 );
 
--- Those that are there already get numbers from 1 on, which no texts give.
-insert into usage_kinds (number, key_id, owner, endpoint, model, provider, deployment, prompt, source, ending, error)
-select row_number() over (), key_id, owner, endpoint, model, provider, deployment, prompt, source, ending, error
-from (
-    select distinct key_id, owner, endpoint, model, provider, deployment, prompt, source, ending, error
-    from usage_records
-) as kinds;
-
-insert into usage_lines (
-    time_ms, id, mark, kind, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, first_token_ms, total_ms,
-    attempts, cost_nano
-)
-select
-    time_ms, id, mark, number, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, first_token_ms, total_ms,
-    attempts, cost_nano
-from usage_records
-join usage_kinds using (key_id, owner, endpoint, model, provider, deployment, prompt, source, ending, error);
-
-drop table usage_records;
-
--- The same as one table, for whoever reads it. Lines are found by their time, and each finds its kind: this order is meant.
-create view usage_records as
+-- The table of before stays, with what is in it: an older program may be writing to it still. It grows empty by itself, as
+-- single records are not kept for ever.
+create view usage_requests as
 select
     time_ms, id, mark, key_id, owner, endpoint, model, provider, deployment, prompt, input_tokens, output_tokens,
     cached_input_tokens, reasoning_tokens, source, ending, error, first_token_ms, total_ms, attempts, cost_nano
-from usage_lines cross join usage_kinds
-where usage_kinds.number = usage_lines.kind;
+from usage_lines join usage_kinds on usage_kinds.number = usage_lines.kind
+union all
+select
+    time_ms, id, mark, key_id, owner, endpoint, model, provider, deployment, prompt, input_tokens, output_tokens,
+    cached_input_tokens, reasoning_tokens, source, ending, error, first_token_ms, total_ms, attempts, cost_nano
+from usage_records;

@@ -1,7 +1,7 @@
 //! What is idle and may be used again, such as connections. Each thread keeps what it used last, which its processor still
 //! has at hand, and no thread waits for another; where it has nothing, it looks at what others have.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -17,6 +17,9 @@ pub(super) struct Idle<T> {
     longest: Duration,
     /// On each shelf.
     most: usize,
+    began: Instant,
+    /// When somebody last looked through all shelves for what is old, in milliseconds since then.
+    swept_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -25,6 +28,9 @@ struct Resting<T> {
     since: Instant,
 }
 
+/// Between two looks through all shelves.
+const SWEEPING_MS: u64 = 1000;
+
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -32,7 +38,7 @@ thread_local! {
 }
 
 impl<T> Idle<T> {
-    /// None yet. What is idle for longer is let go, and what is more than so many.
+    /// None yet. What is idle for longer is let go, and what is more than so many of a thread.
     pub(super) fn new(longest: Duration, most: usize) -> Self {
         let threads = available_parallelism().map_or(1, usize::from);
         Self::of_threads(threads, longest, most)
@@ -40,7 +46,7 @@ impl<T> Idle<T> {
 
     fn of_threads(threads: usize, longest: Duration, most: usize) -> Self {
         let shelves = (0..threads).map(|_| Mutex::default()).collect();
-        Self { shelves, longest, most: most.div_ceil(threads) }
+        Self { shelves, longest, most, began: Instant::now(), swept_ms: AtomicU64::new(0) }
     }
 
     /// The one that was used last of those that can still be used.
@@ -55,20 +61,31 @@ impl<T> Idle<T> {
 
     /// Keeps one, and lets go of what has become old.
     pub(super) fn put(&self, thing: T) {
-        let Some(nearest) = self.nearest().next() else { return };
-        let since = Instant::now();
-        let old: Vec<Resting<T>> = {
+        let now = Instant::now();
+        if let Some(nearest) = self.nearest().next() {
             let mut all = locked(nearest);
-            let is_old = |resting: &&Resting<T>| since.duration_since(resting.since) >= self.longest;
-            let old = all.iter().take_while(is_old).count();
-            let old = if old == 0 { Vec::new() } else { all.drain(..old).collect() };
             if all.len() < self.most {
-                all.push(Resting { thing, since });
+                all.push(Resting { thing, since: now });
             }
-            old
-        };
-        // Closing them is nothing to wait for with the shelf in hand.
-        drop(old);
+        }
+        let now_ms = u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or_default();
+        let is_time = |swept_ms: u64| (swept_ms + SWEEPING_MS <= now_ms).then_some(now_ms);
+        if self.swept_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_time).is_ok() {
+            self.sweep(now);
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let is_old = |resting: &&Resting<T>| now.duration_since(resting.since) >= self.longest;
+        for shelf in &self.shelves {
+            let old: Vec<Resting<T>> = {
+                let mut all = locked(shelf);
+                let old = all.iter().take_while(is_old).count();
+                all.drain(..old).collect()
+            };
+            // Closing them is nothing to wait for with the shelf in hand.
+            drop(old);
+        }
     }
 
     /// The shelves, this thread's own first.
@@ -117,6 +134,22 @@ mod tests {
         tokio::time::advance(LONGEST).await;
         idle.put(2);
         assert_eq!(idle.shelves[0].lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_other_threads_have_left_there_goes_when_it_is_old() {
+        let idle = Idle::of_threads(4, LONGEST, 10);
+        std::thread::scope(|scope| {
+            let idle = &idle;
+            for number in 0..4 {
+                let lent = tokio::runtime::Handle::current();
+                scope.spawn(move || drop((lent.enter(), idle.put(number)))).join().unwrap();
+            }
+        });
+        tokio::time::advance(LONGEST).await;
+        idle.put(9);
+        let left: usize = idle.shelves.iter().map(|shelf| shelf.lock().unwrap().len()).sum();
+        assert_eq!(left, 1);
     }
 
     #[test]
