@@ -1,6 +1,12 @@
 //! Which process is meant: numbers are used again, a number and its start are not.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// How long a process without any variable may be about to become another program: a tenth of a second.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// A process, by what is never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,9 +39,24 @@ impl Identity {
     }
 
     /// Whether it was started with this variable, as `NAME=value`. Only its own user is told.
+    ///
+    /// While one program takes the place of another there is nothing to be read, or a part: what was not found is looked
+    /// for once more, until twice the same was there.
     pub(super) fn has_variable(self, pair: &str) -> bool {
-        std::fs::read(format!("/proc/{}/environ", self.pid))
-            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|other| other == pair.as_bytes()))
+        let path = format!("/proc/{}/environ", self.pid);
+        let mut before = Vec::new();
+        for _ in 0..LOOKS {
+            let Ok(environ) = std::fs::read(&path) else { return false };
+            if environ.split(|byte| *byte == 0).any(|other| other == pair.as_bytes()) {
+                return true;
+            }
+            if !self.is_alive() || (environ == before && !environ.is_empty()) {
+                return false;
+            }
+            before = environ;
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        false
     }
 }
 
@@ -77,6 +98,24 @@ mod tests {
         let text = "42 (a) Z 1 (b)) S 7 40 1 0 -1 0 0 0 0 0 5 6 0 0 20 0 1 0 987 0";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.is_zombie, stat.group, stat.started, stat.worked), (false, 40, 987, 11));
+    }
+
+    #[test]
+    fn a_program_that_takes_anothers_place_has_its_variables_all_the_time() {
+        for _ in 0..30 {
+            let mut command = std::process::Command::new("sh");
+            let command = command.args(["-c", "exec sh -c 'exec sleep 9'"]).env("MARK_OF_A_TEST", "1");
+            let mut child = command.spawn().unwrap();
+            let identity = Identity::of(child.id()).unwrap();
+            let until = std::time::Instant::now() + Duration::from_millis(5);
+            while std::time::Instant::now() < until {
+                assert!(identity.has_variable("MARK_OF_A_TEST=1"));
+            }
+            assert!(!identity.has_variable("MARK_OF_A_TEST=2"));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(!identity.has_variable("MARK_OF_A_TEST=1"));
+        }
     }
 
     #[test]
