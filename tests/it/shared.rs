@@ -505,6 +505,12 @@ async fn two_gateways_share_a_limit_and_say_how_redis_is() {
     assert_eq!(north.figure("llm_proxy_redis_up", "").await, 1.0);
 
     redis.kill();
+    // Until they know, what Redis said a moment ago holds.
+    let know = async || {
+        let gone = json!({"ok": false});
+        ready(&north).await["redis"] == gone && ready(&south).await["redis"] == gone
+    };
+    eventually("both know that it is gone", know).await;
     let began = Instant::now();
     assert_eq!(chat(&north).await.0, 200, "ten of its own twenty are left");
     let request = json!({"model": "echo", "messages": [{"role": "user", "content": "hi"}]});
