@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Listeners};
+use crate::api::{self, Listeners, Workers};
 use crate::callers::Budgets;
 use crate::config::{Environment, Fault, ListenAddress, Settings};
 use crate::engine::{Engines, Launcher, RunFolder};
@@ -152,6 +152,10 @@ impl App {
         kill: CancellationToken,
         beside: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Fault> {
+        // Dropped last: what requests have begun ends before the threads that run it.
+        let workers = Workers::start().map_err(|error| {
+            Fault::new("threads", format!("cannot be started: {error}"), "look at the limits of this process")
+        })?;
         let tasks = TaskTracker::new();
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();
@@ -177,7 +181,8 @@ impl App {
         let endpoint = api::endpoint(&context);
         tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
         let signals = (stop, kill.clone());
-        api::serve(self.listeners, endpoint, &self.settings.serving, self.metrics, signals).await?;
+        let serving = (&workers, self.metrics);
+        api::serve(self.listeners, endpoint, &self.settings.serving, serving, signals).await?;
         // The order of the end: connections are gone, so nobody needs engines, nor what runs beside them.
         let ended = async { timeout(ENGINES_END, self.engines.end()).await.is_ok() };
         let ended = tokio::select! {

@@ -12,12 +12,17 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
+/// For what runs beside the requests, which have threads of their own. Two, so that one that reads a long file keeps no
+/// caller from being let in.
+const THREADS_BESIDE: usize = 2;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(code) = cli.beside_gateway() {
         return code;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS_BESIDE).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(cli.run()).map_err(|error| error.to_string()),
         Err(error) => Err(format!("the runtime cannot be started: {error}")),

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Busy;
+use super::serve::Crew;
 
 tokio::task_local! {
     static TURN: Arc<Turn>;
@@ -67,6 +68,7 @@ impl Turn {
 /// Runs the streams of one HTTP/2 connection, until it ends.
 #[derive(Clone)]
 pub(super) struct Streams {
+    pub(super) crew: Crew,
     pub(super) tasks: TaskTracker,
     /// How long a caller may take nothing.
     pub(super) patience: Duration,
@@ -93,7 +95,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Stream
                 () = end.cancelled() => {}
             }
         };
-        self.tasks.spawn(TURN.scope(of_stream, running));
+        self.crew.spawn(&self.tasks, TURN.scope(of_stream, running));
     }
 }
 

@@ -57,7 +57,7 @@ pub use context::{Callers, Context, Limits};
 pub use docs::document;
 pub use error::ApiError;
 pub use schema::key_as_json;
-pub use serve::{Listeners, check_serving, serve};
+pub use serve::{Listeners, Workers, check_serving, serve};
 
 /// The groups of operations in the document.
 #[derive(Tags)]

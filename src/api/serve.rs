@@ -7,6 +7,7 @@
 mod aside;
 mod listen;
 pub(super) mod tls;
+mod workers;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,7 +26,7 @@ use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,8 @@ use crate::config::Serving;
 use crate::telemetry::Metrics;
 
 pub use listen::Listeners;
+pub(super) use workers::Crew;
+pub use workers::Workers;
 
 /// The largest head of a request. (The default of most servers is a quarter of it.)
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -61,7 +64,7 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
     listeners: Listeners,
     endpoint: E,
     settings: &Serving,
-    metrics: Metrics,
+    (workers, metrics): (&Workers, Metrics),
     (stop, kill): (CancellationToken, CancellationToken),
 ) -> Result<(), crate::config::Fault> {
     let server = Arc::new(Server {
@@ -70,6 +73,7 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
         patience: Patience { header: settings.header_timeout, idle: settings.idle_timeout },
         places: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
         metrics,
+        crew: workers.crew(),
         tasks: TaskTracker::new(),
         stop,
         kill,
@@ -106,6 +110,7 @@ struct Server<E> {
     /// One a connection.
     places: Arc<Semaphore>,
     metrics: Metrics,
+    crew: Crew,
     tasks: TaskTracker,
     stop: CancellationToken,
     kill: CancellationToken,
@@ -129,7 +134,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             match accepted {
                 Ok(accepted) => {
                     let server = self.clone();
-                    self.tasks.spawn(async move {
+                    self.crew.spawn(&self.tasks, async move {
                         server.metrics.connections_open.inc();
                         let _open = Open(&server.metrics);
                         server.connection(accepted).await;
@@ -153,12 +158,14 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             () = Aside::new(gone) => return,
             ended = async {
                 match accepted {
-                    Accepted::Unix(socket, names) => self.converse(socket, names, Scheme::HTTP).await,
+                    Accepted::Unix(socket, names) => {
+                        self.converse(UnixStream::from_std(socket)?, names, Scheme::HTTP).await
+                    }
                     Accepted::Tcp(socket, names) => match &self.tls {
-                        None => self.converse(socket, names, Scheme::HTTP).await,
+                        None => self.converse(TcpStream::from_std(socket)?, names, Scheme::HTTP).await,
                         // Boxed, and so is what is boxed below: what one kind of connection needs is not
                         // to be kept free in all others.
-                        Some(tls) => Box::pin(self.encrypted(tls, socket, names)).await,
+                        Some(tls) => Box::pin(self.encrypted(tls, TcpStream::from_std(socket)?, names)).await,
                     },
                 }
             } => ended,
@@ -246,6 +253,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         });
         // The streams of a connection are tasks of their own, and must not outlive it.
         let streams = Streams {
+            crew: self.crew.clone(),
             tasks: self.tasks.clone(),
             patience: self.patience.idle,
             kill: self.kill.clone(),

@@ -22,6 +22,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
 
 use super::handover::Handover;
@@ -45,6 +46,8 @@ pub(super) struct Near {
 /// A connection. What it does, it does while somebody polls it.
 #[derive(Debug)]
 struct Line {
+    /// Which runtime hears of what comes. Used from another, each piece would wake two threads.
+    runtime: runtime::Id,
     sender: http1::SendRequest<Full<Bytes>>,
     /// Until it has ended.
     driver: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
@@ -79,7 +82,11 @@ impl Near {
 
     /// Asks, and returns the answer's head.
     pub(super) async fn ask(self: &Arc<Self>, asked: Asked<'_>) -> Result<Response<NearBody>, NoAnswer> {
-        if let Some(line) = self.idle.take(|line| line.is_open()) {
+        let idle = match self.idle.take(|line| line.is_open()) {
+            Some(line) => line.on_this_runtime().await,
+            None => None,
+        };
+        if let Some(line) = idle {
             match self.exchange(line, &asked).await {
                 // Closed while it was idle, which says nothing about the server: once more, on a new one.
                 Err(error) if is_closed(&error) => Handover::note(false),
@@ -110,15 +117,30 @@ impl Near {
         let socket = timeout(self.connect_timeout, connecting).await.map_err(|_| NoAnswer::ConnectTimeout)?;
         let socket = socket.map_err(NoAnswer::Connect)?;
         socket.set_nodelay(true).map_err(NoAnswer::Connect)?;
-        let (sender, driver) = http1::handshake(TokioIo::new(socket)).await.map_err(NoAnswer::Broken)?;
-        Ok(Box::new(Line { sender, driver: Some(driver) }))
+        Line::new(socket).await.map_err(NoAnswer::Broken)
     }
 }
 
 impl Line {
+    async fn new(socket: TcpStream) -> hyper::Result<Box<Self>> {
+        let (sender, driver) = http1::handshake(TokioIo::new(socket)).await?;
+        Ok(Box::new(Self { runtime: Handle::current().id(), sender, driver: Some(driver) }))
+    }
+
+    /// An idle one, with its socket at the runtime that asks; `None` if it cannot be brought there.
+    async fn on_this_runtime(self: Box<Self>) -> Option<Box<Self>> {
+        if self.runtime == Handle::current().id() {
+            return Some(self);
+        }
+        let parts = self.driver?.into_parts();
+        let socket = parts.io.into_inner().into_std().and_then(TcpStream::from_std).ok()?;
+        // Nothing was asked, so what has come all the same belongs to nothing.
+        if parts.read_buf.is_empty() { Self::new(socket).await.ok() } else { None }
+    }
+
     /// Sends a request and drives the connection until its answer begins.
     async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, .. } = self;
         let mut answer = pin!(sender.send_request(request));
         std::future::poll_fn(|cx| {
             // The connection first: what it brings is then there for the answer. Only the connection can bring
@@ -282,6 +304,35 @@ mod tests {
         })
         .await;
         assert_eq!(bodies, vec![Ok("one".to_owned()); 3]);
+    }
+
+    /// As the threads that serve are: two runtimes, of which either may find what the other has left.
+    #[test]
+    fn a_connection_comes_along_to_the_runtime_that_uses_it() {
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (server, one, other) = (runtime(), runtime(), runtime());
+        let listener = server.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let (host, port) = ("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
+        let near = Arc::new(Near::new(host, port, HeaderValue::from_static("h"), Duration::from_secs(5)));
+        let serving = async {
+            // One connection for all.
+            let (mut socket, _) = listener.accept().await.unwrap();
+            for _ in 0..3 {
+                read_request(&mut socket).await;
+                socket.write_all(ONE).await.unwrap();
+            }
+            assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "until it is closed");
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.block_on(serving));
+            for runtime in [&one, &other, &one] {
+                assert_eq!(runtime.block_on(body(&near)), Ok("one".to_owned()));
+                let used = near.idle.take(|_| true).expect("it is idle");
+                assert_eq!(used.runtime, runtime.handle().id());
+                near.idle.put(used);
+            }
+            near.idle.take(|_| false);
+        });
     }
 
     #[tokio::test]

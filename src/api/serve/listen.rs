@@ -2,13 +2,14 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use poem::Addr;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{Fault, ListenAddress};
 
@@ -25,7 +26,7 @@ pub(super) enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// Somebody who has connected: the socket, and the names of its two ends, ours first.
+/// Somebody who has connected: the socket, which no runtime knows yet, and the names of its two ends, ours first.
 pub(super) enum Accepted {
     Tcp(TcpStream, (Addr, Addr)),
     Unix(UnixStream, (Addr, Addr)),
@@ -85,12 +86,12 @@ impl Listener {
                 // Each piece of a stream must leave at once, not when the last one is acknowledged.
                 socket.set_nodelay(true)?;
                 let local = socket.local_addr()?;
-                Ok(Accepted::Tcp(socket, (Addr::SocketAddr(local), Addr::SocketAddr(remote))))
+                Ok(Accepted::Tcp(socket.into_std()?, (Addr::SocketAddr(local), Addr::SocketAddr(remote))))
             }
             Self::Unix(listener, _) => {
                 let (socket, remote) = listener.accept().await?;
                 let local = socket.local_addr()?;
-                Ok(Accepted::Unix(socket, (Addr::Unix(local.into()), Addr::Unix(remote.into()))))
+                Ok(Accepted::Unix(socket.into_std()?, (Addr::Unix(local.into()), Addr::Unix(remote.into()))))
             }
         }
     }
@@ -136,10 +137,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 fn unix(path: &Path) -> io::Result<Listener> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     // A file without a listener is what a process left that could not clean up.
-    if is_socket
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
-    {
+    if is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;

@@ -41,7 +41,8 @@ impl<T> Idle<T> {
     /// None yet. What is idle for longer is let go, and what is more than so many of a thread.
     pub(super) fn new(longest: Duration, most: usize) -> Self {
         let threads = available_parallelism().map_or(1, usize::from);
-        Self::of_threads(threads, longest, most)
+        // Threads that serve are as many as that; with others, that seldom ask, they are not to share.
+        Self::of_threads(2 * threads, longest, most)
     }
 
     fn of_threads(threads: usize, longest: Duration, most: usize) -> Self {
