@@ -1,6 +1,8 @@
 //! Questions about usage, as they stand behind the question mark, and their answers: as JSON, or as a table for
 //! spreadsheets.
 
+use std::collections::HashMap;
+
 use poem::Response;
 use poem::http::HeaderValue;
 use poem::http::header::CONTENT_DISPOSITION;
@@ -10,7 +12,7 @@ use super::error::ApiError;
 use super::payload::{json_response, text_response};
 use super::schema::{UsageBody, UsageRowBody};
 use crate::accounts::Accounts;
-use crate::callers::{Zone, moment_as_text};
+use crate::callers::{Key, Zone, moment_as_text};
 use crate::lint::did_you_mean;
 use crate::store::{By, UsageQuery, UsageRow};
 
@@ -121,8 +123,13 @@ impl Question {
         let truncated = rows.len() > MOST_ROWS;
         rows.truncate(MOST_ROWS);
         let groups: Vec<&str> = self.query.by.iter().filter_map(|by| word_of(*by)).collect();
+        let mut rows: Vec<UsageRowBody> = rows.into_iter().map(UsageRowBody::from).collect();
+        if self.query.by.contains(&By::Key) {
+            name_keys(&mut rows, accounts.list(None).await?);
+        }
+        let columns = columns(&groups);
         if self.is_table {
-            return Ok(table_response(table(&groups, rows), truncated));
+            return Ok(table_response(table(&columns, &rows), truncated));
         }
         let body = UsageBody {
             from: moment_as_text(self.query.from_ms),
@@ -133,7 +140,7 @@ impl Question {
         };
         // Groups that were not asked for are left out, which the type of a row cannot say.
         let mut body = object_of(&body);
-        let rows = rows.into_iter().map(|row| Value::Object(named(&groups, row))).collect();
+        let rows = rows.iter().map(|row| Value::Object(named(&columns, row))).collect();
         body.insert("rows".to_owned(), Value::Array(rows));
         Ok(json_response(Value::Object(body).to_string().into()))
     }
@@ -146,11 +153,27 @@ fn object_of(body: &impl serde::Serialize) -> Map<String, Value> {
     }
 }
 
-/// A row with the groups that were asked for, these first.
-fn named(groups: &[&str], row: UsageRow) -> Map<String, Value> {
-    let mut all = object_of(&UsageRowBody::from(row));
-    let names = groups.iter().chain(&MEASURES);
-    names.map(|name| ((*name).to_owned(), all.remove(*name).unwrap_or_default())).collect()
+/// What a row tells: the groups that were asked for, and the measures.
+fn columns(groups: &[&'static str]) -> Vec<&'static str> {
+    let of_group = |group: &&'static str| match *group {
+        // An id says nothing to those who read it.
+        "key" => vec!["key", "key_name"],
+        group => vec![group],
+    };
+    groups.iter().flat_map(of_group).chain(MEASURES).collect()
+}
+
+/// Puts in the names of the keys that there still are.
+fn name_keys(rows: &mut [UsageRowBody], keys: Vec<Key>) {
+    let names: HashMap<String, String> = keys.into_iter().map(|key| (key.id, key.name)).collect();
+    for row in rows {
+        row.key_name = row.key.as_ref().and_then(|id| names.get(id).cloned());
+    }
+}
+
+fn named(columns: &[&str], row: &UsageRowBody) -> Map<String, Value> {
+    let mut all = object_of(row);
+    columns.iter().map(|name| ((*name).to_owned(), all.remove(*name).unwrap_or_default())).collect()
 }
 
 fn table_response(table: String, truncated: bool) -> Response {
@@ -164,11 +187,10 @@ fn table_response(table: String, truncated: bool) -> Response {
 }
 
 /// Comma-separated values (RFC 4180), with the names in the first line.
-fn table(groups: &[&str], rows: Vec<UsageRow>) -> String {
-    let names: Vec<&str> = groups.iter().chain(&MEASURES).copied().collect();
-    let mut lines = vec![names.join(",")];
-    lines.extend(rows.into_iter().map(|row| {
-        let cells: Vec<String> = named(groups, row).values().map(cell).collect();
+fn table(columns: &[&str], rows: &[UsageRowBody]) -> String {
+    let mut lines = vec![columns.join(",")];
+    lines.extend(rows.iter().map(|row| {
+        let cells: Vec<String> = named(columns, row).values().map(cell).collect();
         cells.join(",")
     }));
     lines.push(String::new());
@@ -195,6 +217,7 @@ impl From<UsageRow> for UsageRowBody {
             day: row.day,
             model: row.model,
             key: row.key,
+            key_name: None,
             owner: row.owner,
             provider: row.provider,
             requests: row.requests,
@@ -276,8 +299,8 @@ mod tests {
             cost: 0.5,
             ..UsageRow::default()
         };
-        let rows = vec![row("a \"b\", c"), row("=1+1"), UsageRow::default()];
-        let table = table(&["owner", "model"], rows);
+        let rows = [row("a \"b\", c"), row("=1+1"), UsageRow::default()];
+        let table = table(&columns(&["owner", "model"]), &rows.map(UsageRowBody::from));
         let lines: Vec<&str> = table.split("\r\n").collect();
         assert!(lines[0].starts_with("owner,model,requests,prompt_tokens,completion_tokens,total_tokens,"));
         assert_eq!(lines[1], "\"a \"\"b\"\", c\",,2,3,4,7,0,0,0.5,0,0,0,0,0");

@@ -1,5 +1,6 @@
 //! Keys, usage and audit: by the admin API and by the commands, which work on the same database.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use llm_proxy_api::callers::{UsageRecord, now_ms};
@@ -652,6 +653,31 @@ async fn usage_is_told_as_a_table() {
     assert!(lines.remove(0).starts_with("model,owner,requests,prompt_tokens,completion_tokens,"), "{table}");
     assert!(lines.iter().any(|line| line.starts_with("fast,ann,2,200,20,220,")), "{table}");
     assert!(lines.iter().any(|line| line.starts_with("\"slow, \"\"big\"\"\",,1,100,10,110,")), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_by_key_tells_what_the_keys_are_called() {
+    let gateway = setup().start();
+    let key = create(&gateway, json!({"name": "shop, east"})).await;
+    let id = id_of(&key);
+    let of_it = UsageRecord { key: Some(id.into()), ..record("1", now_ms() - 1000) };
+    put_usage(&gateway, &[of_it, record("2", now_ms() - 1000)]).await;
+
+    let usage = get(&gateway, "/admin/usage?group_by=key").await;
+    let names: HashMap<&str, &Value> = usage["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["key"].as_str().unwrap(), &row["key_name"]))
+        .collect();
+    let expected = [(id, &json!("shop, east")), ("key-1", &json!(null))];
+    assert_eq!(names, HashMap::from(expected), "those that are no longer there have none: {usage}");
+
+    let request = gateway.get("/admin/usage?group_by=key&format=csv").header("x-admin-key", ADMIN_KEY);
+    let table = request.send().await.unwrap().text().await.unwrap();
+    assert!(table.starts_with("key,key_name,requests,"), "{table}");
+    assert!(table.contains(&format!("{id},\"shop, east\",1,")) && table.contains("key-1,,1,"), "{table}");
+    assert_eq!(get(&gateway, "/admin/usage").await["rows"][0].get("key_name"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

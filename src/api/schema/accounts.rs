@@ -35,6 +35,8 @@ pub(in crate::api) struct UsageRowBody {
     pub(in crate::api) model: Option<String>,
     /// The key's id.
     pub(in crate::api) key: Option<String>,
+    /// What the key is called now, beside its id; null if it is deleted.
+    pub(in crate::api) key_name: Option<String>,
     /// The owner of the key.
     pub(in crate::api) owner: Option<String>,
     /// The provider that answered, or was asked last.
