@@ -2,29 +2,36 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::Parser;
 use llm_proxy_api::cli::Cli;
 use tikv_jemallocator::Jemalloc;
+use tokio::runtime::Builder;
 
 /// A tenth of the time of a request is the allocator's. This one takes less than others for pieces of some kilobytes, which
 /// futures and buffers are, and keeps little of what a burst of large bodies took.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// For what runs beside the requests, which have threads of their own. Two, so that one that reads a long file keeps no
-/// caller from being let in.
-const THREADS_BESIDE: usize = 2;
+/// For what runs beside the requests, which have threads of their own, and for requests that take long to read. Two at least,
+/// so that one that reads a long file keeps no caller from being let in.
+const LEAST_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(code) = cli.beside_gateway() {
         return code;
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS_BESIDE).enable_all().build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(cli.run()).map_err(|error| error.to_string()),
+    let threads =
+        available_parallelism().map_or(LEAST_THREADS, |processors| processors.get().max(LEAST_THREADS));
+    let ended = match Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
+        Ok(runtime) => {
+            let ended = runtime.block_on(cli.run()).map_err(|error| error.to_string());
+            // Nobody waits for a name that is still looked up.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(format!("the runtime cannot be started: {error}")),
     };
     match ended {

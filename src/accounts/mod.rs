@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -54,10 +55,13 @@ pub struct Accounts {
     models_off: Mutex<HashSet<String>>,
     heard: Option<Arc<dyn Heard>>,
     acts: TaskTracker,
+    /// The one they run on: others may wait for an act, and are not to wait for what else the thread does that serves whoever
+    /// asked for it.
+    runtime: Handle,
 }
 
 impl Accounts {
-    /// The keys of a store, and those of this node.
+    /// The keys of a store, and those of this node. To be made on the runtime that acts are to run on.
     pub fn new(store: Arc<dyn Store>, ring: Arc<KeyRing>) -> Self {
         Self {
             store,
@@ -68,6 +72,7 @@ impl Accounts {
             models_off: Mutex::default(),
             heard: None,
             acts: TaskTracker::new(),
+            runtime: Handle::current(),
         }
     }
 
@@ -251,7 +256,8 @@ impl Accounts {
     /// Notes an act that is kept nowhere here, without anybody waiting for it.
     pub fn noted(self: &Arc<Self>, actor: Actor, action: &'static str, subject: &str, detail: Value) {
         let (accounts, subject) = (self.clone(), subject.to_owned());
-        self.acts.spawn(async move { accounts.note(actor, action, &subject, detail).await });
+        let note = async move { accounts.note(actor, action, &subject, detail).await };
+        self.acts.spawn_on(note, &self.runtime);
     }
 
     /// Comes back when all acts are done. To be waited for before the process ends.
@@ -265,7 +271,7 @@ impl Accounts {
         &self,
         act: impl Future<Output = Result<T, AccountError>> + Send + 'static,
     ) -> Result<T, AccountError> {
-        self.acts.spawn(act).await.unwrap_or(Err(AccountError::Unfinished))
+        self.acts.spawn_on(act, &self.runtime).await.unwrap_or(Err(AccountError::Unfinished))
     }
 
     async fn turn(&self) -> Result<MutexGuard<'_, ()>, AccountError> {

@@ -95,7 +95,10 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Stream
                 () = end.cancelled() => {}
             }
         };
-        self.crew.spawn(&self.tasks, TURN.scope(of_stream, running));
+        self.crew.spawn(&self.tasks, |place| async move {
+            let _place = place;
+            TURN.scope(of_stream, running).await;
+        });
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
 use super::refusal;
+use super::serve::Place;
 
 /// What every HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -42,6 +43,8 @@ pub(super) struct Activity {
     since: AtomicU64,
     /// HTTP/2 has signs of life of its own between requests, which are no heads.
     has_heads: bool,
+    /// Where it is served.
+    place: Option<Place>,
 }
 
 impl Activity {
@@ -54,7 +57,13 @@ impl Activity {
             listening: AtomicBool::new(false),
             since: AtomicU64::new(0),
             has_heads,
+            place: None,
         }
+    }
+
+    /// The same, served there: its requests count among those of the place.
+    pub(super) fn served_at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     fn touch(&self) {
@@ -94,6 +103,7 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
+        self.place.iter().for_each(Place::begin);
         Busy(self.clone())
     }
 
@@ -132,6 +142,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.touch();
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.place.iter().for_each(Place::end);
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,23 +31,26 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::aside::Aside;
 use self::listen::{Accepted, Listener};
 use super::answering::{Streams, Tracked, Turn};
 use super::connection::{Activity, Busy, Patience, Watched, sniff};
+use super::error::ApiError;
 use crate::config::Serving;
 use crate::telemetry::Metrics;
 
 pub use listen::Listeners;
-pub(super) use workers::Crew;
 pub use workers::Workers;
+pub(super) use workers::{Crew, Place};
 
 /// The largest head of a request. (The default of most servers is a quarter of it.)
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 256;
+/// Reading a body of this size takes about a millisecond.
+const LONG_BODY_BYTES: u64 = 256 * 1024;
 /// How often an HTTP/2 caller is asked whether it is still there.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 /// How long answers have to say that they are cut off.
@@ -134,10 +137,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             match accepted {
                 Ok(accepted) => {
                     let server = self.clone();
-                    self.crew.spawn(&self.tasks, async move {
+                    self.crew.spawn(&self.tasks, |at| async move {
                         server.metrics.connections_open.inc();
                         let _open = Open(&server.metrics);
-                        server.connection(accepted).await;
+                        server.connection(accepted, at).await;
                         drop(place);
                     });
                 }
@@ -151,7 +154,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     }
 
     /// One connection, from its first byte to its last.
-    async fn connection(self: &Arc<Self>, accepted: Accepted) {
+    async fn connection(self: &Arc<Self>, accepted: Accepted, at: Place) {
         let gone = pin!(self.gone.cancelled());
         let ended = tokio::select! {
             biased;
@@ -159,13 +162,13 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             ended = async {
                 match accepted {
                     Accepted::Unix(socket, names) => {
-                        self.converse(UnixStream::from_std(socket)?, names, Scheme::HTTP).await
+                        self.converse(UnixStream::from_std(socket)?, (names, Scheme::HTTP), at).await
                     }
                     Accepted::Tcp(socket, names) => match &self.tls {
-                        None => self.converse(TcpStream::from_std(socket)?, names, Scheme::HTTP).await,
+                        None => self.converse(TcpStream::from_std(socket)?, (names, Scheme::HTTP), at).await,
                         // Boxed, and so is what is boxed below: what one kind of connection needs is not
                         // to be kept free in all others.
-                        Some(tls) => Box::pin(self.encrypted(tls, TcpStream::from_std(socket)?, names)).await,
+                        Some(tls) => Box::pin(self.encrypted(tls, TcpStream::from_std(socket)?, names, at)).await,
                     },
                 }
             } => ended,
@@ -181,9 +184,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         tls: &TlsAcceptor,
         socket: TcpStream,
         names: (Addr, Addr),
+        at: Place,
     ) -> Result<(), BoxError> {
         match timeout(self.patience.header, tls.accept(socket)).await {
-            Ok(socket) => self.converse(socket?, names, Scheme::HTTPS).await,
+            Ok(socket) => self.converse(socket?, (names, Scheme::HTTPS), at).await,
             Err(_) => Ok(()),
         }
     }
@@ -191,8 +195,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     async fn converse<S>(
         self: &Arc<Self>,
         mut socket: S,
-        names: (Addr, Addr),
-        scheme: Scheme,
+        (names, scheme): ((Addr, Addr), Scheme),
+        at: Place,
     ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -203,7 +207,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         };
         let Ok(begun) = begun else { return Ok(()) };
         let (begun, is_http2) = begun?;
-        let activity = Arc::new(Activity::new(!is_http2));
+        let activity = Arc::new(Activity::new(!is_http2).served_at(at));
         let socket = Watched::new(socket, begun, activity.clone());
         let peers = Arc::new(Peers { local: LocalAddr(names.0), remote: RemoteAddr(names.1), scheme });
         if is_http2 {
@@ -308,17 +312,38 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
 
     /// One request. Boxed, so that a connection that streams for hours does not hold the space of the handler.
     fn answer<'s>(
-        &'s self,
+        self: &'s Arc<Self>,
         request: hyper::Request<Incoming>,
         peers: &'s Peers,
         busy: Busy,
     ) -> Answering<'s> {
         Box::pin(async move {
+            let is_long = is_long(&request);
             let request = (request, peers.local.clone(), peers.remote.clone(), peers.scheme.clone()).into();
-            let response: hyper::Response<BoxBody<Bytes, std::io::Error>> =
-                self.endpoint.get_response(request).await.into();
+            let response = if is_long {
+                self.elsewhere(request).await
+            } else {
+                self.endpoint.get_response(request).await
+            };
+            let response: hyper::Response<BoxBody<Bytes, std::io::Error>> = response.into();
             Ok(response.map(|body| Tracked::new(body, Turn::of_stream(), busy)))
         })
+    }
+
+    /// Has a request answered where it keeps no other caller waiting while it is read. Dropped, it ends there, too.
+    async fn elsewhere(self: &Arc<Self>, request: poem::Request) -> Response {
+        let server = self.clone();
+        let answering = async move {
+            let mut answering = pin!(server.endpoint.get_response(request));
+            tokio::select! {
+                response = answering.as_mut() => return response,
+                () = server.kill.cancelled() => {}
+            }
+            // Looked at once more, it says that it must end.
+            answering.await
+        };
+        let answering = AbortOnDropHandle::new(self.tasks.spawn_on(answering, self.crew.main()));
+        answering.await.unwrap_or_else(|_| ApiError::internal().respond(false))
     }
 }
 
@@ -330,6 +355,11 @@ type Answering<'s> = Pin<
             + 's,
     >,
 >;
+
+/// Whether it may take long to read a request's body. Of what comes in pieces nobody knows.
+fn is_long(request: &hyper::Request<Incoming>) -> bool {
+    request.body().size_hint().exact().is_none_or(|bytes| bytes > LONG_BODY_BYTES)
+}
 
 /// Why a connection is to end.
 enum Call {

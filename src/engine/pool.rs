@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,8 @@ pub struct Pool {
     // A std mutex: held for a comparison or a copy.
     configured: Mutex<Configured>,
     tasks: TaskTracker,
+    /// The one it was made on, if there was one.
+    runtime: Option<Handle>,
     launcher: Launcher,
     /// Begins with the first request: whoever only looks at the configuration starts nothing.
     running: OnceLock<Running>,
@@ -99,7 +102,17 @@ impl Pool {
     pub(super) fn new(configured: Configured, tasks: TaskTracker, launcher: Launcher, stage: Stage) -> Self {
         let (running, tickets) = (OnceLock::new(), AtomicU64::new(0));
         let counted = Mutex::default();
-        Self { configured: Mutex::new(configured), tasks, launcher, running, tickets, stage, counted }
+        let runtime = Handle::try_current().ok();
+        Self {
+            configured: Mutex::new(configured),
+            tasks,
+            runtime,
+            launcher,
+            running,
+            tickets,
+            stage,
+            counted,
+        }
     }
 
     fn configured(&self) -> MutexGuard<'_, Configured> {
@@ -125,7 +138,11 @@ impl Pool {
             let means = (self.tasks.clone(), self.launcher.clone());
             let configured = self.configured().clone();
             let owner = Owner::new(configured, means, commands.clone(), pictures, self.stage.clone());
-            self.tasks.spawn(owner.run(inbox));
+            // Whoever asks first is on a thread that serves callers, which engines are not to keep waiting, nor to wait for.
+            match &self.runtime {
+                Some(runtime) => self.tasks.spawn_on(owner.run(inbox), runtime),
+                None => self.tasks.spawn(owner.run(inbox)),
+            };
             Running { commands, pictures: seen }
         })
     }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response};
+use tokio::runtime::Handle;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -22,7 +23,15 @@ use super::handover::Handover;
 /// Clients by what sets them apart. Providers with the same needs share one, and with it the trust store.
 #[derive(Debug, Default)]
 pub struct Clients {
-    made: Mutex<HashMap<Duration, Client>>,
+    made: Mutex<HashMap<Duration, Far>>,
+}
+
+/// A client, with the runtime that its connections run on: the one that it was made on, if there was one. All threads share
+/// the connections, and none of them is to wait for another that serves a caller.
+#[derive(Clone, Debug)]
+pub(super) struct Far {
+    client: Client,
+    runtime: Option<Handle>,
 }
 
 /// Clouds keep idle connections for longer than a minute, and a new one costs a handshake.
@@ -30,15 +39,15 @@ const IDLE: Duration = Duration::from_secs(55);
 
 impl Clients {
     /// A client that waits so long for a connection.
-    pub(super) fn get(&self, connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+    pub(super) fn get(&self, connect_timeout: Duration) -> Result<Far, reqwest::Error> {
         // Held while a client is made, which does not wait for anything.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = made.get(&connect_timeout) {
-            return Ok(client.clone());
+        if let Some(far) = made.get(&connect_timeout) {
+            return Ok(far.clone());
         }
-        let client = build(connect_timeout)?;
-        made.insert(connect_timeout, client.clone());
-        Ok(client)
+        let far = Far { client: build(connect_timeout)?, runtime: Handle::try_current().ok() };
+        made.insert(connect_timeout, far.clone());
+        Ok(far)
     }
 }
 
@@ -58,24 +67,36 @@ fn build(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
         .build()
 }
 
-/// Sends a request; once more where the connection that was taken from the pool turns out to be closed, which
-/// says nothing about the server. `request` makes it, without its body.
-pub(super) async fn send(
-    client: &Client,
-    request: impl Fn() -> Request,
-    body: Option<Bytes>,
-) -> Result<Response, reqwest::Error> {
-    let whole = || {
-        let mut request = request();
-        *request.body_mut() = body.clone().map(Noted::body);
-        request
-    };
-    match noting_connection(client.execute(whole())).await {
-        (Err(error), false) if is_closed(&error) => {
-            Handover::note(false);
-            client.execute(whole()).await
+impl Far {
+    /// Sends a request; once more where the connection that was taken from the pool turns out to be closed, which
+    /// says nothing about the server. `request` makes it, without its body.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn() -> Request,
+        body: Option<Bytes>,
+    ) -> Result<Response, reqwest::Error> {
+        let whole = || {
+            let mut request = request();
+            *request.body_mut() = body.clone().map(Noted::body);
+            request
+        };
+        match noting_connection(self.execute(whole())).await {
+            (Err(error), false) if is_closed(&error) => {
+                Handover::note(false);
+                self.execute(whole()).await
+            }
+            (sent, _) => sent,
         }
-        (sent, _) => sent,
+    }
+
+    /// What is begun on the way, such as a connection, is begun on the runtime of all.
+    async fn execute(&self, request: Request) -> Result<Response, reqwest::Error> {
+        let mut executed = pin!(self.client.execute(request));
+        std::future::poll_fn(|cx| {
+            let _entered = self.runtime.as_ref().map(Handle::enter);
+            executed.as_mut().poll(cx)
+        })
+        .await
     }
 }
 

@@ -14,7 +14,7 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 
 use super::Shared;
-use super::far;
+use super::far::Far;
 use super::near::{Asked, Near, NearBody, NoAnswer};
 use crate::config::{Fault, ProviderConfig};
 
@@ -24,7 +24,7 @@ pub(super) enum Transport {
     /// Plain HTTP, with nothing in between.
     Near(Arc<Near>),
     /// Encrypted, or by way of a proxy.
-    Far(reqwest::Client),
+    Far(Far),
 }
 
 /// Where a request goes: an address, and the part of it that a server near by is asked for.
@@ -97,11 +97,11 @@ impl Transport {
                 config.timeouts.connect,
             ))));
         }
-        let client = shared.clients.get(config.timeouts.connect).map_err(|error| {
+        let far = shared.clients.get(config.timeouts.connect).map_err(|error| {
             let problem = format!("no HTTP client can be made: {}", error.without_url());
             Fault::new(&config.place, problem, "look at the machine's certificates")
         })?;
-        Ok(Self::Far(client))
+        Ok(Self::Far(far))
     }
 
     /// Sends a request. It may go out twice, if a connection that was idle turns out to be closed.
@@ -120,14 +120,14 @@ impl Transport {
                 let (head, body) = answer.into_parts();
                 Ok(Response { status: head.status, headers: head.headers, body: ResponseBody::Near(body) })
             }
-            Self::Far(client) => {
+            Self::Far(far) => {
                 let request = || {
                     let mut request = reqwest::Request::new(method.clone(), target.url.clone());
                     *request.headers_mut() = headers.clone();
                     request.headers_mut().remove(HOST);
                     request
                 };
-                let mut answer = far::send(client, request, body).await?;
+                let mut answer = far.send(request, body).await?;
                 let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
                 Ok(Response { status, headers, body: ResponseBody::Far(Box::pin(answer.bytes_stream())) })
             }

@@ -45,6 +45,19 @@ async fn before_the_head_of_the_answer() {
 }
 
 #[tokio::test]
+async fn whose_request_is_long() {
+    let mut long = asked(true);
+    long["messages"][0]["content"] = json!("long ".repeat(100_000));
+    let mut silent = Upstream::answering(Step::Hold).await;
+    let mut speaking = Upstream::start(|_| vec![sse(&[WORD]), Step::Hold]).await;
+    for (upstream, words) in [(&mut silent, None), (&mut speaking, Some("word"))] {
+        let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+        let time = lived_on(upstream, &gateway, &post("/api/chat", &long), words).await;
+        assert!(time < LIMIT, "{words:?}: {time:?}");
+    }
+}
+
+#[tokio::test]
 async fn in_the_middle_of_a_stream() {
     let mut upstream = Upstream::start(|_| vec![sse(&[WORD]), Step::Hold]).await;
     for kind in ["openai", "vllm", "llamacpp"] {

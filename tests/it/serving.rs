@@ -183,6 +183,42 @@ async fn a_body_of_100_megabytes_is_refused_and_not_kept() {
 }
 
 #[tokio::test]
+async fn a_long_body_keeps_no_other_caller_waiting() {
+    let gateway = Setup::new().start();
+    let mut others = Vec::new();
+    // Some of them are with the same thread as the long one.
+    for _ in 0..8 {
+        let mut connection = Connection::open(gateway.address()).await;
+        pong(&mut connection).await;
+        others.push(connection);
+    }
+    let messages = vec![json!({"role": "user", "content": "hi"}); 200_000];
+    let long = gateway.post("/v1/chat/completions", &json!({"model": "echo", "messages": messages}));
+    let began = Instant::now();
+    let mut answering = std::pin::pin!(async { long.send().await.unwrap().status() });
+    let (mut longest, mut asked) = (Duration::ZERO, Instant::now());
+    let status = loop {
+        let ponging = async {
+            for connection in &mut others {
+                asked = Instant::now();
+                pong(connection).await;
+                longest = longest.max(asked.elapsed());
+            }
+        };
+        tokio::select! {
+            biased;
+            status = answering.as_mut() => break status,
+            () = ponging => {}
+        }
+    };
+    // One may still have been waiting.
+    longest = longest.max(asked.elapsed());
+    assert_eq!(status, 200);
+    let took = began.elapsed();
+    assert!(longest * 3 < took, "one waited for {longest:?} of {took:?}");
+}
+
+#[tokio::test]
 async fn the_body_limit_is_a_setting() {
     let gateway = Setup::new().env("MAX_BODY_BYTES", "2000").start();
     let body = |length: usize| json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "x".repeat(length)}]});
@@ -308,7 +344,10 @@ async fn answers_that_are_cut_off_say_so() {
         let over_http2 = client.send("POST", "/api/chat", &slow_stream(10_000).to_string()).await.unwrap();
         let whole = tokio::spawn(answer(gateway.post("/api/chat", &hanging)));
         let whole_over_http2 = tokio::spawn(client.send("POST", "/api/chat", &hanging.to_string()));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut long = hanging.clone();
+        long["messages"][0]["content"] = json!("long ".repeat(100_000));
+        let long = tokio::spawn(answer(gateway.post("/api/chat", &long)));
+        tokio::time::sleep(Duration::from_millis(300)).await;
 
         gateway.signal("TERM");
         gateway.logged("Draining");
@@ -320,8 +359,10 @@ async fn answers_that_are_cut_off_say_so() {
         assert_eq!(last["error"]["code"], "draining");
         let text = over_http2.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&text).contains("draining"));
-        let (status, error) = whole.await.unwrap();
-        assert_eq!((status, &error["error"]["code"]), (503, &json!("draining")));
+        for hanging in [whole, long] {
+            let (status, error) = hanging.await.unwrap();
+            assert_eq!((status, &error["error"]["code"]), (503, &json!("draining")));
+        }
         assert_eq!(whole_over_http2.await.unwrap().unwrap().status(), 503);
         gateway.ended().await;
         assert!(!gateway.log().contains("cancelled"), "{}", gateway.log());

@@ -1,5 +1,5 @@
 //! What is idle and may be used again, such as connections. Each thread keeps what it used last, which its processor still
-//! has at hand, and no thread waits for another; where it has nothing, it looks at what others have.
+//! has at hand, and no thread waits for another; where it has nothing, it takes what others do not seem to need.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,10 @@ struct Resting<T> {
 /// Between two looks through all shelves.
 const SWEEPING_MS: u64 = 1000;
 
+/// Who has not used something for so long has no need of it now. Threads that took from each other what they use all the
+/// time would pass it on and on.
+const SPARE: Duration = Duration::from_millis(100);
+
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -50,14 +54,27 @@ impl<T> Idle<T> {
         Self { shelves, longest, most, began: Instant::now(), swept_ms: AtomicU64::new(0) }
     }
 
-    /// The one that was used last of those that can still be used.
+    /// Of this thread's own the one that was used last, if one can still be used; else one that another thread has had no
+    /// use for in a while.
     pub(super) fn take(&self, mut can_be_used: impl FnMut(&mut T) -> bool) -> Option<T> {
-        self.nearest().find_map(|shelf| {
-            // What is looked at has left the shelf: looking takes longer than a pop.
-            std::iter::from_fn(|| locked(shelf).pop()).find_map(|Resting { mut thing, since }| {
-                (since.elapsed() < self.longest && can_be_used(&mut thing)).then_some(thing)
+        let mut shelves = self.nearest();
+        // What is looked at has left the shelf: looking takes longer than a pop.
+        let own = shelves.next().and_then(|own| {
+            std::iter::from_fn(|| locked(own).pop())
+                .find_map(|resting| self.usable(resting, &mut can_be_used))
+        });
+        own.or_else(|| {
+            let now = Instant::now();
+            shelves.find_map(|shelf| {
+                std::iter::from_fn(|| spare(shelf, now))
+                    .find_map(|resting| self.usable(resting, &mut can_be_used))
             })
         })
+    }
+
+    fn usable(&self, resting: Resting<T>, can_be_used: &mut impl FnMut(&mut T) -> bool) -> Option<T> {
+        let Resting { mut thing, since } = resting;
+        (since.elapsed() < self.longest && can_be_used(&mut thing)).then_some(thing)
     }
 
     /// Keeps one, and lets go of what has become old.
@@ -95,6 +112,13 @@ impl<T> Idle<T> {
         let (before, from) = self.shelves.split_at(own);
         from.iter().chain(before)
     }
+}
+
+/// The one that has rested longest, if that is long.
+fn spare<T>(shelf: &Mutex<Vec<Resting<T>>>, now: Instant) -> Option<Resting<T>> {
+    let mut all = locked(shelf);
+    let is_spare = all.first().is_some_and(|oldest| now.duration_since(oldest.since) >= SPARE);
+    is_spare.then(|| all.remove(0))
 }
 
 fn locked<T>(shelf: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -153,15 +177,18 @@ mod tests {
         assert_eq!(left, 1);
     }
 
-    #[test]
-    fn what_one_thread_has_put_there_another_finds() {
-        let idle = Idle::of_threads(4, LONGEST, 40);
+    #[tokio::test(start_paused = true)]
+    async fn what_one_thread_does_not_need_another_finds() {
+        // More shelves than threads, so that none of them is this one's.
+        let idle = Idle::of_threads(1000, LONGEST, 40);
         std::thread::scope(|scope| {
             for number in 0..8 {
-                let idle = &idle;
-                scope.spawn(move || idle.put(number)).join().unwrap();
+                let (idle, lent) = (&idle, tokio::runtime::Handle::current());
+                scope.spawn(move || drop((lent.enter(), idle.put(number)))).join().unwrap();
             }
         });
+        assert_eq!(idle.take(any), None, "they may need it in a moment");
+        tokio::time::advance(SPARE).await;
         let mut found: Vec<u32> = std::iter::from_fn(|| idle.take(any)).collect();
         found.sort_unstable();
         assert_eq!(found, (0..8).collect::<Vec<_>>());
