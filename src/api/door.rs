@@ -13,7 +13,7 @@ use super::admin::{self, Gate};
 use super::context::Context;
 use super::error::ApiError;
 use super::record_of;
-use crate::callers::{Caller, KeyRing, Secret, Unknown, now_ms};
+use crate::callers::{Caller, Key, KeyRing, Secret, Unknown, now_ms};
 
 /// Paths that are open whatever the settings say.
 const OPEN: [&str; 4] = ["/", "/api/ping", "/livez", "/readyz"];
@@ -122,6 +122,11 @@ impl Doorkeeper {
             )),
         }
     }
+}
+
+/// Whether a request shows the secret that a key has now, and not only one that was replaced.
+pub(super) fn shows_present_secret(headers: &HeaderMap, key: &Key) -> bool {
+    shown(headers, &KEY_HEADERS).any(|shown| key.digest.is(&Secret::shown(shown).digest()))
 }
 
 /// All that a request shows as a key: as a bearer, and in headers that hold nothing else.

@@ -52,7 +52,7 @@ struct Told {
 }
 
 /// Clients wait no longer than this between two tries; they would come back too soon.
-const LONGEST_CLIENT_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_CLIENT_WAIT: Duration = Duration::from_secs(60);
 
 impl Told {
     /// Whether clients should try again by themselves; `None` if they know best.

@@ -11,6 +11,7 @@ use poem_openapi::OpenApi;
 use super::admin::{grace_of, told_once};
 use super::body::JsonBody;
 use super::context::Context;
+use super::door::shows_present_secret;
 use super::error::ApiError;
 use super::payload::{Json, TableAnswer, ToldOnce};
 use super::query::{Query, only_known};
@@ -65,7 +66,7 @@ impl OwnApi {
     /// New secret of the own key
     ///
     /// Gives the key that is shown another secret, which is told in this answer and never again. The one before opens
-    /// for `grace_seconds` yet.
+    /// for `grace_seconds` yet. A secret that was replaced gets no other: 403 `secret_replaced`.
     #[oai(path = "/me/rotate", method = "post", operation_id = "rotate_own_key")]
     async fn rotate(
         &self,
@@ -73,6 +74,11 @@ impl OwnApi {
         body: JsonBody<Option<RotationBody>>,
     ) -> Result<ToldOnce<SecretBody>, ApiError> {
         let caller = caller_of(request)?;
+        if !shows_present_secret(request.headers(), &caller.key) {
+            // Rotation is what is done about a secret that others know, too.
+            let message = "this secret was replaced; the key can be rotated with the one that took its place";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "secret_replaced", message));
+        }
         let accounts = self.context.accounts()?;
         let id = &caller.key.id;
         let (key, secret) = accounts.rotate(Actor::Key(id.clone()), id, grace_of(&body)?).await?;

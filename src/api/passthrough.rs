@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::{self, JsonBody};
 use super::context::Context;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorLabel};
 use super::payload::RawAnswer;
 use super::schema::PassthroughBody;
 use super::{Tag, dto, record_of};
@@ -237,6 +237,10 @@ impl PassthroughApi {
 fn as_it_came(answer: RawResponse, provider: &str, own: &str) -> Response {
     let mut response = Response::default();
     response.set_status(answer.status);
+    if answer.status.is_client_error() || answer.status.is_server_error() {
+        // Its words are the provider's own; that it failed is for log, figures and ledger.
+        response.extensions_mut().insert(ErrorLabel("upstream_rejected"));
+    }
     let headers = response.headers_mut();
     let of_connection = named_by_connection(&answer.headers);
     let travels = |name: &str| {

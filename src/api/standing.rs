@@ -5,7 +5,7 @@ use std::time::Duration;
 use poem::http::header::HeaderName;
 use poem::http::{HeaderMap, StatusCode};
 
-use super::error::ApiError;
+use super::error::{ApiError, LONGEST_CLIENT_WAIT};
 use super::header_text::HeaderText;
 use super::schema::BudgetState;
 use crate::callers::{Budget, Dimension, Figures, Gate, Refusal, Whose, moment_as_text, now_ms};
@@ -34,8 +34,9 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
     let wait = |until_ms: i64| Duration::from_millis(u64::try_from(until_ms - now_ms()).unwrap_or(0));
     match refusal {
         Refusal::Limit { retry_after, .. } => {
+            // A part of a second counts until all of it is a minute old. Whoever is told of that second does not wait at all.
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
-            error.retry_after(Some(*retry_after))
+            error.retry_after(Some((*retry_after).min(LONGEST_CLIENT_WAIT)))
         }
         Refusal::Never { .. } => ApiError::new(StatusCode::TOO_MANY_REQUESTS, REQUEST_EXCEEDS_LIMIT, message),
         Refusal::SetAside { .. } => {

@@ -12,6 +12,7 @@ mod handover;
 mod listing;
 mod llamacpp;
 mod managed;
+mod mask;
 mod near;
 mod ollama;
 mod openai;

@@ -16,6 +16,7 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout};
 
 use super::error::{ErrorKind, ProviderError};
+use super::mask::Mask;
 use super::redact::Redactor;
 use super::stream::Patience;
 use super::transport::{self, Failure, Response, Target, Transport};
@@ -39,6 +40,7 @@ pub(super) struct Upstream {
     /// The same, with the type of a JSON body.
     json_headers: HeaderMap,
     pub(super) redactor: Arc<Redactor>,
+    mask: Mask,
     pub(super) timeouts: Timeouts,
 }
 
@@ -68,6 +70,7 @@ impl Upstream {
             provider: config.name.as_str().into(),
             transport: Transport::new(config, shared, &base)?,
             redactor: Arc::new(Redactor::new(transport::secrets(config))),
+            mask: Mask::of(config),
             timeouts: config.timeouts,
             headers,
             json_headers,
@@ -234,9 +237,15 @@ impl Upstream {
         if matches!(status.as_u16(), 401 | 403) {
             return Err(self.failed(ErrorKind::Unauthorized { status: status.as_u16() }));
         }
-        let headers = std::mem::take(&mut response.headers);
+        let mut headers = std::mem::take(&mut response.headers);
+        self.mask.clean(&mut headers);
         let location = headers.get(LOCATION).and_then(|value| self.own_path(&target, value.to_str().ok()?));
-        Ok(RawResponse { status, headers, location, body: self.timed(response, started).boxed() })
+        Ok(RawResponse {
+            status,
+            headers,
+            location,
+            body: self.mask.over(self.timed(response, started)).boxed(),
+        })
     }
 
     /// The bytes of an answer, until it falls silent after it has begun.

@@ -39,6 +39,36 @@ async fn a_wrapped_request_reaches_its_provider_with_the_providers_key() {
 }
 
 #[tokio::test]
+async fn a_server_that_repeats_the_providers_key_does_not_tell_it() {
+    // As a word of an error, in a header, and in the middle of a stream, cut in two.
+    let upstream = Upstream::start(|seen| match seen.path.as_str() {
+        "/error" => vec![json(
+            400,
+            "x-sent: Bearer provider-key-1\r\n",
+            &json!({"error": {"message": "you sent Bearer provider-key-1"}}),
+        )],
+        _ => vec![
+            Step::Send("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nall of provider-k".into()),
+            Step::Send("ey-1 and the end".into()),
+            Step::Close,
+        ],
+    })
+    .await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+
+    let response = gateway.get("/api/passthrough/up/error").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("x-sent")), (400, None));
+    let error = json_of(response).await;
+    assert_eq!(error["error"]["message"], "you sent Bearer **************", "{error}");
+    let streamed = gateway.get("/api/passthrough/up/stream").send().await.unwrap().text().await.unwrap();
+    assert_eq!(streamed, "all of ************** and the end");
+    // What a server refuses has failed.
+    let log = gateway.logged("status=400");
+    assert!(log.contains("outcome=\"failed\"") && log.contains("error=\"upstream_rejected\""), "{log}");
+    assert_eq!(gateway.figure("llm_proxy_errors_total", "upstream_rejected").await, 1.0);
+}
+
+#[tokio::test]
 async fn an_unwrapped_request_keeps_method_query_and_body() {
     let (upstream, gateway) = both().await;
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {

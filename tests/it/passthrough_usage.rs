@@ -119,7 +119,7 @@ async fn what_nobody_counts_is_estimated_where_something_is_generated() {
         .unwrap();
     assert_eq!(noted(&gateway, 3).await, json!(["public", 4, 13, "estimated", "completed"]));
     asked(&gateway, "/v1/failing/completions", &body).await;
-    assert_eq!(noted(&gateway, 4).await, json!(["public", null, null, null, "completed"]));
+    assert_eq!(noted(&gateway, 4).await, json!(["public", null, null, null, "failed"]));
     gateway.get("/api/passthrough/up/v1/files").send().await.unwrap().bytes().await.unwrap();
     assert_eq!(noted(&gateway, 5).await, json!([null, null, null, null, "completed"]));
 
