@@ -250,6 +250,7 @@ async fn check(folder: PathBuf) -> Result<(), CommandError> {
         format!("prompt {}: {}", prompt.name, languages.join(", "))
     }));
     lines.push(leaderboard::line(loaded.leaderboard()));
+    lines.extend(loaded.prices());
     lines.extend(warnings.into_iter().chain(loaded.warnings()).map(|warning| format!("warning: {warning}")));
     lines.push("everything is in order".to_owned());
     print(&lines.join("\n"))

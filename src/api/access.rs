@@ -184,6 +184,7 @@ impl Drop for Guard {
             status,
             outcome = outcome.as_str(),
             error = facts.error,
+            key_id = self.record.caller().map(|caller| &*caller.id),
             gen_ai.request.model = facts.model.as_deref(),
             gen_ai.provider.name = facts.provider.as_deref(),
             deployment = facts.deployment.as_deref(),

@@ -79,6 +79,11 @@ impl fmt::Display for Cause {
     }
 }
 
+/// What the system says of names has no kind of its own.
+fn is_of_name(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_none() && error.to_string().starts_with("failed to lookup address")
+}
+
 impl From<sqlx::Error> for Cause {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error;
@@ -86,8 +91,11 @@ impl From<sqlx::Error> for Cause {
             Error::Database(error) => of_database(&*error),
             // What TLS has against a connection comes as this.
             Error::Io(error) if error.kind() == ErrorKind::InvalidData => Self::broken(NOT_TRUSTED),
+            Error::Io(error) if is_of_name(&error) => Self::away("the name of its host cannot be found"),
             Error::Io(error) => Self::away(format!("the connection failed ({})", error.kind())),
-            Error::PoolTimedOut => Self::away("no connection could be had in time"),
+            Error::PoolTimedOut => {
+                Self::away("no connection could be had in time: is it running, at that address?")
+            }
             Error::PoolClosed | Error::WorkerCrashed => Self::broken("it is closed already"),
             Error::Tls(_) => Self::broken(NOT_TRUSTED),
             Error::Configuration(_) => Self::broken("its URL cannot be read"),

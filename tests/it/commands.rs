@@ -88,6 +88,23 @@ fn check_names_file_place_and_cure_of_every_fault() {
 }
 
 #[test]
+fn prices_that_nobody_uses_and_models_without_one_are_told() {
+    let models = json!({"m": {"upstream": "real"}, "later": {}, "bare": {}});
+    let file = json!({"providers": {"echo": {"type": "echo", "models": models}}, "prices": "prices.json"});
+    let price = |model: &str, from: &str| json!({"model": model, "from": from, "input": 1, "output": 2});
+    let (of_old, of_future) = ("2024-01-01", "2999-01-01");
+    let prices = [price("real", of_old), price("later", of_future), price("typo-*", of_old)];
+    let setup = Setup::new().models(&file).file("prices.json", &json!({"prices": prices}).to_string());
+    let ended = setup.run(&["check"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let line = ended.stdout.lines().find(|line| line.starts_with("prices: ")).unwrap();
+    assert!(line.starts_with("prices: 3; for no model here: `typo-*`; none holds now for `"), "{line}");
+    assert!(line.contains("`later`") && line.contains("`bare`") && !line.contains("`m`"), "{line}");
+    let without = Setup::new().models(&json!({"providers": file["providers"]})).run(&["check"]);
+    assert!(!without.stdout.contains("prices"), "{}", without.stdout);
+}
+
+#[test]
 fn several_faults_are_told_at_once_a_line_each() {
     let setup = Setup::new()
         .models(&json!({"providers": {"a": {"type": "x", "models": {"m": {}}}, "b": {"type": "openai", "base_url": "nonsense", "models": {"m": {}}}}}))

@@ -1,7 +1,10 @@
 //! What the operator is told of what was loaded that is no error.
 
+use std::sync::Arc;
+
 use super::Loaded;
-use crate::router::Served;
+use crate::callers::{Price, matches};
+use crate::router::{Route, Served};
 
 /// So many names are told in one line.
 const MOST_NAMED: usize = 5;
@@ -64,6 +67,42 @@ impl Loaded {
         let line =
             |(model, name)| format!("`{name}` is to take over from the model `{model}`, but nobody has it");
         unknown.map(line).collect()
+    }
+}
+
+impl Loaded {
+    /// How many prices there are, which of them are of no use here, and which models have none now. Nothing without a file
+    /// of prices.
+    pub fn prices(&self) -> Option<String> {
+        let prices = &self.catalog.prices;
+        self.catalog.prices_file.as_ref()?;
+        let names = |route: &Route| -> Vec<String> {
+            let upstream = route.all_deployments().map(|deployment| deployment.upstream_model.to_string());
+            upstream.chain([route.model.to_string()]).collect()
+        };
+        let known: Vec<String> = self.routes.on_and_off().iter().flat_map(|route| names(route)).collect();
+        let is_used = |price: &&Price| known.iter().any(|name| matches(&price.model, name));
+        let idle = prices.iter().filter(|price| !is_used(price)).map(|price| price.model.clone());
+        let is_unpriced = |route: &&Arc<Route>| route.all_deployments().any(|one| one.prices.now().is_none());
+        let unpriced =
+            self.routes.on_and_off().iter().filter(is_unpriced).map(|route| route.model.to_string());
+        let part =
+            |what: &str, names: Vec<String>| (!names.is_empty()).then(|| format!("{what} {}", some(&names)));
+        let parts = [
+            Some(prices.len().to_string()),
+            part("for no model here:", idle.collect()),
+            part("none holds now for", unpriced.collect()),
+        ];
+        Some(format!("prices: {}", parts.into_iter().flatten().collect::<Vec<_>>().join("; ")))
+    }
+}
+
+/// The first of these names, and how many more there are.
+fn some(names: &[String]) -> String {
+    let first: Vec<String> = names.iter().take(MOST_NAMED).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(MOST_NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 
