@@ -153,7 +153,7 @@ impl App {
         beside: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Fault> {
         // Dropped last: what requests have begun ends before the threads that run it.
-        let workers = Workers::start().map_err(|error| {
+        let workers = Workers::start(file_limit()).map_err(|error| {
             Fault::new("threads", format!("cannot be started: {error}"), "look at the limits of this process")
         })?;
         let tasks = TaskTracker::new();
@@ -241,6 +241,12 @@ fn on_signals(
         health.cut_off();
         kill.cancel();
     })
+}
+
+/// How many files this process may have open.
+fn file_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Every caller and every upstream takes a file; the soft limit of most systems is far below what they allow.

@@ -75,7 +75,9 @@ impl House {
             record.comes_from(self.ring.find(secret, now_ms()).unwrap());
         }
         let path = uri.split('?').next().unwrap();
-        let mut request = Request::builder().method(method.clone()).uri_str(uri).body(body.to_owned());
+        let shown = secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default();
+        let request = Request::builder().method(method.clone()).uri_str(uri).header("x-api-key", shown);
+        let mut request = request.body(body.to_owned());
         request.set_data(Admitted { record, limits: crate::api::Limits::default() });
         let answered = self.routes[path][&method].call(request).await;
         answered.map_err(|error| ApiError::from_poem(&error).body(false)["error"].clone())
@@ -202,12 +204,15 @@ async fn the_holder_changes_the_own_secret_alone() {
     assert!(house.ring.find(&second, now_ms() + 3_500_000).is_ok());
     assert!(house.ring.find(&second, now_ms() + 3_700_000).is_err());
     assert!(told["previous_until"].is_string(), "{told}");
+    let third = Secret::shown(told["key"].as_str().unwrap());
+    let error = house.ask(Method::POST, "/api/me/rotate", Some(&second), "").await.err().unwrap();
+    assert_eq!(error["code"], "secret_replaced");
     for (body, param) in [
         (r#"{"grace_seconds": -1}"#, "grace_seconds"),
         (r#"{"grace_seconds": 2592001}"#, "grace_seconds"),
         (r#"{"grace_secs": 1}"#, "grace_secs"),
     ] {
-        let error = house.ask(Method::POST, "/api/me/rotate", Some(&second), body).await.err().unwrap();
+        let error = house.ask(Method::POST, "/api/me/rotate", Some(&third), body).await.err().unwrap();
         assert_eq!(error["param"], json!(param), "{error}");
     }
 }

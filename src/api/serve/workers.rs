@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, available_parallelism};
 
-use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -56,13 +55,13 @@ pub(in crate::api) struct Place {
 const FILES_EACH: u64 = 64;
 
 impl Workers {
-    /// As many as there are processors for this process, and fewer where that would leave no files for callers.
+    /// As many as there are processors for this process, and fewer where that would leave no files for callers, of which the
+    /// process may have so many open.
     ///
     /// # Errors
     /// The system gives no threads, or no means to wait for sockets.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(files: u64) -> io::Result<Self> {
         let processors = available_parallelism().map_or(1, usize::from);
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self::start_some(count(processors, files))
     }
 
