@@ -1,9 +1,20 @@
 //! What has been spent in the running periods of budgets.
 
+mod account;
+mod claims;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Budget, Period, Price, Zone};
+
+use self::account::Account;
+
+pub use self::claims::Claim;
+pub(super) use self::claims::Look;
+
+/// For so many milliseconds others believe a claim of which they hear nothing.
+pub const CLAIM_BELIEVED_MS: i64 = account::BELIEVED_MS;
 
 /// Whose budget it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,27 +51,8 @@ struct Books {
     accounts: HashMap<Holder, Account>,
     /// Whether other replicas spend from the same.
     is_shared: bool,
-    /// Of whom the others have not been told all.
-    untold: HashSet<Holder>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Account {
-    /// When the period began that this is of, and when it ends.
-    since_ms: i64,
-    until_ms: i64,
-    /// What all have spent, as far as it has been put together.
-    settled: Spent,
-    /// What was spent here and the others have not been told of.
-    untold: Spent,
-    /// What was spent here and they are just being told of.
-    telling: Spent,
-    /// What requests under way may still spend.
-    reserved: Spent,
-    /// Whether it is known what the others have spent.
-    is_known: bool,
-    /// Whether nobody needed it when that was asked, and nobody has touched it since.
-    is_unneeded: bool,
+    /// Of whom there may be something to tell the others.
+    listed: HashSet<Holder>,
 }
 
 /// What was spent of one budget in one period.
@@ -78,6 +70,8 @@ pub struct Spending {
     pub before: Spent,
     /// What this process has spent since.
     pub more: Spent,
+    /// What it may spend beyond that before it asks again.
+    pub claim: Spent,
 }
 
 /// Why nothing can be set aside.
@@ -126,6 +120,11 @@ impl Spent {
     fn most(self, other: Self) -> Self {
         Self { tokens: self.tokens.max(other.tokens), money: self.money.max(other.money) }
     }
+
+    /// Whether it is more than nothing. (Of sums of money that were set aside and given back, a trace may stay.)
+    fn is_something(self) -> bool {
+        self.tokens > 0 || self.money > 1e-9
+    }
 }
 
 impl Left {
@@ -145,44 +144,6 @@ impl Left {
     }
 }
 
-impl Spending {
-    fn account(&self) -> Holder {
-        (self.whose.clone(), self.period)
-    }
-}
-
-impl Account {
-    fn new(since_ms: i64, until_ms: i64) -> Self {
-        Self { since_ms, until_ms, ..Self::default() }
-    }
-
-    fn spent(&self) -> Spent {
-        self.settled.plus(self.telling).plus(self.untold)
-    }
-
-    /// Begins anew if another period has begun. Only forward: a clock that is put back begins none.
-    fn go_to(&mut self, period: Period, zone: &Zone, now_ms: i64) {
-        self.is_unneeded = false;
-        // Mostly it is still the same, and nobody has to look at a calendar.
-        if (self.since_ms..self.until_ms).contains(&now_ms) {
-            return;
-        }
-        let (since_ms, until_ms) = zone.around(period, now_ms);
-        if self.since_ms < since_ms {
-            *self = Self { reserved: self.reserved, ..Self::new(since_ms, until_ms) };
-        }
-        if self.since_ms == since_ms {
-            self.until_ms = until_ms;
-        }
-    }
-
-    /// Whether something is still to come of it. (Of sums of money that were set aside and given back, a trace may stay.)
-    fn is_open(&self) -> bool {
-        let is_reserved = self.reserved.tokens > 0 || self.reserved.money > 1e-9;
-        is_reserved || self.untold != Spent::default() || self.telling != Spent::default()
-    }
-}
-
 impl Books {
     /// The account, in the period that runs now.
     fn account<T>(
@@ -197,7 +158,26 @@ impl Books {
             return at(account);
         }
         let (since_ms, until_ms) = zone.around(holder.1, now_ms);
-        at(self.accounts.entry(holder.clone()).or_insert(Account::new(since_ms, until_ms)))
+        at(self.accounts.entry(holder.clone()).or_insert_with(|| Account::new(since_ms, until_ms)))
+    }
+
+    /// The same, of which there may be something to tell afterwards.
+    fn touched<T>(
+        &mut self,
+        holder: &Holder,
+        zone: &Zone,
+        now_ms: i64,
+        at: impl FnOnce(&mut Account) -> T,
+    ) -> T {
+        let is_shared = self.is_shared;
+        let (outcome, is_new) = self.account(holder, zone, now_ms, |account| {
+            let outcome = at(account);
+            (outcome, is_shared && !std::mem::replace(&mut account.is_listed, is_shared))
+        });
+        if is_new {
+            self.listed.insert(holder.clone());
+        }
+        outcome
     }
 }
 
@@ -240,80 +220,8 @@ impl Budgets {
         self.books().account(holder, &self.zone, now_ms, |account| (account.spent(), account.until_ms))
     }
 
-    /// What is known of an account of which it is not known what other replicas have spent.
-    pub(super) fn unknown(&self, whose: &Whose, budget: &Budget, now_ms: i64) -> Option<Spending> {
-        self.books().account(&(whose.clone(), budget.period), &self.zone, now_ms, |account| {
-            (!account.is_known).then(|| Spending {
-                whose: whose.clone(),
-                period: budget.period,
-                since_ms: account.since_ms,
-                until_ms: account.until_ms,
-                before: account.settled,
-                more: Spent::default(),
-            })
-        })
-    }
-
-    /// What was spent here since the last time, to be told to the others. Until it is [`Budgets::accepted`] or
-    /// [`Budgets::not_told`], it must not be asked for again.
-    pub fn untold(&self) -> Vec<Spending> {
-        let mut books = self.books();
-        let untold = std::mem::take(&mut books.untold);
-        let told = untold.into_iter().filter_map(|account| {
-            let (whose, period) = account.clone();
-            let account = books.accounts.get_mut(&account)?;
-            account.telling = std::mem::take(&mut account.untold);
-            let Account { since_ms, until_ms, settled: before, telling: more, .. } = *account;
-            Some(Spending { whose, period, since_ms, until_ms, before, more })
-        });
-        told.collect()
-    }
-
-    /// The others know of it, and this is what all have spent.
-    pub fn accepted(&self, spending: &Spending, total: Spent) {
-        let mut books = self.books();
-        if let Some(account) = books.accounts.get_mut(&spending.account())
-            && account.since_ms == spending.since_ms
-        {
-            account.telling = Spent::default();
-        }
-        drop(books);
-        self.told(spending.account(), spending.since_ms, total);
-    }
-
-    /// The others could not be told; it stays to be told.
-    pub fn not_told(&self, spending: &Spending) {
-        let mut books = self.books();
-        let Books { accounts, untold, .. } = &mut *books;
-        if let Some(account) = accounts.get_mut(&spending.account())
-            && account.since_ms == spending.since_ms
-        {
-            account.untold = account.untold.plus(std::mem::take(&mut account.telling));
-            untold.insert(spending.account());
-        }
-    }
-
-    /// All have spent this in the period that began then. News overtake each other, and within a period nothing is
-    /// unspent, so the most that was told holds.
-    pub fn told(&self, account: Holder, since_ms: i64, total: Spent) {
-        let mut books = self.books();
-        let account = books.accounts.entry(account).or_insert_with(|| Account::new(since_ms, since_ms));
-        if account.since_ms < since_ms {
-            *account = Account { reserved: account.reserved, ..Account::new(since_ms, since_ms) };
-        }
-        if account.since_ms == since_ms {
-            account.settled = account.settled.most(total);
-            account.is_known = true;
-        }
-    }
-
-    /// News may have been missed: what others have spent is to be asked for again.
-    pub fn doubt(&self) {
-        self.books().accounts.values_mut().for_each(|account| account.is_known = false);
-    }
-
     /// Sets a part aside, if anything is left that is not spent and not set aside: so the last request may go beyond
-    /// the budget, and only that one.
+    /// the budget, and only that one. Nobody else is asked.
     ///
     /// # Errors
     /// Nothing is left.
@@ -325,30 +233,21 @@ impl Budgets {
         now_ms: i64,
     ) -> Result<Reserve, UsedUp> {
         let holder = (whose, budget.period);
-        self.books().account(&holder, &self.zone, now_ms, |account| {
-            let spent = account.spent();
-            let is_beyond = |spent: Spent| {
-                budget.tokens.is_some_and(|most| spent.tokens >= most)
-                    || budget.money.is_some_and(|most| spent.money >= most)
-            };
-            if is_beyond(spent) {
-                return Err(UsedUp::Spent { until_ms: account.until_ms });
-            }
-            if is_beyond(spent.plus(account.reserved)) {
-                return Err(UsedUp::SetAside);
-            }
-            account.reserved = account.reserved.plus(part);
+        self.books().touched(&holder, &self.zone, now_ms, |account| {
+            account.has_left(budget)?;
+            account.reserve(part, now_ms);
             Ok(())
         })?;
         Ok(Reserve { holder, budget, reserved: part })
     }
 
     /// Whether a budget that ends answers has less left than this, which the shortest answer would take.
-    pub(super) fn lack(&self, whose: &Whose, budget: &Budget, least: Spent, now_ms: i64) -> Option<Lack> {
+    pub(super) fn lack(&self, reserve: &Reserve, least: Spent, now_ms: i64) -> Option<Lack> {
+        let Reserve { holder, budget, .. } = reserve;
         if !budget.cut_off || least == Spent::default() {
             return None;
         }
-        let (spent, until_ms) = self.spent(whose, budget, now_ms);
+        let (spent, until_ms) = self.spent_by(holder, now_ms);
         let is_short = |spent: Spent| {
             budget.tokens.is_some_and(|most| most.saturating_sub(spent.tokens) < least.tokens)
                 // A sum that is a whole number of tokens stays one, however it is rounded.
@@ -361,17 +260,18 @@ impl Budgets {
     pub(super) fn settle(&self, reserve: &Reserve, spent: Spent, now_ms: i64) {
         let mut books = self.books();
         let is_shared = books.is_shared;
-        books.account(&reserve.holder, &self.zone, now_ms, |account| {
+        books.touched(&reserve.holder, &self.zone, now_ms, |account| {
             account.reserved = account.reserved.less(reserve.reserved);
             if is_shared {
                 account.untold = account.untold.plus(spent);
             } else {
                 account.settled = account.settled.plus(spent);
             }
+            if reserve.reserved.less(spent).is_something() {
+                // What the others did not have is here now.
+                account.refused_ms = None;
+            }
         });
-        if is_shared && spent != Spent::default() {
-            books.untold.insert(reserve.holder.clone());
-        }
     }
 
     /// What is left until the budget is used up, whatever others use meanwhile; nothing is said if it lets answers end by
@@ -392,9 +292,9 @@ impl Budgets {
     /// not, so that the ledger has all of it by then, from which it comes back if the budget does.
     pub(super) fn tidy(&self, now_ms: i64, is_needed: impl Fn(&Whose, Period) -> bool) {
         let mut books = self.books();
-        let Books { accounts, untold, .. } = &mut *books;
+        let Books { accounts, listed, .. } = &mut *books;
         accounts.retain(|account, state| {
-            if state.is_open() || untold.contains(account) {
+            if state.is_open() {
                 return true;
             }
             let (whose, period) = account;
@@ -404,6 +304,8 @@ impl Budgets {
             !is_over && (is_needed || was_needed)
         });
         accounts.shrink_to_fit();
+        // While nobody can be told, nobody else looks through these.
+        listed.retain(|holder| accounts.contains_key(holder));
     }
 }
 
@@ -551,8 +453,9 @@ mod tests {
         }
         assert_eq!(known(&budgets), 2);
         budgets.settle(&under_way, Spent::default(), 9 * DAY);
-        for spending in budgets.untold() {
-            budgets.accepted(&spending, tokens(7));
+        for holder in budgets.due(true, 9 * DAY) {
+            let spending = budgets.begin_telling(&holder, true, 9 * DAY).unwrap();
+            budgets.accepted(&spending, tokens(7), 9 * DAY);
         }
         (0..3).for_each(|_| budgets.tidy(9 * DAY, |_, _| false));
         assert_eq!(known(&budgets), 0);

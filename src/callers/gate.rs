@@ -1,5 +1,6 @@
 //! The gate that every request passes: what its key may do, and whether there is enough of everything for it now.
 
+mod claims;
 mod owners;
 mod permit;
 
@@ -11,11 +12,11 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
-use super::budget::{Budgets, Lack, UsedUp, Whose};
+use super::budget::{Budgets, Whose};
 use super::pool::Pool;
 use super::ring::{Caller, KeyRing};
 use super::scope::{Dimension, Figures, Scope, Short};
-use super::{Budget, Limits, moment_as_text};
+use super::{Away, Budget, Limits, moment_as_text};
 
 pub use permit::{Part, Permit};
 
@@ -226,13 +227,8 @@ impl Gate {
         let mut permit = Permit::of(self, part);
         let rules = self.rules();
         for (of, whose, budget) in budgets_of(caller, &rules) {
-            let lack = self.budgets.lack(&whose, &budget, part.least, now_ms);
             let reserve = self.budgets.take(whose, budget, part.spent, now_ms);
-            permit.reserves.push(reserve.map_err(|used_up| match used_up {
-                UsedUp::Spent { until_ms } => Refusal::Budget { of, until_ms },
-                UsedUp::SetAside => Refusal::SetAside { of },
-            })?);
-            lack.map_or(Ok(()), |Lack { until_ms }| Err(Refusal::TooLittle { of, until_ms }))?;
+            permit.reserve(of, reserve, now_ms)?;
         }
         permit.take(self.scopes_of(caller, Some(model), &rules), Instant::now())?;
         Ok(permit)
@@ -252,19 +248,12 @@ impl Gate {
         let Some(pool) = self.pool.get() else { return self.admit(caller, model, part, now_ms) };
         // A guard is not for holding while others are asked.
         let rules = Guard::into_inner(self.rules());
-        for (_, whose, budget) in budgets_of(caller, &rules) {
-            if pool.is_closed() {
-                return Err(Refusal::Unavailable);
-            }
-            let Some(spending) = self.budgets.unknown(&whose, &budget, now_ms) else { continue };
-            match pool.learn(spending.clone()).await {
-                Ok(total) => self.budgets.told((whose, budget.period), spending.since_ms, total),
-                Err(_) if pool.is_closed() => return Err(Refusal::Unavailable),
-                // What this process knows is what holds.
-                Err(_) => {}
-            }
+        let mut permit = Permit::of(self, part);
+        for (of, whose, budget) in budgets_of(caller, &rules) {
+            let reserve = self.reserve_shared(pool.as_ref(), (whose, budget), part.spent, now_ms).await;
+            permit.reserve(of, reserve.map_err(|Away| Refusal::Unavailable)?, now_ms)?;
         }
-        let mut permit = self.admit(caller, model, part, now_ms)?;
+        permit.take(self.scopes_of(caller, Some(model), &rules), Instant::now())?;
         permit.share(pool.as_ref()).await?;
         Ok(permit)
     }

@@ -18,12 +18,12 @@ mod secret;
 mod usage;
 mod window;
 
-pub use budget::{Budgets, Left, Spending, Spent, Whose};
+pub use budget::{Budgets, CLAIM_BELIEVED_MS, Claim, Left, Spending, Spent, Whose};
 pub use gate::{Gate, Part, Permit, Refusal, Rules, now_ms};
 pub use key::{Budget, Change, Key, Limits, NewKey, Predecessor};
 pub use pattern::matches;
 pub use period::{Period, Zone, date_of_day, moment, moment_as_text};
-pub use pool::{Away, Pool, Share, Taking, Thing, Withheld};
+pub use pool::{Away, Granted, Pool, Share, Taking, Thing, Withheld};
 pub use price::{Price, PriceHistory, Prices};
 pub use ring::{Caller, KeyRing, Unknown};
 pub use scope::{Dimension, Figures, Short, Want};

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use futures_util::future::BoxFuture;
 
 use super::Limits;
-use super::budget::{Spending, Spent};
+use super::budget::{Claim, Spent};
 use super::scope::{Short, Want};
 
 /// One thing with limits, as all replicas know it.
@@ -23,11 +23,23 @@ pub trait Pool: Debug + Send + Sync {
     /// Takes a part of a thing for a request. A future that is dropped takes nothing.
     fn take(&self, thing: &Thing, limits: Limits, want: Want) -> Taking;
 
-    /// What all replicas have spent of a budget, this one's own part included.
-    fn learn(&self, spending: Spending) -> BoxFuture<'static, Result<Spent, Away>>;
+    /// Claims a part of a budget for this process. To be asked for one after the other: what is answered last holds.
+    fn claim(&self, claim: Claim) -> BoxFuture<'static, Result<Granted, Away>>;
 
-    /// Whether requests that need something shared are turned away, for it is out of reach and the operator wants that.
-    fn is_closed(&self) -> bool;
+    /// Whether what is shared can be reached, as far as anybody knows.
+    fn is_up(&self) -> bool;
+
+    /// Whether nothing that is shared is given unasked: what is out of reach is refused, for the operator wants that.
+    fn is_strict(&self) -> bool;
+}
+
+/// What becomes of a claim.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Granted {
+    /// What all replicas have spent of the budget.
+    pub total: Spent,
+    /// What this process may have open beyond what it had claimed; `None` if nothing is left.
+    pub more: Option<Spent>,
 }
 
 /// What becomes of a wish: known at once, or when the others have been asked.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use redis::ScriptInvocation;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -17,8 +18,8 @@ use super::news::{News, Of, What};
 use super::scope::{Amounts, BELIEVED_MS, Look, Part, signed};
 use super::scripts::{REPORT, SPEND, TAKE};
 use crate::callers::{
-    Away, Dimension, Limits, Period, Pool, Share, Short, Spending, Spent, Taking, Thing, Want, Whose,
-    Withheld,
+    Away, CLAIM_BELIEVED_MS, Claim, Dimension, Granted, Limits, Period, Pool, Share, Short, Spending, Spent,
+    Taking, Thing, Want, Whose, Withheld,
 };
 
 /// So long a request waits for its turn and for an answer. It may have to wait for its key, owner, model, for the whole
@@ -223,9 +224,36 @@ impl Limiter {
         }
     }
 
-    /// Adds to what was spent of a budget. What all have spent.
+    /// Adds to what was spent of a budget, and says what is claimed of it. What all have spent.
     pub(super) async fn spend(&self, spending: &Spending) -> Result<Spent, Away> {
-        let Spending { whose, period, since_ms, until_ms, before, more } = spending;
+        let answer = self.link.run::<Vec<String>>(&self.spending(spending)).await?;
+        match answer.as_slice() {
+            [tokens, money] => sum(tokens, money),
+            _ => Err(Away),
+        }
+    }
+
+    /// Claims more of a budget.
+    async fn claim_more(&self, claim: &Claim) -> Result<Granted, Away> {
+        let Claim { spending, budget, part, waiting } = claim;
+        let mut script = self.spending(spending);
+        script.arg(budget.tokens.map_or(-1, signed)).arg(budget.money.unwrap_or(-1.0));
+        for need in [part, waiting] {
+            script.arg(signed(need.tokens)).arg(need.money);
+        }
+        let answer = self.link.run::<Vec<String>>(&script).await?;
+        match answer.as_slice() {
+            [tokens, money] => Ok(Granted { total: sum(tokens, money)?, more: None }),
+            [tokens, money, more_tokens, more_money] => {
+                Ok(Granted { total: sum(tokens, money)?, more: Some(sum(more_tokens, more_money)?) })
+            }
+            _ => Err(Away),
+        }
+    }
+
+    /// What is told of a budget by whoever tells or asks.
+    fn spending(&self, spending: &Spending) -> ScriptInvocation<'static> {
+        let Spending { whose, period, since_ms, until_ms, before, more, claim } = spending;
         let (of, word, name) = match whose {
             Whose::Key(id) => (Of::Key, "key", id),
             Whose::Owner(name) => (Of::Owner, "owner", name),
@@ -248,11 +276,16 @@ impl Limiter {
         spend.arg(signed(before.tokens)).arg(before.money).arg(signed(more.tokens)).arg(more.money);
         spend.arg(left.saturating_add(AFTER_PERIOD_MS)).arg(channel());
         spend.arg(News::text(self.link.node(), what));
-        let (tokens, money) = self.link.run::<(String, String)>(&spend).await?;
-        match (tokens.parse(), money.parse()) {
-            (Ok(tokens), Ok(money)) => Ok(Spent { tokens, money }),
-            _ => Err(Away),
-        }
+        spend.arg(self.link.node()).arg(CLAIM_BELIEVED_MS).arg(signed(claim.tokens)).arg(claim.money);
+        spend
+    }
+}
+
+/// Tokens and money as a script tells them.
+fn sum(tokens: &str, money: &str) -> Result<Spent, Away> {
+    match (tokens.parse(), money.parse()) {
+        (Ok(tokens), Ok(money)) => Ok(Spent { tokens, money }),
+        _ => Err(Away),
     }
 }
 
@@ -349,12 +382,16 @@ impl Pool for Arc<Limiter> {
         }
     }
 
-    fn learn(&self, spending: Spending) -> BoxFuture<'static, Result<Spent, Away>> {
+    fn claim(&self, claim: Claim) -> BoxFuture<'static, Result<Granted, Away>> {
         let limiter = self.clone();
-        Box::pin(async move { limiter.spend(&spending).await })
+        Box::pin(async move { limiter.claim_more(&claim).await })
     }
 
-    fn is_closed(&self) -> bool {
-        self.link.is_closed()
+    fn is_up(&self) -> bool {
+        self.link.is_up()
+    }
+
+    fn is_strict(&self) -> bool {
+        self.link.is_strict()
     }
 }

@@ -98,11 +98,6 @@ impl Link {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
     }
 
-    /// Whether what is shared is refused now.
-    pub(super) fn is_closed(&self) -> bool {
-        self.is_strict() && !self.is_up()
-    }
-
     /// Whether nothing that is shared is given unasked.
     pub(super) fn is_strict(&self) -> bool {
         self.away == OnRedisAway::Closed

@@ -14,8 +14,16 @@
 //!
 //! # Budgets
 //!
-//! What a node spends goes to Redis within a tenth of a second, and from there to everybody. What requests under way
-//! may still spend is known to their own node only: each node may go beyond a budget by its last request.
+//! What a node spends goes to Redis within a tenth of a second, and from there to everybody. What it may spend before it
+//! is told stands there as its claim, and counts as spent for all others. A request that finds no room in the claim asks
+//! for its part by one atomic script, together with what others need who wait for the same, and of large budgets a
+//! fiftieth more. What is claimed and neither spent nor set aside goes back a second after the last request. So:
+//!
+//! > All nodes together go no further beyond a budget than one alone: by the last request, and by what answers take
+//! > beyond what was set aside for them.
+//!
+//! Claims are believed for five seconds at a time, as places are, and relied on by their own node for four. A request
+//! waits for its turn and for the answer 0.4 seconds at most; then it is as if Redis were away.
 //!
 //! # Away
 //!

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::limits::Limiter;
 use super::link::Link;
 use super::rests::Rests;
-use crate::callers::{Away, Gate};
+use crate::callers::{Away, Gate, Period, Whose, now_ms};
 
 /// So often.
 const TICK: Duration = Duration::from_millis(100);
@@ -54,29 +54,34 @@ impl Sender {
             return Err(Away);
         }
         self.rests.tell(&self.link).await?;
-        self.tell_spendings().await?;
+        self.tell_spendings(all).await?;
         self.limiter.tell(all).await
     }
 
-    async fn tell_spendings(&self) -> Result<(), Away> {
+    async fn tell_spendings(&self, all: bool) -> Result<(), Away> {
+        for some in self.gate.budgets().due(all, now_ms()).chunks(AT_ONCE) {
+            let told = join_all(some.iter().map(|holder| self.tell_spending(holder, all))).await;
+            told.into_iter().collect::<Result<(), Away>>()?;
+        }
+        Ok(())
+    }
+
+    /// Tells what was spent of one budget and what is still claimed, while nobody asks for more of it.
+    async fn tell_spending(&self, holder: &(Whose, Period), all: bool) -> Result<(), Away> {
         let budgets = self.gate.budgets();
-        let mut outcome = Ok(());
-        for some in budgets.untold().chunks(AT_ONCE) {
-            if outcome.is_err() {
-                some.iter().for_each(|spending| budgets.not_told(spending));
-                continue;
+        let Some(turn) = budgets.turn(holder) else { return Ok(()) };
+        let _turn = turn.lock().await;
+        let told_ms = now_ms();
+        let Some(spending) = budgets.begin_telling(holder, all, told_ms) else { return Ok(()) };
+        match self.limiter.spend(&spending).await {
+            Ok(total) => {
+                budgets.accepted(&spending, total, told_ms);
+                Ok(())
             }
-            let told = join_all(some.iter().map(|spending| self.limiter.spend(spending))).await;
-            for (spending, told) in some.iter().zip(told) {
-                match told {
-                    Ok(total) => budgets.accepted(spending, total),
-                    Err(away) => {
-                        budgets.not_told(spending);
-                        outcome = Err(away);
-                    }
-                }
+            Err(away) => {
+                budgets.not_told(&spending);
+                Err(away)
             }
         }
-        outcome
     }
 }

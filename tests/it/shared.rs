@@ -663,3 +663,249 @@ fn a_bad_redis_url_is_a_fault_that_does_not_tell_it() {
         ended.stderr
     );
 }
+
+/// What a request takes of budgets; nothing of it is a guess.
+fn part_of(spent: Spent) -> Part {
+    Part { spent, guessed: 0, least: Spent::default(), is_request: true }
+}
+
+/// Who has a key with this budget, and no limits.
+fn spender(budget: serde_json::Value) -> Caller {
+    let key: Key = serde_json::from_value(json!({
+        "id": "k2", "name": "n", "prefix": "llmp_0000002", "digest": "0".repeat(64), "created_ms": 0,
+        "budget": budget,
+    }))
+    .unwrap();
+    let ring = KeyRing::default();
+    ring.put(key);
+    ring.get("k2").unwrap()
+}
+
+/// Asks until it is let through, holds its part for a moment and spends it; or until the budget is used up. Whether it
+/// was let through.
+async fn spend_or_end(gate: Arc<Gate>, caller: Caller, part: Spent) -> bool {
+    loop {
+        match gate.admit_shared(Some(&caller), "m", part_of(part), now_ms()).await {
+            Ok(permit) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                permit.settle(part, now_ms());
+                return true;
+            }
+            Err(Refusal::Budget { .. }) => return false,
+            // A machine that is busy with other tests may be too slow once.
+            Err(Refusal::SetAside { .. } | Refusal::Unavailable) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(refused) => panic!("{refused:?}"),
+        }
+    }
+}
+
+/// How many of so many requests at once of each node are let through, by node. Each node's requests take a part of
+/// their own size.
+async fn spend_all(nodes: &[Node], caller: &Caller, each: usize, parts: &[Spent]) -> Vec<usize> {
+    let start = |(node, part): (&Node, &Spent)| -> Vec<JoinHandle<bool>> {
+        let one = || tokio::spawn(spend_or_end(node.gate.clone(), caller.clone(), *part));
+        (0..each).map(|_| one()).collect()
+    };
+    let started: Vec<_> = nodes.iter().zip(parts.iter().cycle()).map(start).collect();
+    let mut counts = Vec::new();
+    for of_node in started {
+        let mut count = 0;
+        for asking in of_node {
+            count += usize::from(asking.await.unwrap());
+        }
+        counts.push(count);
+    }
+    counts
+}
+
+const fn of_tokens(tokens: u64) -> Spent {
+    Spent { tokens, money: 0.0 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_not_overspent_in_a_burst_and_nothing_of_it_is_lost() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"tokens": 1000, "period": "month"}));
+    let nodes: [Node; 2] = Node::several_who(&redis, Closed, &Rules::default()).await;
+    let counts = spend_all(&nodes, &caller, 300, &[of_tokens(10)]).await;
+    assert_eq!(counts.iter().sum::<usize>(), 100, "{counts:?}");
+
+    redis.ask(&["FLUSHALL"]);
+    let nodes: [Node; 3] = Node::several_who(&redis, Closed, &Rules::default()).await;
+    let counts = spend_all(&nodes, &caller, 300, &[of_tokens(10)]).await;
+    assert_eq!(counts.iter().sum::<usize>(), 100, "{counts:?}");
+
+    // Of several sizes only the last request may go beyond, as it may where there is one node.
+    redis.ask(&["FLUSHALL"]);
+    let nodes: [Node; 3] = Node::several_who(&redis, Closed, &Rules::default()).await;
+    let counts = spend_all(&nodes, &caller, 200, &[7, 13, 31].map(of_tokens)).await;
+    let spent: usize = counts.iter().zip([7, 13, 31]).map(|(count, part)| count * part).sum();
+    assert!((1000..1031).contains(&spent), "{spent}: {counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_is_not_overspent_in_a_burst_either() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"money": 12.5, "period": "month"}));
+    let nodes: [Node; 2] = Node::several_who(&redis, Closed, &Rules::default()).await;
+    let part = Spent { tokens: 1_000_000, money: 0.125 };
+    let counts = spend_all(&nodes, &caller, 300, &[part]).await;
+    assert_eq!(counts.iter().sum::<usize>(), 100, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_node_had_set_aside_is_free_again_and_what_it_spent_is_not() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"tokens": 1000, "period": "month"}));
+    let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
+    let ask = async |node: &Node, tokens: u64| {
+        node.gate.admit_shared(Some(&caller), "m", part_of(of_tokens(tokens)), now_ms()).await
+    };
+    ask(&one, 300).await.unwrap().settle(of_tokens(300), now_ms());
+    let spent = |node: &Node| {
+        let budget = caller.key.budget.unwrap();
+        node.gate.budgets().spent(&Whose::Key("k2".into()), &budget, now_ms()).0.tokens
+    };
+    within("what was spent is told", SOON, || spent(&other) == 300).await;
+    let under_way = ask(&one, 700).await.unwrap();
+    // Longer than anybody is believed who is not heard of.
+    tokio::time::sleep(Duration::from_millis(6500)).await;
+    assert_eq!(ask(&other, 1).await.unwrap_err(), Refusal::SetAside { of: "key" });
+
+    let died = Instant::now();
+    one.vanish();
+    let mut held = None;
+    eventually("it is free again", async || {
+        held = ask(&other, 700).await.ok();
+        held.is_some()
+    })
+    .await;
+    let after = died.elapsed();
+    assert!((3500..7000).contains(&after.as_millis()), "{after:?}");
+    assert_eq!(ask(&other, 1).await.unwrap_err(), Refusal::SetAside { of: "key" }, "but no more than that");
+    drop((under_way, held));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_does_not_spend_of_a_budget_is_there_for_the_others() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"tokens": 1000, "period": "month"}));
+    let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
+    let ask = async |node: &Node, tokens: u64| {
+        node.gate.admit_shared(Some(&caller), "m", part_of(of_tokens(tokens)), now_ms()).await
+    };
+    let under_way = ask(&one, 1000).await.unwrap();
+    assert_eq!(ask(&other, 1).await.unwrap_err(), Refusal::SetAside { of: "key" });
+    under_way.settle(of_tokens(10), now_ms());
+    let began = Instant::now();
+    let mut count = 0;
+    eventually("all the rest is free", async || {
+        if let Ok(permit) = ask(&other, 990).await {
+            permit.settle(of_tokens(990), now_ms());
+            count += 1;
+        }
+        count == 1
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(ask(&other, 1).await.is_err());
+
+    redis.ask(&["FLUSHALL"]);
+    let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
+    drop(ask(&one, 1000).await.unwrap());
+    one.end().await;
+    assert!(ask(&other, 1).await.is_ok(), "a node that ends gives back at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_budget_far_from_its_end_most_requests_are_let_through_unasked() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"tokens": 1_000_000, "period": "month"}));
+    let nodes: [Node; 2] = Node::several_who(&redis, Closed, &Rules::default()).await;
+    let began = Instant::now();
+    let counts = spend_all(&nodes, &caller, 2000, &[of_tokens(100)]).await;
+    assert_eq!(counts, [2000, 2000]);
+    let asked: u64 = figure(&redis, "cmdstat_evalsha:calls=");
+    // Each node tells ten times a second what it has spent, whoever asks.
+    let telling = 20 * (1 + u64::try_from(began.elapsed().as_millis()).unwrap() / 1000);
+    assert!(asked < 100 + telling, "{asked} questions in {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_amid_the_question_leaves_nothing_of_a_budget_set_aside() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"tokens": 1000, "period": "month"}));
+    let [one, other]: [Node; 2] = Node::several_who(&redis, Closed, &Rules::default()).await;
+    let whole = part_of(of_tokens(1000));
+    // From here on the server knows the script, and runs it for those who have left, too.
+    drop(other.gate.admit_shared(Some(&caller), "m", part_of(of_tokens(1)), now_ms()).await.unwrap());
+    redis.signal("STOP");
+    let asking: Vec<_> = (0..20)
+        .map(|_| {
+            let (gate, caller) = (one.gate.clone(), caller.clone());
+            tokio::spawn(async move { gate.admit_shared(Some(&caller), "m", whole, now_ms()).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    for asking in asking {
+        asking.abort();
+        assert!(asking.await.is_err_and(|error| error.is_cancelled()), "nobody has been answered");
+    }
+    redis.signal("CONT");
+    let began = Instant::now();
+    eventually("all of it is there", async || {
+        let asked = other.gate.admit_shared(Some(&caller), "m", whole, now_ms()).await;
+        asked.is_ok()
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let own = async || one.gate.admit_shared(Some(&caller), "m", whole, now_ms()).await.is_ok();
+    eventually("there, too", own).await;
+}
+
+/// How an outcome looks to a caller.
+fn in_short(outcome: &Result<Permit, Refusal>) -> &'static str {
+    match outcome {
+        Ok(_) => "passes",
+        Err(Refusal::SetAside { .. }) => "set aside",
+        Err(Refusal::Budget { .. }) => "used up",
+        Err(_) => "else",
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_with_redis_lets_through_what_it_would_without() {
+    let Some(redis) = Redis::start() else { return };
+    let caller = spender(json!({"tokens": 6000, "period": "month"}));
+    let node = Node::new(&redis, Closed, Rules::default()).await;
+    let alone = Arc::new(Gate::new(Rules::default(), Budgets::default()));
+    let mut chance = 7_u64;
+    let mut below = move |most: u64| {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (chance >> 33) % most
+    };
+    let (mut held, mut seen) = (Vec::new(), HashMap::<&str, usize>::new());
+    for step in 0..1500 {
+        // Most that is set aside is not spent, some answers are longer; and by and by fewer end than begin.
+        if below(2) == 0 && !held.is_empty() {
+            let index = usize::try_from(below(held.len() as u64)).unwrap();
+            let (here, there): (Permit, Permit) = held.swap_remove(index);
+            let spent = of_tokens(below(20));
+            here.settle(spent, now_ms());
+            there.settle(spent, now_ms());
+        } else {
+            let part = part_of(of_tokens(below(400)));
+            let here = node.gate.admit_shared(Some(&caller), "m", part, now_ms()).await;
+            let there = alone.admit_shared(Some(&caller), "m", part, now_ms()).await;
+            assert_eq!(in_short(&here), in_short(&there), "step {step}");
+            *seen.entry(in_short(&here)).or_default() += 1;
+            held.extend(here.ok().zip(there.ok()));
+        }
+        if below(20) == 0 {
+            tokio::time::sleep(Duration::from_millis(10 + below(40))).await;
+        }
+    }
+    assert!(["passes", "set aside", "used up"].iter().all(|way| seen.contains_key(way)), "{seen:?}");
+}

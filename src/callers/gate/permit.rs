@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::Left;
-use super::super::budget::{Reserve, Spent};
+use super::super::budget::{Lack, Reserve, Spent, UsedUp};
 use super::super::pool::{Pool, Share, Taking, Withheld};
 use super::super::scope::{Hold, Scope, Short, Want};
 use super::{Gate, Refusal, now_ms};
@@ -29,7 +29,7 @@ pub struct Permit {
     gate: Arc<Gate>,
     part: Part,
     holds: Vec<(Arc<Scope>, Hold)>,
-    pub(super) reserves: Vec<Reserve>,
+    reserves: Vec<Reserve>,
     shares: Vec<Box<dyn Share>>,
     is_settled: bool,
 }
@@ -60,6 +60,22 @@ impl Permit {
             shares: Vec::new(),
             is_settled: false,
         }
+    }
+
+    /// A part of a budget was set aside, or could not be; and one that ends answers has enough for the shortest, or not.
+    pub(super) fn reserve(
+        &mut self,
+        of: &'static str,
+        reserve: Result<Reserve, UsedUp>,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        let reserve = reserve.map_err(|used_up| match used_up {
+            UsedUp::Spent { until_ms } => Refusal::Budget { of, until_ms },
+            UsedUp::SetAside => Refusal::SetAside { of },
+        })?;
+        let lack = self.gate.budgets.lack(&reserve, self.part.least, now_ms);
+        self.reserves.push(reserve);
+        lack.map_or(Ok(()), |Lack { until_ms }| Err(Refusal::TooLittle { of, until_ms }))
     }
 
     /// Takes from all of them, or from none. Of several in which something is short the one is told for which it takes
