@@ -38,7 +38,8 @@ pub trait Pool: Debug + Send + Sync {
 pub struct Granted {
     /// What all replicas have spent of the budget.
     pub total: Spent,
-    /// What this process may have open beyond what it had claimed; `None` if nothing is left.
+    /// What this process may have open beyond what it had claimed; `None` if nothing is left. If it is less than the part
+    /// that was asked for, that is the last that is set aside, and goes beyond the budget.
     pub more: Option<Spent>,
 }
 

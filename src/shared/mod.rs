@@ -23,7 +23,7 @@
 //! > beyond what was set aside for them.
 //!
 //! Claims are believed for five seconds at a time, as places are, and relied on by their own node for four. A request
-//! waits for its turn and for the answer 0.4 seconds at most; then it is as if Redis were away.
+//! waits for its turn and for the answer 0.6 seconds at most; then it is as if Redis were away.
 //!
 //! # Away
 //!

@@ -109,7 +109,7 @@ impl Account {
         Ok(())
     }
 
-    /// Whether the claim has room for such a part. (Whoever asks for more than the last rest of a budget asks the others:
+    /// Whether the claim has room for such a part. (Whoever needs more than the rest of it asks the others:
     /// if each node went beyond its own claim, all together would go beyond the budget by as many requests.)
     pub(super) fn covers(&self, budget: Budget, part: Spent, now_ms: i64) -> bool {
         let (open, claim) = (self.open(), self.claim);

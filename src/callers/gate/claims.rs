@@ -9,8 +9,9 @@ use super::super::pool::{Away, Pool};
 use super::super::{Budget, Period, Spent, Whose};
 use super::{Gate, now_ms};
 
-/// So long a request waits for its turn and for an answer, for each of its budgets.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// So long a request waits for its turn and for an answer, for each of its budgets: longer than it takes to find that
+/// nobody answers, and all that a request waits for has to be over within three seconds.
+const PATIENCE: Duration = Duration::from_millis(600);
 
 impl Gate {
     /// Sets a part of a budget aside, so that all replicas together go no further beyond it than one alone would.

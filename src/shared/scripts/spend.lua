@@ -9,7 +9,7 @@
 --          If it asks for more: the budget's tokens and money (-1: no limit), what is needed of them, and what all need
 --          who wait there
 -- returns  tokens and money that were spent, as texts; and if more was asked for and anything is left, tokens and money
---          that the node may claim more
+--          that the node may claim more: less than what is needed, if only the last request goes beyond the budget
 --
 -- Within a period nothing is unspent: who knows of more than is written here knows better, as when this server has
 -- lost everything, or is asked for the first time and the node has read it in its ledger.
@@ -50,7 +50,7 @@ end
 
 local claim = { tonumber(ARGV[10]), tonumber(ARGV[11]) }
 if ARGV[12] then
-  local more, is_left = { 0, 0 }, true
+  local more, claims, is_left = { 0, 0 }, { claim[1], claim[2] }, true
   for kind = 1, 2 do
     local limit, needed, waiting = tonumber(ARGV[11 + kind]), tonumber(ARGV[13 + kind]), tonumber(ARGV[15 + kind])
     if limit >= 0 then
@@ -59,11 +59,13 @@ if ARGV[12] then
       -- A fiftieth more, for requests to come; of a rest that becomes small less, for the others need it, too.
       local spare = math.min(limit / 50, free / 8)
       if kind == 1 then spare = math.floor(spare) end
-      more[kind] = math.max(needed, math.min(waiting, free), spare)
+      more[kind] = math.min(math.max(needed, waiting, spare), free)
+      -- What goes beyond is the last request's alone: when that has ended, nobody is to have it in its place.
+      claims[kind] = claim[kind] + math.max(more[kind], needed)
     end
   end
   if is_left then
-    claim = { claim[1] + more[1], claim[2] + more[2] }
+    claim = claims
     answer[3], answer[4] = text(more[1], more[2])
   end
 end

@@ -81,6 +81,15 @@ fn a_part_that_is_asked_for_is_taken_away_from_nobody_who_takes_unasked() {
 }
 
 #[test]
+fn what_the_last_request_had_beyond_the_budget_nobody_has_after_it() {
+    let budgets = shared();
+    let last = claimed(&budgets, 500, 3, 0);
+    budgets.settle(&last, tokens(1), 0);
+    assert!(asks(&budgets, 3, 0), "one is spent, and three are the node's");
+    taken(&budgets, 2, 0);
+}
+
+#[test]
 fn a_claim_is_relied_on_no_longer_than_others_believe_it() {
     let budgets = shared();
     claimed(&budgets, 1, 20, 10_000);
