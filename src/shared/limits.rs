@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use redis::ScriptInvocation;
+use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,8 @@ pub(super) struct Limiter {
     pub(super) link: Arc<Link>,
     /// Questions go on when nobody waits for their answers any more: what is given is not lost.
     tasks: TaskTracker,
+    /// The one that they go on on.
+    runtime: Handle,
     // A std mutex: held for a look-up.
     scopes: Mutex<HashMap<Thing, Arc<Scope>>>,
 }
@@ -79,7 +82,7 @@ impl fmt::Debug for Scope {
 
 impl Limiter {
     pub(super) fn new(link: Arc<Link>, tasks: TaskTracker) -> Self {
-        Self { link, tasks, scopes: Mutex::default() }
+        Self { link, tasks, runtime: Handle::current(), scopes: Mutex::default() }
     }
 
     fn scope(&self, thing: &Thing) -> Arc<Scope> {
@@ -181,7 +184,8 @@ impl Limiter {
                 limiter.ask(&scope, limits, needed).await
             }
         };
-        let answer = self.tasks.spawn(asking).await;
+        // Who has the turn is waited for by others, and does not wait for a thread that is busy with another request.
+        let answer = self.tasks.spawn_on(asking, &self.runtime).await;
         drop(waiting);
         answer.unwrap_or(Err(Withheld::Away))
     }
