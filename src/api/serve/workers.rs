@@ -1,10 +1,10 @@
 //! The threads that serve connections: one for each processor, with a runtime of its own.
 //!
-//! A connection stays with its thread, and so does all that is done for it: the upstream's answer wakes the thread that is
-//! to pass it on, and no other. A runtime that moves work between threads wakes one of them to look for work each time
-//! there is some, which costs a sixth of what a small answer costs. What a thread cannot do is to help another that has
-//! more to do: so each new connection goes where the fewest requests are under way, and what takes long is done by the
-//! runtime that the service was started on, which moves work.
+//! A connection stays with its thread, and so does what is done for it and its connection to a server near by: an answer
+//! wakes the thread that is to pass it on, and no other. A runtime that moves work between threads wakes one of them to look
+//! for work each time there is some, which was a fifth of what a small answer costs. What a thread cannot do is to help
+//! another that has more to do: so each new connection goes where the fewest requests are under way, and what takes long, or
+//! what all threads share, is for the runtime that the service was started on, which moves work.
 
 use std::future::Future;
 use std::io;

@@ -82,10 +82,10 @@ impl Loaded {
         };
         let known: Vec<String> = self.routes.on_and_off().iter().flat_map(|route| names(route)).collect();
         let is_used = |price: &&Price| known.iter().any(|name| matches(&price.model, name));
-        let idle = prices.iter().filter(|price| !is_used(price)).map(|price| price.model.clone());
+        let idle = prices.iter().filter(|price| !is_used(price)).map(|price| format!("`{}`", price.model));
         let is_unpriced = |route: &&Arc<Route>| route.all_deployments().any(|one| one.prices.now().is_none());
         let unpriced =
-            self.routes.on_and_off().iter().filter(is_unpriced).map(|route| route.model.to_string());
+            self.routes.on_and_off().iter().filter(is_unpriced).map(|route| format!("`{}`", route.model));
         let part =
             |what: &str, names: Vec<String>| (!names.is_empty()).then(|| format!("{what} {}", some(&names)));
         let parts = [
@@ -97,27 +97,23 @@ impl Loaded {
     }
 }
 
-/// The first of these names, and how many more there are.
+/// The first of these, and how many more there are.
 fn some(names: &[String]) -> String {
-    let first: Vec<String> = names.iter().take(MOST_NAMED).map(|name| format!("`{name}`")).collect();
+    let first = names.get(..MOST_NAMED).unwrap_or(names).join(", ");
     match names.len().saturating_sub(MOST_NAMED) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 
 /// Which models of a provider are not served for their names. A list that is not the operator's must not stop the gateway.
 fn never_meant(served: &Served) -> Option<String> {
-    let all = served.never_meant().count();
-    let named: Vec<String> =
-        served.never_meant().take(MOST_NAMED).map(|(name, why)| format!("`{name}` ({why})")).collect();
-    let more = all.checked_sub(MOST_NAMED).filter(|more| *more > 0);
-    let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
-    (all > 0).then(|| {
+    let all: Vec<String> = served.never_meant().map(|(name, why)| format!("`{name}` ({why})")).collect();
+    (!all.is_empty()).then(|| {
         format!(
-            "provider `{}` has models that no request can ask for by their names, so they are left out: {}{more}; list them in the models file under other names",
+            "provider `{}` has models that no request can ask for by their names, so they are left out: {}; list them in the models file under other names",
             served.config.name,
-            named.join(", ")
+            some(&all)
         )
     })
 }
