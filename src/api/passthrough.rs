@@ -26,8 +26,9 @@ use super::payload::RawAnswer;
 use super::schema::PassthroughBody;
 use super::{Tag, dto, record_of};
 use crate::callers::Caller;
-use crate::llm::{Change, RawObject};
+use crate::llm::{Change, RawObject, TOO_DEEP, is_too_deep};
 use crate::providers::{RawRequest, RawResponse};
+use crate::wire::Invalid;
 use target::{query, safe_path};
 
 /// Raw requests.
@@ -175,7 +176,7 @@ impl PassthroughApi {
                 let body = body.map(|body| with_model(body, model, &deployment.upstream_model));
                 Ok((deployment.provider_name.to_string(), body, Some(deployment.upstream_model.clone())))
             }
-            (None, None) => Err(ApiError::from(crate::wire::Invalid::missing("provider"))),
+            (None, None) => Err(ApiError::from(Invalid::missing("provider"))),
             (Some(_), Some(_)) => Err(ApiError::invalid("model", "give either `provider` or `model`")),
         }
     }
@@ -221,6 +222,9 @@ impl PassthroughApi {
         provider: &str,
         raw: RawRequest,
     ) -> Result<RawAnswer, ApiError> {
+        if raw.body.as_deref().is_some_and(is_deep_json) {
+            return Err(Invalid::json(TOO_DEEP).into());
+        }
         let record = record_of(request);
         let is_head = raw.method == Method::HEAD;
         let mut answer = self.context.gateway.forward(provider, raw, &record).await?;
@@ -273,6 +277,12 @@ fn in_its_type(body: Bytes, headers: &HeaderMap) -> Bytes {
         return body;
     }
     serde_json::from_slice::<String>(&body).map_or(body, Bytes::from)
+}
+
+/// Whether a body would be read as JSON, whatever type it is said to be, and is nested too deeply for its reader.
+fn is_deep_json(body: &[u8]) -> bool {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
+    matches!(text.first(), Some(b'{' | b'[')) && is_too_deep(text)
 }
 
 /// Headers that the upstream says are for its own connection.

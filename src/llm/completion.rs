@@ -6,8 +6,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::json_fault;
-use super::{Frames, RequestKind, Usage};
+use super::{Frames, RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault};
 
 /// A whole answer in OpenAI's JSON (`chat.completion` or `text_completion`).
 #[derive(Clone, Debug)]
@@ -30,8 +29,11 @@ impl Completion {
     /// Takes an upstream's answer as it is, after a look at its outermost members.
     ///
     /// # Errors
-    /// It is not a JSON object with a list of choices.
+    /// It is not a JSON object with a list of choices, or it is nested too deeply.
     pub fn from_openai(body: Bytes) -> Result<Self, String> {
+        if is_too_deep(&body) {
+            return Err(TOO_DEEP.to_owned());
+        }
         let envelope: Envelope<'_> = serde_json::from_slice(&body).map_err(|error| json_fault(&error))?;
         if envelope.choices.is_none_or(|choices| choices.is_empty()) {
             return Err("no choices in the answer".to_owned());

@@ -14,8 +14,8 @@ use memchr::memmem::{self, Finder};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Usage;
-use super::json_fault;
+use super::depth::has_deep_line;
+use super::{TOO_DEEP, Usage, is_too_deep, json_fault};
 
 const PREFIX: &[u8] = b"data: ";
 const SUFFIX: &[u8] = b"\n\n";
@@ -158,12 +158,14 @@ impl Frames {
     /// Looks for what the gateway must know.
     pub fn read(&self) -> Reading {
         let mut reading = Reading::default();
-        if !self.may_tell() {
+        let is_deep = has_deep_line(&self.bytes);
+        if !is_deep && !self.may_tell() {
             reading.ends = Ends::FIRST;
             return reading;
         }
         for (range, json) in self.jsons().ranges() {
             let trouble = match serde_json::from_slice::<Chunk<'_>>(json) {
+                _ if is_deep && is_too_deep(json) => Some(TroubleKind::Unreadable(TOO_DEEP.to_owned())),
                 Ok(chunk) => reading.add(&chunk, range.clone()),
                 Err(error) => Some(TroubleKind::Unreadable(json_fault(&error))),
             };

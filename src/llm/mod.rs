@@ -7,6 +7,7 @@
 mod completion;
 mod count;
 mod demands;
+mod depth;
 mod embedding;
 mod estimate;
 mod fault;
@@ -24,6 +25,7 @@ mod usage;
 pub use completion::{Completion, Fold};
 pub use count::{Count, CountRequest, CountSource};
 pub use demands::{Abilities, Demands};
+pub use depth::{MAX_JSON_DEPTH, TOO_DEEP, is_too_deep, is_too_deep_around};
 pub use embedding::{EmbedRequest, Embeddings};
 pub use fault::json_fault;
 pub use frame::{Ends, FrameIter, Frames, Reading, Trouble, TroubleKind};

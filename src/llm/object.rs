@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Map, Value};
 
-use super::json_fault;
+use super::{TOO_DEEP, is_too_deep, json_fault};
 
 /// A JSON object kept as its own text.
 #[derive(Clone, Debug)]
@@ -67,8 +67,11 @@ impl RawObject {
     /// Finds the members of `text`.
     ///
     /// # Errors
-    /// The text is not one JSON object, or has a member twice.
+    /// The text is not one JSON object, has a member twice, or is nested too deeply.
     pub fn parse(text: Bytes) -> Result<Self, InvalidObject> {
+        if is_too_deep(&text) {
+            return Err(InvalidObject::Syntax(TOO_DEEP.to_owned()));
+        }
         match Scanner::new(&text).members() {
             Ok(members) => {
                 let object = Self { text, members: members.into() };

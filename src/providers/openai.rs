@@ -27,7 +27,7 @@ use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Share
 use crate::config::{Fault, ProviderConfig};
 use crate::llm::{
     Change, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings, Fold, Mapped,
-    RequestKind, Usage, json_fault,
+    RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault,
 };
 
 pub(super) use counting::Counts;
@@ -297,6 +297,9 @@ struct EmbeddingsEnvelope<'a> {
 }
 
 fn embedding_usage(answer: &[u8]) -> Result<Option<Usage>, String> {
+    if is_too_deep(answer) {
+        return Err(TOO_DEEP.to_owned());
+    }
     let envelope: EmbeddingsEnvelope<'_> =
         serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
     if envelope.data.is_empty() {

@@ -20,6 +20,7 @@ mod cancellation;
 mod chat;
 mod commands;
 mod conversation;
+mod depth;
 mod discovery;
 mod docs;
 mod endings;

@@ -52,7 +52,12 @@ pub(super) fn check(messages: &[u8]) -> Result<(), Invalid> {
     Ok(())
 }
 
-impl Message<'_> {
+impl<'a> Message<'a> {
+    /// The content, if it is a text: its JSON, quotes included.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        self.content.map(RawValue::get).filter(|content| content.starts_with('"'))
+    }
+
     /// Checks the message at this position.
     pub(super) fn check(&self, index: usize) -> Result<(), Invalid> {
         let place = |member: &str| format!("messages[{index}].{member}");

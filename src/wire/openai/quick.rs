@@ -13,15 +13,14 @@ use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::messages::Message;
-use crate::llm::{ChatRequest, Options, Places, RawObject, RequestKind};
+use crate::llm::{ChatRequest, Options, Places, RawObject, RequestKind, is_too_deep_around};
 
 /// The members that have a rule, with their values checked as they are read.
 #[derive(Deserialize)]
 struct Chat<'a> {
     #[serde(borrow)]
     model: &'a RawValue,
-    #[serde(rename = "messages")]
-    _messages: Messages,
+    messages: Messages,
     #[serde(borrow, default, deserialize_with = "even_null")]
     stream: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "even_null")]
@@ -77,7 +76,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 /// Reads a chat request, if it is plainly right.
 pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<ChatRequest> {
     let chat: Chat<'_> = serde_json::from_slice(body).ok()?;
-    if !chat.is_plain() {
+    if !chat.is_plain() || is_too_deep_around(body, &chat.messages.into_long_texts(body)) {
         return None;
     }
     let Name(model) = serde_json::from_str(chat.model.get()).ok()?;
@@ -145,8 +144,29 @@ impl Chat<'_> {
     }
 }
 
+/// A text that is shorter is searched for brackets as fast as it is remembered.
+const LONG_TEXT_BYTES: usize = 512;
+
 /// Messages that are as they should be; reading any others fails.
-struct Messages;
+///
+/// Holds the addresses of contents that are long texts: a text adds no depth, however many brackets are in it.
+#[derive(Default)]
+struct Messages(Vec<Range<usize>>);
+
+impl Messages {
+    fn note(&mut self, message: &Message<'_>) {
+        if let Some(text) = message.text().filter(|text| text.len() >= LONG_TEXT_BYTES) {
+            let start = text.as_ptr().addr();
+            self.0.push(start..start + text.len());
+        }
+    }
+
+    /// Where the long texts stand in the body that they were read from.
+    fn into_long_texts(self, body: &Bytes) -> Vec<Range<usize>> {
+        let start = body.as_ptr().addr();
+        self.0.into_iter().map(|text| text.start - start..text.end - start).collect()
+    }
+}
 
 impl<'de> Deserialize<'de> for Messages {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -160,13 +180,14 @@ impl<'de> Deserialize<'de> for Messages {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut messages: A) -> Result<Messages, A::Error> {
-                let mut count = 0;
+                let (mut count, mut noted) = (0, Messages::default());
                 while let Some(message) = messages.next_element::<Message<'de>>()? {
                     // The fault itself is told by the slow way.
                     message.check(count).map_err(|_| A::Error::custom("a message"))?;
                     count += 1;
+                    noted.note(&message);
                 }
-                if count == 0 { Err(A::Error::custom("no messages")) } else { Ok(Messages) }
+                if count == 0 { Err(A::Error::custom("no messages")) } else { Ok(noted) }
             }
         }
 
