@@ -202,13 +202,13 @@ impl App {
 
 /// Starts engines, and writes down which, so that the next start can clean up after a bad end of this one.
 async fn launcher(settings: &Settings) -> Launcher {
-    match RunFolder::open(&settings.found.run_dir) {
+    match RunFolder::open_somewhere(&settings.found.run_dir) {
         Ok(folder) => {
             folder.clean_up().await;
             Launcher::default().recording_in(Arc::new(folder))
         }
         Err(error) => {
-            tracing::warn!(%error, "Engines that outlive a bad end of this process cannot be found again");
+            tracing::warn!(%error, "Engines need a fixed address, and those that outlive a bad end of this process cannot be found again");
             Launcher::default()
         }
     }

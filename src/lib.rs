@@ -30,7 +30,7 @@
 //! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
 //! | 1 | [`callers`]: keys, limits, budgets, prices, in memory |
 //! | 2 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
-//! | 3 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web |
+//! | 3 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web. [`local`]: sockets of this machine, and who listens there |
 //! | 4 | [`engine`]: engines that the gateway starts itself. [`store`]: what outlives the process: keys, usage, who changed what. [`shared`]: what replicas share through Redis |
 //! | 5 | [`providers`]: one trait, one file a provider |
 //! | 6 | [`router`]: which deployment answers |
@@ -61,6 +61,7 @@ pub mod wire;
 
 pub mod fetch;
 pub mod leaderboard;
+pub mod local;
 pub mod telemetry;
 
 pub mod engine;

@@ -1,9 +1,11 @@
 //! Asks a service like this one, for the commands: the other side of the admin API, which is why it stands beside it.
 //!
-//! One question on one connection, to an address that the settings name. Of an encrypted service only that is taken
-//! which shows the very certificate that the settings name, so the key goes to nobody else.
+//! One question on one connection, to an address that the settings name. While the service is down, any program can
+//! listen there, so the key is sent only where it can reach no other user: an encrypted service has to show the very
+//! certificate that the settings name, and an unencrypted one has to be of this user or of root.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -16,11 +18,12 @@ use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use super::serve::tls;
 use crate::config::{ListenAddress, TlsFiles};
+use crate::local::listeners::{self, Untrusted};
 use crate::reload::Report;
 
 /// Who listens on this machine answers at once.
@@ -39,6 +42,8 @@ pub enum NoReport {
     Refused(String),
     /// What answers is not such a service.
     Strange(String),
+    /// Another user listens there.
+    Untrusted(String),
 }
 
 impl fmt::Display for NoReport {
@@ -51,6 +56,10 @@ impl fmt::Display for NoReport {
             ),
             Self::Refused(words) => f.write_str(words),
             Self::Strange(words) => write!(f, "the service gives no report: {words}"),
+            Self::Untrusted(words) => write!(
+                f,
+                "the admin key is not sent: {words}; run this command as the user of the service, or compare two files: check --diff=OLD_MODELS_FILE"
+            ),
         }
     }
 }
@@ -67,12 +76,16 @@ pub async fn rehearse(
     for address in listen {
         let asked = match address {
             ListenAddress::Unix(path) => match timeout(CONNECT, UnixStream::connect(path)).await {
-                Ok(Ok(socket)) => exchange(socket, key).await,
+                Ok(Ok(socket)) => over_unix(socket, key).await,
                 _ => continue,
             },
             ListenAddress::Tcp(address) => {
-                match timeout(CONNECT, TcpStream::connect(reachable(address))).await {
+                let target = reachable(address);
+                match timeout(CONNECT, connected(&target, tls.is_some())).await {
                     Ok(Ok(socket)) => over_tcp(socket, tls, key).await,
+                    Ok(Err(error)) if error.get_ref().is_some_and(|cause| cause.is::<Untrusted>()) => {
+                        Err(NoReport::Untrusted(error.to_string()))
+                    }
                     _ => continue,
                 }
             }
@@ -89,6 +102,33 @@ fn reachable(address: &str) -> String {
         Ok(IpAddr::V4(ip)) if ip.is_unspecified() => format!("{}:{port}", Ipv4Addr::LOCALHOST),
         Ok(IpAddr::V6(ip)) if ip.is_unspecified() => format!("[{}]:{port}", Ipv6Addr::LOCALHOST),
         _ => address.to_owned(),
+    }
+}
+
+/// A connection to the listener there: to anyone's if its certificate will be looked at, else only to this user's or
+/// root's.
+async fn connected(address: &str, is_encrypted: bool) -> io::Result<TcpStream> {
+    if is_encrypted {
+        return TcpStream::connect(address).await;
+    }
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for target in lookup_host(address).await? {
+        match listeners::connect(target, listeners::is_own_or_root).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => failure = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure)
+}
+
+async fn over_unix(socket: UnixStream, key: &SecretString) -> Result<(StatusCode, Bytes), NoReport> {
+    match socket.peer_cred().map(|listener| listener.uid()) {
+        Ok(uid) if listeners::is_own_or_root(uid) => exchange(socket, key).await,
+        Ok(uid) => Err(NoReport::Untrusted(format!("{} listens on the socket", listeners::user(uid)))),
+        Err(error) => {
+            Err(NoReport::Untrusted(format!("it is not visible who listens on the socket: {error}")))
+        }
     }
 }
 
@@ -176,6 +216,17 @@ mod tests {
         ] {
             assert_eq!(reachable(listen), met);
         }
+    }
+
+    #[tokio::test]
+    async fn a_service_of_this_user_is_connected_to() {
+        let own = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = own.local_addr().unwrap().to_string();
+        assert!(connected(&address, false).await.is_ok());
+        assert!(connected(&address.replace("127.0.0.1", "localhost"), false).await.is_ok());
+        drop(own);
+        let gone = connected(&address, false).await.unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

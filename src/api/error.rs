@@ -20,7 +20,7 @@ use super::standing;
 use crate::accounts::AccountError;
 use crate::gateway::GatewayError;
 use crate::prompts::PromptError;
-use crate::providers::{ErrorKind, ProviderError, RESTING, Rejection};
+use crate::providers::{ENGINE_START_FAILED, ErrorKind, ProviderError, RESTING, Rejection};
 use crate::router::RouteError;
 use crate::wire::Invalid;
 
@@ -380,7 +380,11 @@ impl From<&ProviderError> for ApiError {
             ErrorKind::Overloaded { code, retry_after } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(Some(*retry_after))
             }
-            ErrorKind::Protocol(_) => bad_gateway("upstream_protocol"),
+            ErrorKind::PortTaken { retry_after, .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ENGINE_START_FAILED, message)
+                    .retry_after(Some(*retry_after))
+            }
+            ErrorKind::Protocol(_) | ErrorKind::EngineCrashed => bad_gateway("upstream_protocol"),
             ErrorKind::Unsupported(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "unsupported_by_provider", message)
             }
@@ -516,6 +520,13 @@ mod tests {
             (ErrorKind::Rejected(rejection(422, Some("bad"))), 422, "invalid_request_error", "bad"),
             (too_long, 400, "invalid_request_error", "context_length_exceeded"),
             (ErrorKind::Protocol("x".to_owned()), 502, "upstream_error", "upstream_protocol"),
+            (ErrorKind::EngineCrashed, 502, "upstream_error", "upstream_protocol"),
+            (
+                ErrorKind::PortTaken { port: 81, retry_after: Duration::from_secs(1) },
+                503,
+                "overloaded_error",
+                "engine_start_failed",
+            ),
             (ErrorKind::Unsupported("x"), 400, "invalid_request_error", "unsupported_by_provider"),
         ] {
             let (told_status, body) = told(kind);

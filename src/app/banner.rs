@@ -66,7 +66,10 @@ fn providers(out: &mut String, loaded: &Loaded) -> std::fmt::Result {
             ModelSource::Discovered => served.discovered.len(),
         };
         let plural = if count == 1 { "" } else { "s" };
-        writeln!(out, "  + {} ({}): {count} model{plural}", served.config.name, served.config.kind)?;
+        let (name, kind) = (&served.config.name, &served.config.kind);
+        let listener = loaded.surroundings().listener_of(name);
+        let listener = listener.map_or_else(String::new, |user| format!(", run by {user}"));
+        writeln!(out, "  + {name} ({kind}): {count} model{plural}{listener}")?;
     }
     Ok(())
 }

@@ -1,13 +1,19 @@
 //! What there is near by when nothing is configured: servers on this machine, a key in the environment, and always
 //! the echo model.
+//!
+//! Any program can listen where a server is looked for. One of another person is left alone: what listens there must be
+//! of this user, of root, or of a service of this machine (Ollama's has a user of its own). The banner says whose it is.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use crate::config::{Catalog, ModelConfig, ModelSource, ProviderConfig, Settings};
+use crate::local::listeners::{self, Untrusted};
 use crate::providers::{self, ErrorKind, ModelCard, Shared};
 
 /// A server on this machine answers at once, or is not there.
@@ -32,6 +38,8 @@ pub(super) struct Place {
     found: Option<(ProviderConfig, Vec<ModelCard>)>,
     /// What else there is to say.
     pub(super) note: Option<String>,
+    /// Whose it is, if it is a server of this machine.
+    listener: Option<String>,
 }
 
 impl Place {
@@ -57,6 +65,12 @@ impl Surroundings {
     fn found(&self, title: &str) -> Option<&ProviderConfig> {
         let place = self.places.iter().find(|place| place.title == title)?;
         place.found.as_ref().map(|(config, _)| config)
+    }
+
+    /// Whose server a provider is, if it was found on this machine.
+    pub(super) fn listener_of(&self, provider: &str) -> Option<&str> {
+        let is_it = |place: &&Place| place.found.as_ref().is_some_and(|(config, _)| config.name == provider);
+        self.places.iter().find(is_it)?.listener.as_deref()
     }
 
     pub(super) fn places(&self) -> &[Place] {
@@ -94,6 +108,7 @@ pub(super) async fn look(
             advice: String::new(),
             found: Some((config, Vec::new())),
             note: None,
+            listener: None,
         });
     }
     Surroundings { places }
@@ -118,14 +133,22 @@ async fn seen(
     before: Option<&ProviderConfig>,
 ) -> Option<Place> {
     let Candidate { title, advice, config, patience, named_by } = candidate;
-    let Some(config) = config else { return Some(Place { title, advice, found: None, note: None }) };
+    let absent = |title, advice, note| Some(Place { title, advice, found: None, note, listener: None });
+    let Some(config) = config else { return absent(title, advice, None) };
     let same = |other: &ProviderConfig| other.name == config.name || other.base_url == config.base_url;
     if catalog.providers.iter().any(same) {
         return None;
     }
+    let listener = match listener_of(&config).await {
+        Ok(listener) => listener,
+        Err(untrusted) => {
+            let advice = "name it as a provider in a models file if it is to be used".to_owned();
+            return absent(title, advice, Some(untrusted.to_string()));
+        }
+    };
     let provider = match providers::build(&config, shared) {
         Ok(provider) => provider,
-        Err(fault) => return Some(Place { title, advice, found: None, note: Some(fault.problem) }),
+        Err(fault) => return absent(title, advice, Some(fault.problem)),
     };
     let answer = timeout(patience, provider.models()).await;
     let is_nobody_there = matches!(&answer, Ok(Err(error)) if matches!(error.kind, ErrorKind::Unreachable));
@@ -137,7 +160,31 @@ async fn seen(
         _ if config.api_key.is_some() => silent(config),
         _ => (None, None),
     };
-    Some(Place { title, advice, found, note })
+    Some(Place { title, advice, found, note, listener })
+}
+
+/// Whose server it is, if it is one of this machine. Where none is to be seen, none of this machine's users listens.
+///
+/// # Errors
+/// Another person's.
+async fn listener_of(config: &ProviderConfig) -> Result<Option<String>, Untrusted> {
+    let uri = config.base_url.as_ref().and_then(|url| url.parse::<Uri>().ok());
+    let Some((host, port)) = uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16().unwrap_or(80))))
+    else {
+        return Ok(None);
+    };
+    let bare_host = host.trim_start_matches('[').trim_end_matches(']');
+    let targets = timeout(NEAR, lookup_host((bare_host, port))).await;
+    let mut found = None;
+    for target in targets.ok().and_then(Result::ok).into_iter().flatten().filter(|to| to.ip().is_loopback()) {
+        for listener in listeners::found_at(target).await.unwrap_or_default() {
+            if !listeners::is_own_or_of_system(listener.uid) {
+                return Err(Untrusted { address: target, uid: Some(listener.uid) });
+            }
+            found = Some(listeners::user(listener.uid));
+        }
+    }
+    Ok(found)
 }
 
 fn provider(
@@ -229,7 +276,8 @@ fn engines(settings: &Settings) -> Option<Place> {
     let program = program.map_or("no llama-server on the PATH", |_| "a llama-server on the PATH");
     let note = format!("{program}, {count} GGUF files; this version does not start engines by itself");
     let advice = "start llama-server on one of the files; port 8000 is found by itself".to_owned();
-    Some(Place { title: "llama.cpp".to_owned(), advice, found: None, note: Some(note) })
+    let title = "llama.cpp".to_owned();
+    Some(Place { title, advice, found: None, note: Some(note), listener: None })
 }
 
 fn has_echo(catalog: &Catalog) -> bool {

@@ -18,6 +18,7 @@ mod probes;
 mod provider;
 mod raw;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -173,6 +174,8 @@ struct Reader<'a> {
     minimum: bool,
     catalog: Catalog,
     faults: Vec<Fault>,
+    /// The variables that were read for something that engines are not given.
+    withheld: BTreeSet<String>,
 }
 
 impl Reader<'_> {
@@ -195,6 +198,8 @@ impl Reader<'_> {
         for (name, provider) in raw.providers.0 {
             self.provider(name, provider.0);
         }
+        let withheld = std::mem::take(&mut self.withheld);
+        self.catalog.withhold(withheld);
         for (model, policy) in policies {
             if !anything_discovered && !listed.contains(&model) {
                 self.unserved(&model, &listed);
@@ -254,6 +259,7 @@ impl Reader<'_> {
             headers.map(|(name, value)| (name, SecretString::from(expansion.expand(&value)))).collect();
         let stated = [raw.timeout, raw.connect_timeout, raw.first_token_timeout, raw.stall_timeout];
         let models = self.models(&place, raw.models, outer.as_ref(), &mut expansion);
+        self.withheld.append(&mut expansion.withheld);
         self.check_keys_of_engines(&place, &models, &api_keys);
         if !self.all_found((&name, &place), raw.optional, expansion) {
             return;

@@ -3,8 +3,12 @@
 //! A model has variants: ways to run it that differ in their context. Whatever may be stated for the provider, a
 //! model or a variant is settled here; the innermost statement holds.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
 
 /// What holds for all engines of one provider.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +77,36 @@ pub struct EngineVariant {
     pub memory_mib: Option<u64>,
     /// How long to wait for it.
     pub timeouts: EngineTimeouts,
+    /// What is in its environment.
+    pub environment: EngineEnvironment,
+}
+
+/// What is in the environment of a program besides what every engine inherits, and what is not.
+#[derive(Clone, Debug, Default)]
+pub struct EngineEnvironment {
+    /// Variables that the models file sets. Their values may be secrets.
+    pub set: Vec<(String, SecretString)>,
+    /// Names of variables that the models file reads for something else, such as the key of a provider.
+    pub withheld: Arc<BTreeSet<String>>,
+}
+
+impl EngineEnvironment {
+    /// The variables that are set, with their values.
+    pub fn exposed(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.set.iter().map(|(name, value)| (name.as_str(), value.expose_secret()))
+    }
+
+    /// Whether the same variables are set to the same values.
+    #[must_use]
+    pub fn sets_the_same(&self, other: &Self) -> bool {
+        self.exposed().eq(other.exposed())
+    }
+}
+
+impl PartialEq for EngineEnvironment {
+    fn eq(&self, other: &Self) -> bool {
+        self.sets_the_same(other) && self.withheld == other.withheld
+    }
 }
 
 impl EngineVariant {
@@ -81,6 +115,7 @@ impl EngineVariant {
     pub fn is_started_as(&self, other: &Self) -> bool {
         (self.context_tokens, &self.binary, &self.args, &self.address)
             == (other.context_tokens, &other.binary, &other.args, &other.address)
+            && self.environment.sets_the_same(&other.environment)
     }
 }
 
@@ -127,6 +162,8 @@ pub struct Tokenization {
     pub binary: Option<PathBuf>,
     /// Its arguments.
     pub args: Vec<String>,
+    /// What is in its environment.
+    pub environment: EngineEnvironment,
     /// What the template adds to each message, in tokens.
     pub extra_tokens_per_message: u64,
     /// What the template adds once, in tokens.

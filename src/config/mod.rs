@@ -19,7 +19,10 @@ mod settings;
 pub use crate::lint::nearest;
 pub use adjustment::Adjustment;
 pub use catalog::{Catalog, Imported, Judged, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
-pub use engine::{EngineAddress, EngineModel, EngineSettings, EngineTimeouts, EngineVariant, Tokenization};
+pub use engine::{
+    EngineAddress, EngineEnvironment, EngineModel, EngineSettings, EngineTimeouts, EngineVariant,
+    Tokenization,
+};
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
 pub use import::adjustments_beside;

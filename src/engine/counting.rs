@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::estimate::{self, Experience, Guess, Sketch};
-use super::lease::Place;
+use super::lease::{Death, EngineError, Place};
 use super::memory::{Mark, Memory};
 use super::need::Need;
 use super::planner::Capacity;
@@ -27,6 +27,8 @@ use crate::telemetry::EngineMetrics;
 const SHORT: u64 = 16;
 /// How long an engine may take to count a prompt.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The end of a process is noticed a moment after its connections broke.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// In this process a prompt is counted nearly right. So many of its tokens are sure, of a hundred.
 const SURE: u64 = 95;
 
@@ -84,12 +86,19 @@ impl Counting {
     }
 
     /// What a request needs, and what was thought for it; nothing if it was not worth a thought.
-    pub async fn need(&self, pool: &Pool, request: &ChatRequest) -> (Need, Option<Thought>) {
+    ///
+    /// # Errors
+    /// The engine that was to count it crashed over it.
+    pub async fn need(
+        &self,
+        pool: &Pool,
+        request: &ChatRequest,
+    ) -> Result<(Need, Option<Thought>), EngineError> {
         let answer = estimate::answer_length(request, self.answer_reserve);
         let of = |tokens| Need { prompt_tokens: tokens, prompt_at_most: tokens, answer, ..Need::NOTHING };
         let smallest = self.contexts.first().copied().unwrap_or(0);
         if let Some(tokens) = estimate::at_most(request).filter(|tokens| *tokens <= smallest / SHORT) {
-            return (of(tokens), None);
+            return Ok((of(tokens), None));
         }
         let (guess, learned, mark, growth_tokens) = {
             let sketch = Sketch::of(request);
@@ -102,7 +111,7 @@ impl Counting {
             }
         };
         let largest = self.contexts.last().copied().unwrap_or(0);
-        let (tokens, at_most, is_counted) = match self.counted(pool, request, guess, &of).await {
+        let (tokens, at_most, is_counted) = match self.counted(pool, request, guess, &of).await? {
             Some((tokens, true)) => (tokens, tokens, true),
             Some((tokens, false)) => (tokens, guess.at_most.min(tokens * 100 / SURE), false),
             // Whatever the tokens of this model are, they are too many.
@@ -110,7 +119,7 @@ impl Counting {
             None => (guess.tokens, guess.at_most, false),
         };
         let need = Need { is_counted, growth_tokens, prompt_at_most: at_most, ..of(tokens) };
-        (need, Some(Thought { guess: learned, tokens, mark }))
+        Ok((need, Some(Thought { guess: learned, tokens, mark })))
     }
 
     /// What a request without a conversation needs: its longest text, whatever the tokens are.
@@ -127,18 +136,18 @@ impl Counting {
         request: &ChatRequest,
         guess: Guess,
         of: &impl Fn(u64) -> Need,
-    ) -> Option<(u64, bool)> {
+    ) -> Result<Option<(u64, bool)>, EngineError> {
         let same = self.smallest(of(guess.at_most)) == self.smallest(of(guess.at_least));
         let Some((_, capacity)) = pool.serving(&self.model) else {
-            return if same { None } else { self.by_hand(pool, request, guess).await };
+            return if same { Ok(None) } else { self.by_hand(pool, request, guess).await };
         };
         if of(guess.at_most).fits(capacity.context_tokens, false) {
             // In a context of its own nobody is harmed by a wrong guess.
             let is_vague = is_worth_counting(guess, capacity);
-            return if is_vague { self.by_the_running(pool, request).await } else { None };
+            return if is_vague { self.by_the_running(pool, request).await } else { Ok(None) };
         }
         let must_grow = same && !of(guess.at_least).fits(capacity.context_tokens, false);
-        if must_grow { None } else { self.by_the_running(pool, request).await }
+        if must_grow { Ok(None) } else { self.by_the_running(pool, request).await }
     }
 
     /// Counts prompts for somebody who wants to know: by the engine that runs, or by the model's own file. Nothing is
@@ -162,34 +171,68 @@ impl Counting {
     async fn all_by_engine(&self, pool: &Pool, request: &CountRequest) -> Option<Vec<u64>> {
         let mut tokens = Vec::with_capacity(request.prompts.len());
         for prompt in &request.prompts {
-            tokens.push(self.by_engine(pool, prompt).await?);
+            tokens.push(self.by_engine(pool, prompt).await.ok()??);
         }
         Some(tokens)
     }
 
-    async fn by_the_running(&self, pool: &Pool, request: &ChatRequest) -> Option<(u64, bool)> {
-        Some((self.by_engine(pool, request).await?, true))
+    async fn by_the_running(
+        &self,
+        pool: &Pool,
+        request: &ChatRequest,
+    ) -> Result<Option<(u64, bool)>, EngineError> {
+        Ok(self.by_engine(pool, request).await?.map(|tokens| (tokens, true)))
     }
 
     /// Counts by the engine that runs, if one does.
-    async fn by_engine(&self, pool: &Pool, request: &ChatRequest) -> Option<u64> {
-        let (place, _) = pool.serving(&self.model)?;
+    ///
+    /// # Errors
+    /// It crashed over this request.
+    async fn by_engine(&self, pool: &Pool, request: &ChatRequest) -> Result<Option<u64>, EngineError> {
+        let Some((place, _)) = pool.serving(&self.model) else { return Ok(None) };
+        let arrival = place.arrive();
+        match self.asked(&place, request).await {
+            Ok(counted) => Ok(counted),
+            // It may be at work.
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(None),
+            Err(_)
+                if place.death(LAST_MOMENT).await == Some(Death::Crash) && arrival.has_ended_the_engine() =>
+            {
+                Err(EngineError::Crashed)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn asked(&self, place: &Place, request: &ChatRequest) -> std::io::Result<Option<u64>> {
         // It knows its own tokens.
         *self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let body = request.body.text().clone();
         match request.kind {
             RequestKind::Chat => place.door.input_tokens(body, PATIENCE).await,
-            RequestKind::Completion => place.door.tokens_of(request.body.get("prompt")?, PATIENCE).await,
+            RequestKind::Completion => match request.body.get("prompt") {
+                Some(prompt) => place.door.tokens_of(prompt, PATIENCE).await,
+                None => Ok(None),
+            },
         }
     }
 
     /// Counts while no engine runs, a request after the other.
-    async fn by_hand(&self, pool: &Pool, request: &ChatRequest, guess: Guess) -> Option<(u64, bool)> {
-        let _turn = self.turns.acquire().await.ok()?;
+    async fn by_hand(
+        &self,
+        pool: &Pool,
+        request: &ChatRequest,
+        guess: Guess,
+    ) -> Result<Option<(u64, bool)>, EngineError> {
+        let Ok(_turn) = self.turns.acquire().await else { return Ok(None) };
         // Meanwhile another request has had an engine started, mostly.
-        if let Some(counted) = self.by_engine(pool, request).await {
-            return Some((counted, true));
+        if let Some(counted) = self.by_engine(pool, request).await? {
+            return Ok(Some((counted, true)));
         }
+        Ok(self.without_engine(request, guess).await)
+    }
+
+    async fn without_engine(&self, request: &ChatRequest, guess: Guess) -> Option<(u64, bool)> {
         // Pictures are not in the text.
         if let Some(counted) = self.by_vocabulary(request).await {
             let largest = self.contexts.last().copied().unwrap_or(0);

@@ -29,13 +29,8 @@ impl Identity {
 
     /// Everyone who runs in a process group.
     pub(super) fn of_group(group: u32) -> Vec<Self> {
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
-        let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
-        let in_group = pids.filter_map(|pid| {
-            let stat = Stat::of(pid).filter(|stat| stat.group == group && !stat.is_zombie)?;
-            Some(Self { pid, started: stat.started })
-        });
-        in_group.collect()
+        let in_group = processes().filter(|(_, stat)| stat.group == group && !stat.is_zombie);
+        in_group.map(|(pid, stat)| Self { pid, started: stat.started }).collect()
     }
 
     /// Whether it was started with this variable, as `NAME=value`. Only its own user is told.
@@ -60,10 +55,18 @@ impl Identity {
     }
 }
 
+/// All processes of this machine that can be seen.
+pub(super) fn processes() -> impl Iterator<Item = (u32, Stat)> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, Stat::of(pid)?)))
+}
+
 /// What Linux tells of a process.
 pub(super) struct Stat {
     is_zombie: bool,
-    group: u32,
+    pub(super) parent: u32,
+    pub(super) group: u32,
     started: u64,
     /// What all its threads have worked, in hundredths of a second.
     pub(super) worked: u64,
@@ -83,6 +86,7 @@ impl Stat {
         Some(Self {
             worked: number(14)? + number(15)?,
             is_zombie: matches!(field(3)?, "Z" | "X"),
+            parent: field(4)?.parse().ok()?,
             group: field(5)?.parse().ok()?,
             started: field(22)?.parse().ok()?,
         })
@@ -98,6 +102,7 @@ mod tests {
         let text = "42 (a) Z 1 (b)) S 7 40 1 0 -1 0 0 0 0 0 5 6 0 0 20 0 1 0 987 0";
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.is_zombie, stat.group, stat.started, stat.worked), (false, 40, 987, 11));
+        assert_eq!(stat.parent, 7);
     }
 
     #[test]

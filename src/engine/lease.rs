@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use super::planner::{Refusal, TicketId};
+use super::arrivals::Arrival;
+use super::planner::{Failure, Refusal, TicketId};
 use super::pool::Command;
 use super::probe::Door;
+use super::process::Exit;
 use super::prompt_cache::PromptCache;
+use crate::local::Socket;
 
 /// Why a request gets no engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +27,8 @@ pub enum EngineError {
         retry_after: Duration,
         /// Why, with the engine's last words. For operators.
         told: Arc<str>,
+        /// The port that another program has, if that is why.
+        taken_port: Option<u16>,
     },
     /// No variant is large enough.
     #[error("the prompt needs {needed_tokens} tokens, and the largest context has {context_tokens}")]
@@ -35,6 +41,18 @@ pub enum EngineError {
     /// The service is about to end, or the model is not configured any more.
     #[error("the engine is not served any more")]
     Gone,
+    /// The engine crashed over this request, which would end the next one as well.
+    #[error("the engine crashed over this request")]
+    Crashed,
+}
+
+/// How an engine has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// By a fault of its own.
+    Crash,
+    /// It was asked to end, or was ended from outside.
+    End,
 }
 
 /// The right to ask an engine. Dropping it ends the right, and frees the place.
@@ -58,19 +76,36 @@ pub struct Place {
 }
 
 impl Place {
-    /// The address of its API.
+    /// The address of its API, as requests call it. It is reached by [`Place::connect`] only.
     pub fn base_url(&self) -> String {
-        let address = &self.door.address;
-        if address.host.contains(':') {
-            format!("http://[{}]:{}/v1", address.host, address.port)
-        } else {
-            format!("http://{}:{}/v1", address.host, address.port)
-        }
+        format!("http://{}/v1", self.authority())
     }
 
-    /// Whether the gateway saves and restores its slots.
-    pub fn keeps_slots(&self) -> bool {
-        self.cache.is_some()
+    /// What requests to it call it.
+    pub fn authority(&self) -> String {
+        self.door.endpoint.authority()
+    }
+
+    /// A connection to the engine, and to no other program. Nothing has been sent on it.
+    ///
+    /// # Errors
+    /// The engine does not listen any more, or another program does at its address.
+    pub async fn connect(&self) -> std::io::Result<Socket> {
+        self.door.endpoint.connect().await
+    }
+
+    /// A request arrives there, until the engine has answered the first of it.
+    pub fn arrive(&self) -> Arrival {
+        self.door.arrivals.arrive()
+    }
+
+    /// How the engine has ended, if it has or does within that time.
+    pub async fn death(&self, within: Duration) -> Option<Death> {
+        let mut exit = self.door.exit.clone();
+        // The sender does not go before it has told.
+        let exit = timeout(within, exit.wait_for(Option::is_some)).await.ok()?.ok().and_then(|exit| *exit);
+        let is_own_fault = exit.is_some_and(Exit::is_crash) && !self.door.stop.is_cancelled();
+        Some(if is_own_fault { Death::Crash } else { Death::End })
     }
 
     /// The key that opens it.
@@ -114,7 +149,10 @@ impl From<Refusal> for EngineError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::QueueFull => Self::QueueFull,
-            Refusal::StartFailed { retry_after, told } => Self::StartFailed { retry_after, told },
+            Refusal::StartFailed { retry_after, failure } => {
+                let Failure { told, taken_port, .. } = failure;
+                Self::StartFailed { retry_after, told, taken_port }
+            }
             Refusal::TooLarge { needed_tokens, context_tokens } => {
                 Self::TooLarge { needed_tokens, context_tokens }
             }

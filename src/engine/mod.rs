@@ -3,9 +3,12 @@
 //! A [`Pool`] is one provider's engines. One task owns them (`owner`), a pure planner decides (`planner`), each process
 //! has a task that watches it (`runner`). Providers ask for a [`Lease`] and drop it when their answer has ended.
 
+mod arrivals;
 mod counting;
+mod endpoint;
 mod estimate;
 pub mod guard;
+mod holder;
 mod identity;
 mod inherited;
 mod lease;
@@ -28,8 +31,9 @@ mod vitals;
 mod vocabulary;
 pub mod watch;
 
+pub use arrivals::Arrival;
 pub use counting::{Counting, Thought};
-pub use lease::{EngineError, Lease, Place};
+pub use lease::{Death, EngineError, Lease, Place};
 pub use log::Log;
 pub use need::{AnswerLength, Need};
 pub use pool::Pool;

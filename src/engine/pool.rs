@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::counting::Counting;
@@ -189,6 +191,15 @@ impl Pool {
     pub fn states(&self) -> Vec<EngineState> {
         let Some(running) = self.running.get() else { return Vec::new() };
         running.pictures.borrow().iter().map(|picture| picture.state.clone()).collect()
+    }
+
+    /// Whether an engine takes no more requests, now or within that time.
+    pub async fn is_gone(&self, engine: EngineId, within: Duration) -> bool {
+        let Some(running) = self.running.get() else { return true };
+        let is_ready = |picture: &Picture| picture.state.id == engine && picture.state.phase == "ready";
+        let mut pictures = running.pictures.clone();
+        let gone = pictures.wait_for(|pictures| !pictures.iter().any(is_ready));
+        timeout(within, gone).await.is_ok()
     }
 
     /// What the last engine of a model said, the newest last; `None` if none has been started.

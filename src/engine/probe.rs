@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +15,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use super::arrivals::Arrivals;
+use super::endpoint::{Endpoint, Stranger};
 use super::planner::Capacity;
-use crate::config::EngineAddress;
+use super::process::Exit;
 
 /// An answer beyond this is none of an engine's. (A chat template may take some dozens of kilobytes.)
 const MOST_BYTES: usize = 4 * 1024 * 1024;
@@ -26,11 +30,17 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// Slots are rounded up by less than this, in tokens.
 const ROUNDED_UP: u64 = 256;
 
-/// Where an engine is asked, and the key that opens it.
+/// Where an engine is asked, the key that opens it, and what becomes of it.
 #[derive(Debug)]
 pub(super) struct Door {
-    pub(super) address: EngineAddress,
+    pub(super) endpoint: Endpoint,
     pub(super) api_key: SecretString,
+    /// How its process has ended, once it has.
+    pub(super) exit: watch::Receiver<Option<Exit>>,
+    /// Cancelled when the gateway asks it to end.
+    pub(super) stop: CancellationToken,
+    /// What it works on.
+    pub(super) arrivals: Arc<Arrivals>,
 }
 
 /// How an engine answers to its key.
@@ -41,14 +51,25 @@ pub(super) enum Introduction {
     Unknown,
     /// It does not answer yet.
     Silent,
-    /// It does not know the key: another program has the port.
+    /// It does not know the key: it is another server.
     Stranger,
 }
 
 impl Door {
     /// Whether the engine answers, and says that it has loaded.
     pub(super) async fn is_well(&self, limit: Duration) -> bool {
-        matches!(self.ask(Method::GET, "/health", Bytes::new(), limit).await, Ok((StatusCode::OK, _)))
+        self.health(limit).await.unwrap_or(false)
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// Another program listens at its address.
+    pub(super) async fn health(&self, limit: Duration) -> Result<bool, Stranger> {
+        match self.ask(Method::GET, "/health", Bytes::new(), limit).await {
+            Ok((status, _)) => Ok(status == StatusCode::OK),
+            Err(error) => Stranger::in_error(&error).map_or(Ok(false), Err),
+        }
     }
 
     /// Whether the engine answers, in whatever way, what can only be answered between two steps of its work.
@@ -80,27 +101,34 @@ impl Door {
 
     /// How many tokens the engine makes of a chat request; `None` if it does not say. An older one is asked what its
     /// template makes of it, and how many tokens that has.
-    pub(super) async fn input_tokens(&self, body: Bytes, limit: Duration) -> Option<u64> {
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(super) async fn input_tokens(&self, body: Bytes, limit: Duration) -> io::Result<Option<u64>> {
         let path = "/v1/chat/completions/input_tokens";
-        let (status, said) = self.ask(Method::POST, path, body.clone(), limit).await.ok()?;
+        let (status, said) = self.ask(Method::POST, path, body.clone(), limit).await?;
         if status != StatusCode::NOT_FOUND {
-            let counted: Counted = serde_json::from_slice(&said).ok().filter(|_| status.is_success())?;
-            return Some(counted.input_tokens);
+            let counted: Option<Counted> = in_good((status, &said));
+            return Ok(counted.map(|counted| counted.input_tokens));
         }
-        let (status, said) = self.ask(Method::POST, "/apply-template", body, limit).await.ok()?;
-        let applied: Applied = serde_json::from_slice(&said).ok().filter(|_| status.is_success())?;
-        self.tokens_of(applied.prompt.get().as_bytes(), limit).await
+        let (status, said) = self.ask(Method::POST, "/apply-template", body, limit).await?;
+        match in_good::<Applied>((status, &said)) {
+            Some(applied) => self.tokens_of(applied.prompt.get().as_bytes(), limit).await,
+            None => Ok(None),
+        }
     }
 
     /// How many tokens the engine makes of a text, which is a JSON string; `None` if it does not say.
-    pub(super) async fn tokens_of(&self, text: &[u8], limit: Duration) -> Option<u64> {
-        let text: &RawValue = serde_json::from_slice(text).ok()?;
-        let question =
-            serde_json::to_vec(&Question { content: text, add_special: true, parse_special: true });
-        let asked = self.ask(Method::POST, "/tokenize", question.ok()?.into(), limit);
-        let (status, said) = asked.await.ok()?;
-        let tokens: Tokens = serde_json::from_slice(&said).ok().filter(|_| status.is_success())?;
-        Some(tokens.tokens.len() as u64)
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(super) async fn tokens_of(&self, text: &[u8], limit: Duration) -> io::Result<Option<u64>> {
+        let Ok(text) = serde_json::from_slice::<&RawValue>(text) else { return Ok(None) };
+        let question = Question { content: text, add_special: true, parse_special: true };
+        let question = serde_json::to_vec(&question)?;
+        let (status, said) = self.ask(Method::POST, "/tokenize", question.into(), limit).await?;
+        let tokens: Option<Tokens> = in_good((status, &said));
+        Ok(tokens.map(|tokens| tokens.tokens.len() as u64))
     }
 
     /// What the slots hold; nothing if the engine does not say.
@@ -143,14 +171,13 @@ impl Door {
     }
 
     async fn answer(&self, method: Method, path: &str, body: Bytes) -> io::Result<(StatusCode, Bytes)> {
-        let EngineAddress { host, port } = &self.address;
-        let socket = TcpStream::connect((host.as_str(), *port)).await?;
+        let socket = self.endpoint.connect().await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, format!("{host}:{port}"))
+            .header(HOST, self.endpoint.authority())
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, format!("Bearer {}", self.api_key.expose_secret()))
             .body(Full::new(body))
@@ -168,6 +195,11 @@ impl Door {
         }
         asking.await
     }
+}
+
+/// What a good answer says.
+fn in_good<'a, T: Deserialize<'a>>((status, said): (StatusCode, &'a [u8])) -> Option<T> {
+    serde_json::from_slice(said).ok().filter(|_| status.is_success())
 }
 
 /// What can be done with a slot.

@@ -12,6 +12,7 @@
 mod keeper;
 mod spawner;
 
+use std::collections::BTreeSet;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -25,7 +26,7 @@ use tokio::time::timeout;
 use super::guard::GUARD_COMMAND;
 use super::inherited::inherited;
 use super::log::Log;
-use super::run_folder::{self, RunFolder};
+use super::run_folder::{self, RunFolder, SocketFile};
 
 /// Also when the file has been replaced since the gateway was started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -44,6 +45,8 @@ pub struct Launch {
     pub args: Vec<String>,
     /// Variables besides those that are inherited. Secrets belong here.
     pub variables: Vec<(String, String)>,
+    /// Names of variables that it does not inherit, even if engines usually do.
+    pub withheld: Arc<BTreeSet<String>>,
     /// The folder it runs in; `None` for the gateway's own.
     pub folder: Option<PathBuf>,
 }
@@ -71,6 +74,17 @@ impl Launcher {
     /// Where engines may put what is to outlive them, and not the gateway.
     pub(super) fn folder(&self) -> Option<&Path> {
         self.run_folder.as_ref().map(|folder| folder.path())
+    }
+
+    /// A name for a unix socket on which an engine may listen. No other user can get at it.
+    ///
+    /// # Errors
+    /// There is no folder of this user for it.
+    pub(super) fn socket(&self) -> std::io::Result<SocketFile> {
+        let missing = || {
+            std::io::Error::other("this user has no run folder; set XDG_RUNTIME_DIR to a folder of this user")
+        };
+        self.run_folder.as_ref().map(|folder| folder.socket()).ok_or_else(missing)?
     }
 
     /// Guards engines with this program, which has to know the guard's command, instead of the running one.
@@ -107,7 +121,7 @@ impl Launcher {
             .arg(&launch.binary)
             .args(&launch.args)
             .env_clear()
-            .envs(inherited())
+            .envs(inherited(&launch.withheld))
             .envs(run_folder::mark())
             .envs(launch.variables)
             .process_group(0)
@@ -164,6 +178,20 @@ pub enum Exit {
     Signal(i32),
     /// The system does not tell.
     Unknown,
+}
+
+impl Exit {
+    /// Whether it ended by a fault of its own, and not because it was asked to, or killed from outside. A shell that ran
+    /// it tells a signal by a code.
+    pub fn is_crash(self) -> bool {
+        const SHELL: i32 = 128;
+        let from_outside = [Signal::HUP, Signal::INT, Signal::TERM, Signal::KILL].map(Signal::as_raw);
+        match self {
+            Self::Code(0) | Self::Unknown => false,
+            Self::Code(code) => !from_outside.contains(&(code - SHELL)),
+            Self::Signal(signal) => !from_outside.contains(&signal),
+        }
+    }
 }
 
 impl From<ExitStatus> for Exit {
@@ -241,6 +269,11 @@ impl Process {
     /// How it ended, if it did.
     pub fn exit(&self) -> Option<Exit> {
         *self.exit.borrow()
+    }
+
+    /// Tells of its end, also when this is gone.
+    pub(super) fn end(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.clone()
     }
 
     /// Waits for its end. By then its last words are in the log, its group is gone and it is reaped.

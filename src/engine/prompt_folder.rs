@@ -69,7 +69,8 @@ pub(super) fn sweep(base: &Path) {
     }
 }
 
-fn owner_of(name: &str) -> Option<Identity> {
+/// The process whose number and start a name begins with.
+pub(super) fn owner_of(name: &str) -> Option<Identity> {
     let mut numbers = name.split('-');
     let pid = numbers.next()?.parse().ok()?;
     Some(Identity { pid, started: numbers.next()?.parse().ok()? })

@@ -3,22 +3,35 @@
 //! Engines end with the gateway by themselves ([`super::guard`]). What may be left all the same are the children of an
 //! engine that was a script, or an engine that gained privileges on its way. Those are ended by the watch
 //! ([`super::watch`]), and by any gateway before it starts engines: only those whose gateway is gone.
+//!
+//! The sockets of engines are here as well: no other user can listen on one, or connect to it.
 
 use std::fs::{DirBuilder, Metadata, Permissions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Error, ErrorKind, PipeWriter};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
 use super::{prompt_folder, watch};
+use crate::local::own_uid;
 
-/// Only for this user: sockets of engines may stand here, too.
+/// Only for this user: sockets of engines are here, too.
 const MODE: u32 = 0o700;
+/// Where the folder is made if it cannot be made where the environment says.
+const OTHERWISE: &str = "/tmp";
+/// The name of a unix socket takes no more bytes than this, with its folder.
+const LONGEST_SOCKET: usize = 107;
+/// So many bytes of that are kept for the name without its folder.
+const SOCKET_NAME: usize = 40;
+/// How names of sockets end.
+const SOCKET_ENDING: &str = ".sock";
 /// The variable by which the processes of an engine are known, even if their leader is gone.
 const MARK: &str = "LLM_PROXY_API_ENGINE_OF";
 /// How long to wait until those that were killed are gone and have given back their memory.
@@ -56,16 +69,59 @@ pub(super) struct Written {
     file: PathBuf,
 }
 
+/// The name of a unix socket, on which an engine listens. Dropping it removes the socket.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl SocketFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // An engine that has ended in good order may have removed it itself.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 impl RunFolder {
     /// The user's folder in `base`, which is `$XDG_RUNTIME_DIR` or the folder for temporary files. It is made if it is
     /// not there.
     ///
     /// # Errors
-    /// It cannot be made, or it belongs to somebody else.
+    /// It cannot be made, it belongs to another user, or its path is too long for the sockets of engines.
     pub fn open(base: &Path) -> std::io::Result<Self> {
-        let user = geteuid().as_raw();
-        let path = base.join(format!("llm-proxy-api-{user}"));
+        Self::open_as(base, &format!("llm-proxy-api-{}", own_uid()))
+    }
+
+    /// As [`RunFolder::open`], and in the folder for temporary files where that fails: at the usual place there, or, if
+    /// another user has taken that, at one that no user can know beforehand.
+    ///
+    /// # Errors
+    /// It can be made nowhere.
+    pub fn open_somewhere(base: &Path) -> std::io::Result<Self> {
+        let told = |error: &Error| {
+            tracing::warn!(%error, "The run folder is made in {OTHERWISE}; set XDG_RUNTIME_DIR to a folder of this user");
+        };
+        let other = Path::new(OTHERWISE);
+        Self::open(base).inspect_err(told).or_else(|_| Self::open(other)).or_else(|_| {
+            let random = RandomState::new().build_hasher().finish();
+            Self::open_as(other, &format!("llm-proxy-api-{}-{random:016x}", own_uid()))
+        })
+    }
+
+    fn open_as(base: &Path, name: &str) -> std::io::Result<Self> {
+        let user = own_uid();
+        let path = base.join(name);
         let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+        if path.as_os_str().len() + 1 + SOCKET_NAME > LONGEST_SOCKET {
+            let most = LONGEST_SOCKET - SOCKET_NAME - 1;
+            let problem =
+                format!("its path is longer than {most} bytes, which leaves no room for names of sockets");
+            return Err(named(Error::new(ErrorKind::InvalidInput, problem)));
+        }
         match DirBuilder::new().mode(MODE).create(&path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(named(error)),
             _ => {}
@@ -122,7 +178,32 @@ impl RunFolder {
         while killed.iter().flatten().any(|one| one.is_alive()) && Instant::now() < until {
             std::thread::sleep(LOOK);
         }
+        self.sweep_sockets();
         killed.len()
+    }
+
+    /// A name for a socket that no engine has had.
+    ///
+    /// # Errors
+    /// The system does not show this process.
+    pub(super) fn socket(&self) -> std::io::Result<SocketFile> {
+        static SO_FAR: AtomicU64 = AtomicU64::new(0);
+        let own = Identity::of(std::process::id()).ok_or(ErrorKind::NotFound)?;
+        let number = SO_FAR.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join(format!("{}-{}-{number}{SOCKET_ENDING}", own.pid, own.started));
+        Ok(SocketFile(path))
+    }
+
+    /// Removes the sockets of processes that are gone.
+    fn sweep_sockets(&self) {
+        let files = std::fs::read_dir(&self.path).into_iter().flatten().filter_map(Result::ok);
+        for file in files {
+            let name = file.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(SOCKET_ENDING));
+            if name.and_then(prompt_folder::owner_of).is_some_and(|owner| !owner.is_alive()) {
+                let _ = std::fs::remove_file(file.path());
+            }
+        }
     }
 
     /// What to write down as soon as an engine has a number.

@@ -1,7 +1,6 @@
 //! One engine, from its start to its end: started, watched while it loads and while it serves, stopped.
 
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::Arrivals;
+use super::endpoint::{Endpoint, Port, Stranger};
+use super::holder;
 use super::log::Log;
 use super::planner::{Capacity, Failure};
 use super::probe::{Door, Introduction};
 use super::process::{Launch, Launcher, Process};
 use super::prompt_cache::PromptCache;
+use super::run_folder::SocketFile;
 use super::vitals::{Pulse, Vitals, model_bytes};
 use crate::config::{EngineAddress, EngineVariant};
 use crate::telemetry::{EngineMetrics, StartOutcome};
@@ -33,8 +36,6 @@ const WORK_PATIENCE: u32 = 6;
 const BUSY_SHARE: u128 = 10;
 /// How often it is looked whether a loading engine gets on.
 const FEEL_EVERY: Duration = Duration::from_millis(250);
-/// Another program may take a port before the engine does.
-const PORTS_TRIED: u32 = 3;
 /// What an engine said last, for whoever looks for the cause of a failure.
 const LAST_LINES: usize = 12;
 
@@ -51,6 +52,10 @@ const LACK_OF_MEMORY: &[&str] = &[
     "bad_alloc",
     "ctx->mem_buffer != null",
 ];
+/// What an engine says when it cannot listen where it is to.
+const UNBOUND: &[&str] = &["couldn't bind", "bind http server"];
+/// For servers that know TCP only.
+const NEEDS_A_PORT: &str = "it did not listen on the unix socket that `--host` names; a server that cannot needs a fixed address: `--port` in its `args`, or `connect`";
 /// So far back the cause of an end may stand: an engine that gives up may say much before it goes.
 const CAUSE_LINES: usize = 200;
 
@@ -88,31 +93,22 @@ pub(super) enum Report {
 /// Why an engine ended.
 enum End {
     Asked,
-    Failed(String),
-    /// It did not get the memory that it needs.
-    Starved(String),
-    /// Another program has its port.
-    PortTaken(String),
+    Failed(Failure),
 }
 
 /// Runs an engine to its end. The last report is that it is gone.
 pub(super) async fn run(order: Order, mut report: impl FnMut(Report)) {
-    let mut tried = 0;
     order.metrics.started();
-    let told = loop {
-        tried += 1;
-        match run_metered(&order, &mut report).await {
-            End::Asked => break None,
-            End::PortTaken(_) if tried < PORTS_TRIED && order.variant.address.is_none() => {}
-            End::PortTaken(told) | End::Failed(told) => break Some((told, false)),
-            End::Starved(told) => break Some((told, true)),
-        }
-    };
+    let end = run_metered(&order, &mut report).await;
     order.metrics.ended();
-    report(Report::Gone(told.map(|(told, lacks_memory)| {
-        tracing::error!(engine = %order.name, reason = %told, "The engine has failed");
-        Failure { told: told.into(), lacks_memory }
-    })));
+    let failure = match end {
+        End::Asked => None,
+        End::Failed(failure) => Some(failure),
+    };
+    if let Some(failure) = &failure {
+        tracing::error!(engine = %order.name, reason = %failure.told, "The engine has failed");
+    }
+    report(Report::Gone(failure));
 }
 
 async fn run_metered(order: &Order, report: &mut impl FnMut(Report)) -> End {
@@ -135,15 +131,16 @@ async fn run_metered(order: &Order, report: &mut impl FnMut(Report)) -> End {
 
 async fn run_once(order: &Order, report: &mut impl FnMut(Report)) -> End {
     let started = Instant::now();
-    let (door, launch) = match prepared(order) {
+    let prepared = match Prepared::of(order) {
         Ok(prepared) => prepared,
-        Err(error) => return End::Failed(format!("no port or key can be had: {error}")),
+        Err(error) => return End::failed(format!("it has no key, or nothing to listen on: {error}")),
     };
     tracing::info!(engine = %order.name, "The engine is started");
-    let process = match order.launcher.start(launch).await {
+    let process = match order.launcher.start(prepared.launch.clone()).await {
         Ok(process) => process,
-        Err(error) => return End::Failed(error.to_string()),
+        Err(error) => return End::failed(error.to_string()),
     };
+    let door = Arc::new(prepared.door(order, &process));
     report(Report::Started(process.pid(), process.log()));
     let capacity = match loaded(order, &door, &process, report).await {
         Ok(capacity) => capacity,
@@ -192,8 +189,10 @@ async fn loaded(
         () = order.stop.cancelled() => return Err(End::Asked),
         exit = process.exited() => exit,
         asked = timeout(limit, asked(order, door, process, report)) => {
-            let late = |_| Err(failed(&format!("it has not loaded within {} s", limit.as_secs_f64()), process));
-            return asked.unwrap_or_else(late);
+            return asked.unwrap_or_else(|_| {
+                let told = format!("it has not loaded within {} s", limit.as_secs_f64());
+                Err(End::Failed(failure(&with_endpoint(told, door), process)))
+            });
         }
     };
     // What it said last comes a moment after its end.
@@ -201,14 +200,19 @@ async fn loaded(
     let lines = process.log().tail(CAUSE_LINES);
     let says =
         |words: &[&str]| lines.iter().any(|line| words.iter().any(|word| line.to_lowercase().contains(word)));
-    let failed = failed(&format!("it ended while it loaded ({exit})"), process);
-    Err(match failed {
-        End::Failed(told) if says(&["couldn't bind", "bind http server"]) => End::PortTaken(told),
-        End::Failed(told) if says(LACK_OF_MEMORY) => {
-            End::Starved(format!("it did not get the memory that it needs; {told}"))
+    let ended = format!("it ended while it loaded ({exit})");
+    Err(End::Failed(match &order.variant.address {
+        Some(address) if says(UNBOUND) => {
+            let told = failure(&format!("port {} is taken; {ended}", address.port), process);
+            Failure { taken_port: Some(address.port), ..told }
         }
-        failed => failed,
-    })
+        _ if says(LACK_OF_MEMORY) => {
+            let told = failure(&format!("it did not get the memory that it needs; {ended}"), process);
+            Failure { lacks_memory: true, ..told }
+        }
+        None if says(UNBOUND) => failure(&format!("{ended}; {NEEDS_A_PORT}"), process),
+        _ => failure(&ended, process),
+    }))
 }
 
 /// Asks an engine that loads until it has loaded, or gets on no more.
@@ -238,7 +242,7 @@ async fn asked(
                 "it has neither said nor done anything for {} s while it loaded",
                 stall.as_secs_f64()
             );
-            return Err(failed(&told, process));
+            return Err(End::Failed(failure(&with_endpoint(told, door), process)));
         }
         let percent = match (order.load_time, model_bytes) {
             (Some(last), _) => Some(percent(started.elapsed(), last)),
@@ -255,15 +259,36 @@ fn percent(elapsed: Duration, last: Duration) -> u8 {
     u8::try_from(percent).unwrap_or(99).min(99)
 }
 
-fn failed(told: &str, process: &Process) -> End {
-    End::Failed(format!("{told}; its last words: {}", process.log().tail(LAST_LINES).join(" | ")))
+impl End {
+    fn failed(told: String) -> Self {
+        Self::Failed(Failure { told: told.into(), ..Failure::default() })
+    }
+}
+
+impl From<Stranger> for End {
+    fn from(stranger: Stranger) -> Self {
+        let told = format!("{stranger}; nothing has been sent to it");
+        Self::Failed(Failure { taken_port: Some(stranger.port), told: told.into(), ..Failure::default() })
+    }
+}
+
+fn failure(told: &str, process: &Process) -> Failure {
+    let told = format!("{told}; its last words: {}", process.log().tail(LAST_LINES).join(" | "));
+    Failure { told: told.into(), ..Failure::default() }
+}
+
+/// With what there is to say of where it should listen.
+fn with_endpoint(told: String, door: &Door) -> String {
+    if door.endpoint.is_there() { told } else { format!("{told}; {NEEDS_A_PORT}") }
 }
 
 /// What the engine can take, once it is well; `None` as long as it is not.
 async fn introduced(order: &Order, door: &Door) -> Option<Result<Capacity, End>> {
     let limit = order.variant.timeouts.health_check;
-    if !door.is_well(limit).await {
-        return None;
+    match door.health(limit).await {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(stranger) => return Some(Err(stranger.into())),
     }
     let meant = order.variant.context_tokens;
     match door.capacity(order.variant.whole_context_tokens(), limit).await {
@@ -273,8 +298,9 @@ async fn introduced(order: &Order, door: &Door) -> Option<Result<Capacity, End>>
             Some(Ok(Capacity { slots: 1, context_tokens: meant, is_shared: false, pool_tokens: meant }))
         }
         Introduction::Silent => None,
+        // Its own process listens there, so it is not the server that the models file means.
         Introduction::Stranger => {
-            Some(Err(End::PortTaken("another program answers at its address".to_owned())))
+            Some(Err(End::failed("it does not accept the key that it was given".to_owned())))
         }
     }
 }
@@ -299,7 +325,7 @@ async fn served(order: &Order, door: &Door, process: &Process) -> End {
         exit = process.exited() => format!("it ended by itself ({exit})"),
         () = watching => "it does not answer any more".to_owned(),
     };
-    failed(&told, process)
+    End::Failed(failure(&told, process))
 }
 
 /// Whether an engine neither answers between two steps of its work, nor works at a long one.
@@ -312,38 +338,77 @@ async fn hangs(door: &Door, process: &Process, limit: Duration) -> bool {
     u128::from(worked) * 10 < limit.as_millis() / BUSY_SHARE
 }
 
-/// Where the engine will listen, and how it is started.
-fn prepared(order: &Order) -> std::io::Result<(Arc<Door>, Launch)> {
-    let variant = &order.variant;
-    let address = match &variant.address {
-        Some(address) => address.clone(),
-        None => EngineAddress { host: "127.0.0.1".to_owned(), port: free_port()? },
-    };
-    let api_key = random_key()?;
-    let mut variables = vec![
-        // In its arguments everybody could read it.
-        ("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned()),
-        // Otherwise it calls its model by the path of its file, also to callers. Arguments come first.
-        ("LLAMA_ARG_ALIAS".to_owned(), order.model.to_string()),
-    ];
-    if let Some(folder) = order.cache.as_ref().and_then(|cache| cache.path()?.to_str()) {
-        // As arguments they would end those that do not know them. Without the second, only the last conversation
-        // stays in the slots.
-        let added = [("LLAMA_ARG_SLOT_SAVE_PATH", folder), ("LLAMA_ARG_CACHE_IDLE_SLOTS", "0")];
-        variables.extend(added.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    }
-    let launch = Launch {
-        name: order.name.to_string(),
-        binary: variant.binary.clone(),
-        args: variant.full_args(&address),
-        variables,
-        folder: None,
-    };
-    Ok((Arc::new(Door { address, api_key }), launch))
+/// How an engine is started, and where it will listen.
+struct Prepared {
+    launch: Launch,
+    place: Listening,
+    api_key: SecretString,
+    /// By which its processes are known.
+    mark: String,
 }
 
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+enum Listening {
+    /// Removed with this.
+    Socket(SocketFile),
+    Port(EngineAddress),
+}
+
+impl Prepared {
+    fn of(order: &Order) -> std::io::Result<Self> {
+        let variant = &order.variant;
+        let place = match &variant.address {
+            Some(address) => Listening::Port(address.clone()),
+            None => Listening::Socket(order.launcher.socket()?),
+        };
+        let (api_key, mark) = (random_key()?, random_key()?.expose_secret().to_owned());
+        let set = variant.environment.exposed();
+        let mut variables: Vec<_> = set.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        variables.extend([
+            // In its arguments everybody could read it.
+            ("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned()),
+            // Otherwise it calls its model by the path of its file, also to callers. Arguments come first.
+            ("LLAMA_ARG_ALIAS".to_owned(), order.model.to_string()),
+            (holder::MARK.to_owned(), mark.clone()),
+        ]);
+        if let Some(folder) = order.cache.as_ref().and_then(|cache| cache.path()?.to_str()) {
+            // As arguments they would end those that do not know them. Without the second, only the last conversation
+            // stays in the slots.
+            let added = [("LLAMA_ARG_SLOT_SAVE_PATH", folder), ("LLAMA_ARG_CACHE_IDLE_SLOTS", "0")];
+            variables.extend(added.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
+        let args = match &place {
+            Listening::Port(EngineAddress { host, port }) => variant.full_args(host, Some(*port)),
+            Listening::Socket(socket) => {
+                variant.full_args(socket.path().to_str().ok_or(ErrorKind::InvalidFilename)?, None)
+            }
+        };
+        let launch = Launch {
+            name: order.name.to_string(),
+            binary: variant.binary.clone(),
+            args,
+            variables,
+            withheld: variant.environment.withheld.clone(),
+            folder: None,
+        };
+        Ok(Self { launch, place, api_key, mark })
+    }
+
+    /// The way to the engine that this process runs.
+    fn door(&self, order: &Order, process: &Process) -> Door {
+        let endpoint = match &self.place {
+            Listening::Socket(socket) => Endpoint::Socket(socket.path().to_owned()),
+            Listening::Port(address) => {
+                Endpoint::Port(Port::new(address.clone(), process.pid(), self.mark.clone()))
+            }
+        };
+        Door {
+            endpoint,
+            api_key: self.api_key.clone(),
+            exit: process.end(),
+            stop: order.stop.clone(),
+            arrivals: Arc::new(Arrivals::default()),
+        }
+    }
 }
 
 /// A key that nobody can guess: 128 bits of the system's.

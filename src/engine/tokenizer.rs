@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 32 * 1024 * 1024;
 /// How many tokens a text has, with what the template adds to so many messages; `None` if the program does not say.
 pub(super) async fn count(tokenization: &Tokenization, text: &str, messages: u64) -> Option<u64> {
     let binary = tokenization.binary.as_deref()?;
-    let counted = timeout(PATIENCE, run(binary, &tokenization.args, text)).await;
+    let counted = timeout(PATIENCE, run(binary, tokenization, text)).await;
     let Ok(Ok(Some(tokens))) = counted else {
         tracing::debug!(program = %binary.display(), "The tokenizer does not count");
         return None;
@@ -27,11 +27,13 @@ pub(super) async fn count(tokenization: &Tokenization, text: &str, messages: u64
     Some(tokens + messages * tokenization.extra_tokens_per_message + tokenization.extra_tokens)
 }
 
-async fn run(binary: &Path, args: &[String], text: &str) -> std::io::Result<Option<u64>> {
+async fn run(binary: &Path, tokenization: &Tokenization, text: &str) -> std::io::Result<Option<u64>> {
+    let Tokenization { args, environment, .. } = tokenization;
     let mut command = Command::new(binary);
     command
         .env_clear()
-        .envs(inherited())
+        .envs(inherited(&environment.withheld))
+        .envs(environment.exposed())
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -90,6 +92,7 @@ mod tests {
         let tokenization = Tokenization {
             binary: Some(script),
             args: Vec::new(),
+            environment: crate::config::EngineEnvironment::default(),
             extra_tokens_per_message: 8,
             extra_tokens: 5,
         };

@@ -1,6 +1,7 @@
 //! Notes who is asked while nobody has answered yet, so that a call that is given up meanwhile is written down with it.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::llm::{Usage, UsageSource};
 use crate::providers::{Calls, Handover};
@@ -25,12 +26,21 @@ pub(super) struct Asking<'a> {
     /// So many were asked before, of other models.
     pub(super) earlier: u32,
     is_over: bool,
+    /// An engine has crashed over it.
+    avoids_engines: AtomicBool,
 }
 
 impl<'a> Asking<'a> {
     /// Nobody is asked yet.
     pub(super) fn new(record: &'a RequestRecord, input_tokens: u64) -> Self {
-        Self { record, calls: Calls::default(), input_tokens, earlier: 0, is_over: false }
+        Self {
+            record,
+            calls: Calls::default(),
+            input_tokens,
+            earlier: 0,
+            is_over: false,
+            avoids_engines: AtomicBool::new(false),
+        }
     }
 
     /// Asks one, and sees whether what is asked is handed over.
@@ -57,6 +67,14 @@ impl Watch for Asking<'_> {
 
     fn failed(&self) {
         self.calls.are_over();
+    }
+
+    fn engine_crashed(&self) {
+        self.avoids_engines.store(true, Ordering::Relaxed);
+    }
+
+    fn avoids_engines(&self) -> bool {
+        self.avoids_engines.load(Ordering::Relaxed)
     }
 }
 

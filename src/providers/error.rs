@@ -15,6 +15,9 @@ pub const RESTING: &str = "all_deployments_cooling";
 /// What is said of an engine whose queue takes longer than a request may wait.
 pub const OVERFLOWED: &str = "engine_overflowed";
 
+/// What callers are told when an engine does not start.
+pub const ENGINE_START_FAILED: &str = "engine_start_failed";
+
 /// A key or an account that is not accepted will not be a moment later.
 const UNAUTHORIZED_REST: Duration = Duration::from_secs(30);
 
@@ -81,6 +84,15 @@ pub enum ErrorKind {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// The gateway's own engine does not start, because another program listens at its port.
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// The gateway's own engine crashed over this request. Another one would, too.
+    EngineCrashed,
     /// An answer that cannot be understood, or that ends too early.
     Protocol(String),
     /// The provider has no way to do that.
@@ -144,15 +156,21 @@ impl ProviderError {
     /// Why a request gets none of a provider's engines.
     pub fn no_engine(provider: &Arc<str>, error: EngineError) -> Self {
         let message = error.to_string();
+        let soonest = Duration::from_secs(1);
         let overloaded = |code, retry_after: Duration| ErrorKind::Overloaded {
             code,
-            retry_after: retry_after.max(Duration::from_secs(1)),
+            retry_after: retry_after.max(soonest),
         };
         match error {
             EngineError::QueueFull => Self::new(provider, overloaded("queue_full", Duration::ZERO)),
-            EngineError::StartFailed { retry_after, told } => {
-                Self::new(provider, overloaded("engine_start_failed", retry_after)).with_detail(&*told)
+            EngineError::StartFailed { retry_after, told, taken_port } => {
+                let kind = match taken_port {
+                    Some(port) => ErrorKind::PortTaken { port, retry_after: retry_after.max(soonest) },
+                    None => overloaded(ENGINE_START_FAILED, retry_after),
+                };
+                Self::new(provider, kind).with_detail(&*told)
             }
+            EngineError::Crashed => Self::new(provider, ErrorKind::EngineCrashed),
             EngineError::TooLarge { needed_tokens, context_tokens } => Self::new(
                 provider,
                 ErrorKind::ContextTooLong {
@@ -184,14 +202,23 @@ impl ProviderError {
         self
     }
 
+    /// Whether no connection came about, so that the upstream knows nothing of the request.
+    pub(super) fn is_unsent(&self) -> bool {
+        // What breaks a connection that was there is an error of the protocol's.
+        let is_of_system = self.source.as_deref().is_some_and(|source| source.is::<std::io::Error>());
+        self.kind == ErrorKind::Unreachable && is_of_system
+    }
+
     /// The only place that decides whether another deployment may be asked, and what rests.
     pub fn failover(&self) -> Failover {
         match &self.kind {
             ErrorKind::Rejected(_) | ErrorKind::ContextTooLong { .. } => Failover::Stop,
             // The next request may be one that it can serve.
-            ErrorKind::Untranslatable(_) | ErrorKind::Unsupported(_) | ErrorKind::Overloaded { .. } => {
-                Failover::Next(Cooldown::None)
-            }
+            ErrorKind::Untranslatable(_)
+            | ErrorKind::Unsupported(_)
+            | ErrorKind::Overloaded { .. }
+            | ErrorKind::PortTaken { .. }
+            | ErrorKind::EngineCrashed => Failover::Next(Cooldown::None),
             ErrorKind::RateLimited { retry_after, .. } => Failover::Next(Cooldown::Provider(*retry_after)),
             ErrorKind::Unauthorized { .. } => Failover::Next(Cooldown::Provider(Some(UNAUTHORIZED_REST))),
             ErrorKind::Unavailable { retry_after, .. } => Failover::Next(Cooldown::Deployment(*retry_after)),
@@ -215,7 +242,8 @@ impl ErrorKind {
             Self::Rejected(_) => "rejected",
             Self::Untranslatable(_) => "untranslatable",
             Self::ContextTooLong { .. } => "context_too_long",
-            Self::Overloaded { .. } => "overloaded",
+            Self::Overloaded { .. } | Self::PortTaken { .. } => "overloaded",
+            Self::EngineCrashed => "engine_crashed",
             Self::Protocol(_) => "protocol",
             Self::Unsupported(_) => "unsupported",
         }
@@ -241,7 +269,13 @@ impl fmt::Display for ErrorKind {
             Self::Overloaded { code: RESTING, .. } => {
                 f.write_str("rests, after failures or for a limit of its own")
             }
-            Self::Overloaded { code: "engine_start_failed", .. } => f.write_str("cannot start its engine"),
+            Self::Overloaded { code: ENGINE_START_FAILED, .. } => f.write_str("cannot start its engine"),
+            Self::PortTaken { port, .. } => {
+                write!(f, "cannot start its engine: port {port} belongs to another program")
+            }
+            Self::EngineCrashed => {
+                f.write_str("lost its engine, which crashed over this request; it is not tried again")
+            }
             Self::Overloaded { .. } => f.write_str("does not serve this model now"),
             Self::Protocol(reason) => write!(f, "gave no valid answer: {reason}"),
             Self::Unsupported(what) => write!(f, "cannot serve {what}"),

@@ -1,7 +1,10 @@
 //! llama.cpp's engines that the gateway runs itself: a lease, then a llama-server like any other.
 //!
 //! Whatever goes wrong before the first content is tried again unseen, once: on a larger engine when the prompt did not
-//! fit, on a new one when the engine died, alone when others had filled the context that it shares with them.
+//! fit, on a new one when the engine died, alone when others had filled the context that it shares with them. Only a
+//! request over which an engine crashed is not: it would end the next engine as well, and the answers of all its callers.
+
+mod raw;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,9 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::Method;
-use serde_json::{Map, Value};
-use tokio::time::{Instant, sleep, timeout};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
 
 use super::error::{ErrorKind, OVERFLOWED, ProviderError};
 use super::handover::Handover;
@@ -19,15 +21,18 @@ use super::llamacpp::LLAMA_CPP;
 use super::openai::OpenAi;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{EngineModel, Fault, ModelSource, ProviderConfig};
-use crate::engine::{AnswerLength, Counting, Lease, Need, Pool, Thought};
+use crate::engine::{Arrival, Counting, Death, Lease, Need, Place, Pool, Thought};
 use crate::llm::{ChatRequest, Count, CountRequest, EmbedRequest, Embeddings, Usage};
 use crate::telemetry::EngineMetrics;
+use raw::Allowed;
 
 /// Servers of engines that have ended are forgotten beyond so many.
 const MOST_SERVERS: usize = 16;
 /// What an engine says when it turns a request away is short, in bytes.
 const MOST_SAID: usize = 64 * 1024;
 /// The end of a process is noticed a moment after its connections broke.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// An engine that has answered in full is most likely still there.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// A provider whose engines the gateway runs.
@@ -140,7 +145,7 @@ impl Managed {
             api_key: Some(place.api_key().clone()),
             ..self.config.clone()
         };
-        let server = OpenAi::new(&config, &Shared::default(), &LLAMA_CPP)
+        let server = OpenAi::of_engine(place, &config, &LLAMA_CPP)
             .map_err(|fault| self.failed(ErrorKind::Protocol(fault.problem)))?;
         let server = Arc::new(server);
         if servers.len() >= MOST_SERVERS {
@@ -164,19 +169,33 @@ impl Default for Tries {
     }
 }
 
-/// What llama-server says when requests that share a context have filled it.
-const SHARED_CONTEXT_FULL: &str = "Context size has been exceeded";
+/// A request at an engine, until the engine has answered the first of it.
+struct Attempt {
+    arrival: Arrival,
+    place: Place,
+}
+
+impl Attempt {
+    fn at(lease: &Lease) -> Self {
+        let place = lease.place().clone();
+        Self { arrival: place.arrive(), place }
+    }
+}
 
 impl Tries {
-    /// Whether it is worth trying once more after a failure at that place; what was learned from it goes into `need`.
-    async fn next(
+    /// Comes back where it is worth trying once more after a failure; what was learned from it goes into `need`.
+    ///
+    /// # Errors
+    /// It is not.
+    async fn after(
         &mut self,
-        error: &ProviderError,
+        error: ProviderError,
+        attempt: Attempt,
         need: &mut Need,
-        (known, pool, engine): (&Known, &Pool, u64),
-    ) -> bool {
+        (known, pool): (&Known, &Pool),
+    ) -> Result<(), ProviderError> {
         let is_full = || error.detail.as_deref().is_some_and(|words| words.contains(SHARED_CONTEXT_FULL));
-        match error.kind {
+        let is_worth_it = match error.kind {
             ErrorKind::ContextTooLong { needed_tokens: Some(prompt_tokens), .. }
                 if prompt_tokens > need.prompt_tokens =>
             {
@@ -190,36 +209,39 @@ impl Tries {
                 std::mem::take(&mut self.alone)
             }
             ErrorKind::Unreachable | ErrorKind::Protocol(_) | ErrorKind::Unavailable { .. } => {
-                sleep(MOMENT).await;
-                // One that is still there would say the same again.
-                let is_there = pool.states().iter().any(|state| state.id == engine && state.phase == "ready");
-                (!is_there || error.kind == ErrorKind::Unreachable) && std::mem::take(&mut self.again)
+                return self.after_a_break(error, attempt, pool).await;
             }
             _ => false,
+        };
+        if is_worth_it { Ok(()) } else { Err(error) }
+    }
+
+    /// The engine may have died, or it may be there and say the same again.
+    async fn after_a_break(
+        &mut self,
+        error: ProviderError,
+        Attempt { arrival, place }: Attempt,
+        pool: &Pool,
+    ) -> Result<(), ProviderError> {
+        // One that never reached the engine did nothing to it.
+        let arrival = Some(arrival).filter(|_| !error.is_unsent());
+        let is_answer = matches!(error.kind, ErrorKind::Unavailable { .. });
+        let death = place.death(if is_answer { MOMENT } else { LAST_MOMENT }).await;
+        let is_crash = death == Some(Death::Crash);
+        if is_crash && arrival.is_some_and(|arrival| arrival.has_ended_the_engine()) {
+            tracing::warn!(variant = %place.variant, "An engine has crashed over a request, which is not tried again");
+            return Err(ProviderError { kind: ErrorKind::EngineCrashed, ..error });
         }
+        // Otherwise the next attempt might be sent to the same process.
+        let patience = if death.is_some() { LAST_MOMENT } else { Duration::ZERO };
+        let is_gone = pool.is_gone(place.engine, patience).await;
+        let is_worth_it = is_gone || error.kind == ErrorKind::Unreachable;
+        if is_worth_it && std::mem::take(&mut self.again) { Ok(()) } else { Err(error) }
     }
 }
 
-/// What a raw request needs. Nobody knows what is in it; if it generates something, its text has at most as many tokens
-/// as bytes, and without a limit for its answer it is better alone in a context that is shared.
-fn need_of(request: &RawRequest) -> Need {
-    const GENERATING: &[&str] = &["completion", "infill", "messages", "responses", "chat"];
-    let body = request.body.as_deref().unwrap_or_default();
-    let (path, bytes) = (request.path.as_str(), body.len() as u64);
-    if request.method != Method::POST || !GENERATING.iter().any(|word| path.contains(word)) {
-        return Need::NOTHING;
-    }
-    let members: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
-    let limits = ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
-    let limit = limits.iter().find_map(|name| members.get(*name)?.as_u64());
-    Need {
-        prompt_tokens: bytes / 4,
-        prompt_at_most: bytes,
-        answer: limit.map_or(AnswerLength::Open(0), AnswerLength::Asked),
-        is_alone: limit.is_none(),
-        ..Need::NOTHING
-    }
-}
+/// What llama-server says when requests that share a context have filled it.
+const SHARED_CONTEXT_FULL: &str = "Context size has been exceeded";
 
 /// What an engine says when it turns away a request for its length, in the place of an answer; the answer otherwise.
 async fn turned_away(mut answer: RawResponse, provider: &Arc<str>) -> Result<RawResponse, ProviderError> {
@@ -264,13 +286,15 @@ impl Provider for Managed {
 
     async fn chat(&self, model: &str, request: &ChatRequest) -> Result<Answer, ProviderError> {
         let known = self.known(model)?;
-        let (mut need, thought) = known.counting.need(&self.pool, request).await;
+        let provider: Arc<str> = self.config.name.as_str().into();
+        let counted = known.counting.need(&self.pool, request).await;
+        let (mut need, thought) = counted.map_err(|error| ProviderError::no_engine(&provider, error))?;
         let mut tries = Tries::default();
         loop {
             // Whoever waits for an engine has handed over nothing.
             Handover::note(false);
             let (lease, server) = self.lease(known, need, request.patience).await?;
-            let (variant, engine) = (lease.place().variant.clone(), lease.place().engine);
+            let attempt = Attempt::at(&lease);
             let limited = lease.answer_limit().map(|limit| limited(request, limit));
             let asked = async {
                 let mut answer = server.chat(model, limited.as_ref().unwrap_or(request)).await?;
@@ -282,6 +306,7 @@ impl Provider for Managed {
             let answer = self.in_time(request.stream, asked).await;
             let error = match answer {
                 Ok(mut answer) => {
+                    answer.variant = Some(attempt.place.variant);
                     let held = Held { lease, counting: known.counting.clone(), thought };
                     match &mut answer.content {
                         Content::Stream(frames) => frames.hold(Box::new(held)),
@@ -292,7 +317,6 @@ impl Provider for Managed {
                                 .for_each(|usage| super::stream::Held::used(&held, *usage));
                         }
                     }
-                    answer.variant = Some(variant);
                     return Ok(answer);
                 }
                 Err(error) => error,
@@ -301,9 +325,7 @@ impl Provider for Managed {
                 lease.doubt();
             }
             drop(lease);
-            if !tries.next(&error, &mut need, (known, &self.pool, engine)).await {
-                return Err(error);
-            }
+            tries.after(error, attempt, &mut need, (known, &self.pool)).await?;
         }
     }
 
@@ -322,7 +344,7 @@ impl Provider for Managed {
         let mut tries = Tries::default();
         loop {
             let (lease, server) = self.lease(known, need, None).await?;
-            let engine = lease.place().engine;
+            let attempt = Attempt::at(&lease);
             let error = match self.in_time(false, server.embed(model, request)).await {
                 Err(error) if matches!(error.kind, ErrorKind::Unavailable { status: 501, .. }) => {
                     return Err(self.failed(ErrorKind::Unsupported("embeddings by this model")));
@@ -331,9 +353,7 @@ impl Provider for Managed {
                 embeddings => return embeddings,
             };
             drop(lease);
-            if !tries.next(&error, &mut need, (known, &self.pool, engine)).await {
-                return Err(error);
-            }
+            tries.after(error, attempt, &mut need, (known, &self.pool)).await?;
         }
     }
 
@@ -342,6 +362,8 @@ impl Provider for Managed {
     }
 
     async fn forward(&self, request: RawRequest) -> Result<RawResponse, ProviderError> {
+        let allowed = Allowed::of(&request).map_err(|refused| self.failed(refused))?;
+        let request = allowed.applied(request);
         let model = match (&request.model, self.models.as_slice()) {
             (Some(model), _) => model.to_string(),
             (None, [only]) => only.name.to_string(),
@@ -351,15 +373,10 @@ impl Provider for Managed {
         };
         let known = self.known(&model)?;
         let provider: Arc<str> = self.config.name.as_str().into();
-        let (mut need, mut tries) = (need_of(&request), Tries::default());
+        let (mut need, mut tries) = (allowed.need(&request), Tries::default());
         loop {
             let (lease, server) = self.lease(known, need, None).await?;
-            let engine = lease.place().engine;
-            let acts_on_slots = request.path.starts_with("/slots/") && request.method == Method::POST;
-            if acts_on_slots && lease.place().keeps_slots() {
-                let why = "slots of engines whose prompt cache it keeps itself (see `keep_prompt_cache`)";
-                return Err(self.failed(ErrorKind::Unsupported(why)));
-            }
+            let attempt = Attempt::at(&lease);
             let answered = async { turned_away(server.forward(request.clone()).await?, &provider).await };
             let error = match answered.await {
                 Ok(mut answer) => {
@@ -369,9 +386,7 @@ impl Provider for Managed {
                 Err(error) => error,
             };
             drop(lease);
-            if !tries.next(&error, &mut need, (known, &self.pool, engine)).await {
-                return Err(error);
-            }
+            tries.after(error, attempt, &mut need, (known, &self.pool)).await?;
         }
     }
 }

@@ -37,7 +37,9 @@ use crate::config::{Fault, ProviderConfig, nearest};
 use crate::engine::Engines;
 use crate::llm::{Abilities, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings};
 
-pub use error::{Cooldown, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection};
+pub use error::{
+    Cooldown, ENGINE_START_FAILED, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection,
+};
 pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};
 pub use handover::{Calls, Handover};

@@ -1,4 +1,6 @@
 //! Plain HTTP/1.1 to servers near by: local engines, and whatever else needs no encryption and no proxy.
+//! An engine that the gateway runs itself is asked for its connections: it listens on a unix socket, or on a port that
+//! has to be its own each time.
 //!
 //! An engine on the same machine answers in microseconds, so what a client costs shows. This one keeps a pool of
 //! hyper's connections, and runs each of them inside of the request that uses it: no task of its own, nothing that
@@ -26,6 +28,8 @@ use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
 
 use super::handover::Handover;
+use crate::engine::Place;
+use crate::local::Socket;
 use idle::Idle;
 
 /// vLLM and llama-server close a connection that is idle for 5 s. Ours must be gone before.
@@ -36,11 +40,19 @@ const MOST_IDLE: usize = 512;
 /// A server near by, and the connections to it that are idle.
 #[derive(Debug)]
 pub(super) struct Near {
-    host: String,
-    port: u16,
+    origin: Origin,
     host_header: HeaderValue,
     connect_timeout: Duration,
     idle: Idle<Box<Line>>,
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A server by its name or address (without brackets) and port.
+    Server(String, u16),
+    /// An engine that the gateway runs itself.
+    Engine(Place),
 }
 
 /// A connection. What it does, it does while somebody polls it.
@@ -50,7 +62,7 @@ struct Line {
     runtime: runtime::Id,
     sender: http1::SendRequest<Full<Bytes>>,
     /// Until it has ended.
-    driver: Option<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
+    driver: Option<http1::Connection<TokioIo<Socket>, Full<Bytes>>>,
 }
 
 /// Why there is no answer.
@@ -74,10 +86,10 @@ pub(super) struct Asked<'a> {
 }
 
 impl Near {
-    /// A server by its name or address (without brackets) and port.
-    pub(super) fn new(host: String, port: u16, host_header: HeaderValue, connect_timeout: Duration) -> Self {
+    /// A server, and what requests call it.
+    pub(super) fn new(origin: Origin, host_header: HeaderValue, connect_timeout: Duration) -> Self {
         let idle = Idle::new(LONGEST_IDLE, MOST_IDLE);
-        Self { host, port, host_header, connect_timeout, idle }
+        Self { origin, host_header, connect_timeout, idle }
     }
 
     /// Asks, and returns the answer's head.
@@ -113,16 +125,21 @@ impl Near {
     }
 
     async fn connect(&self) -> Result<Box<Line>, NoAnswer> {
-        let connecting = TcpStream::connect((self.host.as_str(), self.port));
+        let connecting = async {
+            let socket = match &self.origin {
+                Origin::Server(host, port) => Socket::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
+                Origin::Engine(place) => place.connect().await?,
+            };
+            socket.set_nodelay()?;
+            Ok(socket)
+        };
         let socket = timeout(self.connect_timeout, connecting).await.map_err(|_| NoAnswer::ConnectTimeout)?;
-        let socket = socket.map_err(NoAnswer::Connect)?;
-        socket.set_nodelay(true).map_err(NoAnswer::Connect)?;
-        Line::new(socket).await.map_err(NoAnswer::Broken)
+        Line::new(socket.map_err(NoAnswer::Connect)?).await.map_err(NoAnswer::Broken)
     }
 }
 
 impl Line {
-    async fn new(socket: TcpStream) -> hyper::Result<Box<Self>> {
+    async fn new(socket: Socket) -> hyper::Result<Box<Self>> {
         let (sender, driver) = http1::handshake(TokioIo::new(socket)).await?;
         Ok(Box::new(Self { runtime: Handle::current().id(), sender, driver: Some(driver) }))
     }
@@ -133,7 +150,7 @@ impl Line {
             return Some(self);
         }
         let parts = self.driver?.into_parts();
-        let socket = parts.io.into_inner().into_std().and_then(TcpStream::from_std).ok()?;
+        let socket = parts.io.into_inner().on_this_runtime().ok()?;
         // Nothing was asked, so what has come all the same belongs to nothing.
         if parts.read_buf.is_empty() { Self::new(socket).await.ok() } else { None }
     }
@@ -234,6 +251,11 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    fn near(port: u16) -> Arc<Near> {
+        let origin = Origin::Server("127.0.0.1".to_owned(), port);
+        Arc::new(Near::new(origin, HeaderValue::from_static("h"), Duration::from_secs(5)))
+    }
+
     /// Asks `server`, a script of one connection after the other, and returns the bodies.
     async fn bodies<F, Fut>(requests: usize, script: F) -> Vec<Result<String, String>>
     where
@@ -242,12 +264,7 @@ mod tests {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let near = Arc::new(Near::new(
-            "127.0.0.1".to_owned(),
-            port,
-            HeaderValue::from_static("h"),
-            Duration::from_secs(5),
-        ));
+        let near = near(port);
         let asking = async {
             let mut bodies = Vec::new();
             for _ in 0..requests {
@@ -312,8 +329,7 @@ mod tests {
         let runtime = || runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (server, one, other) = (runtime(), runtime(), runtime());
         let listener = server.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let (host, port) = ("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
-        let near = Arc::new(Near::new(host, port, HeaderValue::from_static("h"), Duration::from_secs(5)));
+        let near = near(listener.local_addr().unwrap().port());
         let serving = async {
             // One connection for all.
             let (mut socket, _) = listener.accept().await.unwrap();
@@ -358,8 +374,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_closed_just_when_it_is_to_be_used_does_not_hang() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (host, port) = ("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
-        let near = Arc::new(Near::new(host, port, HeaderValue::from_static("h"), Duration::from_secs(5)));
+        let near = near(listener.local_addr().unwrap().port());
         let line = near.connect().await.unwrap();
         drop(listener.accept().await.unwrap());
         // The end has come, and nobody has looked.
@@ -405,12 +420,7 @@ mod tests {
     async fn a_body_that_is_dropped_closes_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let near = Arc::new(Near::new(
-            "127.0.0.1".to_owned(),
-            port,
-            HeaderValue::from_static("h"),
-            Duration::from_secs(5),
-        ));
+        let near = near(port);
         let serving = async {
             let (mut socket, _) = listener.accept().await.unwrap();
             read_request(&mut socket).await;
@@ -436,12 +446,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let near = Arc::new(Near::new(
-            "127.0.0.1".to_owned(),
-            port,
-            HeaderValue::from_static("h"),
-            Duration::from_secs(5),
-        ));
+        let near = near(port);
         assert!(body(&near).await.unwrap_err().starts_with("Connect("));
     }
 }

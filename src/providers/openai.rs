@@ -25,6 +25,7 @@ use super::transport::{Response, Target};
 use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode, listing};
 use crate::config::{Fault, ProviderConfig};
+use crate::engine::Place;
 use crate::llm::{
     Change, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings, Fold, Mapped,
     RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault,
@@ -88,7 +89,23 @@ impl OpenAi {
         dialect: &'static Dialect,
     ) -> Result<Self, Fault> {
         let upstream = Upstream::new(config, shared, "/v1")?;
-        let models_upstream = Upstream::of_models(config, shared)?;
+        Self::of(upstream, Upstream::of_models(config, shared)?, dialect)
+    }
+
+    /// An engine that the gateway runs itself, which `config` names by its address and its key.
+    pub(super) fn of_engine(
+        place: &Place,
+        config: &ProviderConfig,
+        dialect: &'static Dialect,
+    ) -> Result<Self, Fault> {
+        Self::of(Upstream::of_engine(place, config)?, None, dialect)
+    }
+
+    fn of(
+        upstream: Upstream,
+        models_upstream: Option<Upstream>,
+        dialect: &'static Dialect,
+    ) -> Result<Self, Fault> {
         Ok(Self {
             chat_target: upstream.target("chat/completions")?,
             completions_target: upstream.target("completions")?,

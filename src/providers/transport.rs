@@ -15,8 +15,9 @@ use secrecy::ExposeSecret;
 
 use super::Shared;
 use super::far::Far;
-use super::near::{Asked, Near, NearBody, NoAnswer};
+use super::near::{Asked, Near, NearBody, NoAnswer, Origin};
 use crate::config::{Fault, ProviderConfig};
+use crate::engine::Place;
 
 /// The way to one server.
 #[derive(Debug)]
@@ -90,18 +91,22 @@ impl Transport {
                     "use letters, digits, dots and dashes",
                 )
             })?;
-            return Ok(Self::Near(Arc::new(Near::new(
-                bare_host.to_owned(),
-                port,
-                authority,
-                config.timeouts.connect,
-            ))));
+            let origin = Origin::Server(bare_host.to_owned(), port);
+            return Ok(Self::Near(Arc::new(Near::new(origin, authority, config.timeouts.connect))));
         }
         let far = shared.clients.get(config.timeouts.connect).map_err(|error| {
             let problem = format!("no HTTP client can be made: {}", error.without_url());
             Fault::new(&config.place, problem, "look at the machine's certificates")
         })?;
         Ok(Self::Far(far))
+    }
+
+    /// The way to an engine that the gateway runs itself.
+    pub(super) fn to_engine(place: &Place, config: &ProviderConfig) -> Result<Self, Fault> {
+        let odd = |_| Fault::new(&config.place, "the engine has an odd address", "use 127.0.0.1");
+        let authority = HeaderValue::try_from(place.authority()).map_err(odd)?;
+        let near = Near::new(Origin::Engine(place.clone()), authority, config.timeouts.connect);
+        Ok(Self::Near(Arc::new(near)))
     }
 
     /// Sends a request. It may go out twice, if a connection that was idle turns out to be closed.

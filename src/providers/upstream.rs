@@ -22,6 +22,7 @@ use super::stream::Patience;
 use super::transport::{self, Failure, Response, Target, Transport};
 use super::{RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig, Timeouts};
+use crate::engine::Place;
 
 /// A whole answer beyond this is refused. (A large batch of embeddings comes to tens of megabytes.)
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -50,7 +51,18 @@ impl Upstream {
     /// # Errors
     /// The address or a header cannot be used.
     pub(super) fn new(config: &ProviderConfig, shared: &Shared, default_path: &str) -> Result<Self, Fault> {
-        Self::at(address(config, ("base_url", config.base_url.as_deref()), default_path)?, config, shared)
+        let base = address(config, ("base_url", config.base_url.as_deref()), default_path)?;
+        let transport = Transport::new(config, shared, &base)?;
+        Self::at(base, config, transport)
+    }
+
+    /// The same for an engine that the gateway runs itself, which `config` names by its address and its key.
+    ///
+    /// # Errors
+    /// A header cannot be used.
+    pub(super) fn of_engine(place: &Place, config: &ProviderConfig) -> Result<Self, Fault> {
+        let base = address(config, ("base_url", config.base_url.as_deref()), "/v1")?;
+        Self::at(base, config, Transport::to_engine(place, config)?)
     }
 
     /// Where a provider is asked what models it has, if that is elsewhere. Key, headers and time-outs are the same.
@@ -59,16 +71,18 @@ impl Upstream {
     /// The address or a header cannot be used.
     pub(super) fn of_models(config: &ProviderConfig, shared: &Shared) -> Result<Option<Self>, Fault> {
         let Some(url) = config.models_url.as_deref() else { return Ok(None) };
-        Self::at(address(config, ("models_url", Some(url)), "/")?, config, shared).map(Some)
+        let base = address(config, ("models_url", Some(url)), "/")?;
+        let transport = Transport::new(config, shared, &base)?;
+        Self::at(base, config, transport).map(Some)
     }
 
-    fn at(base: Url, config: &ProviderConfig, shared: &Shared) -> Result<Self, Fault> {
+    fn at(base: Url, config: &ProviderConfig, transport: Transport) -> Result<Self, Fault> {
         let headers = headers(config)?;
         let mut json_headers = headers.clone();
         json_headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Self {
             provider: config.name.as_str().into(),
-            transport: Transport::new(config, shared, &base)?,
+            transport,
             redactor: Arc::new(Redactor::new(transport::secrets(config))),
             mask: Mask::of(config),
             timeouts: config.timeouts,

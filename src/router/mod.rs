@@ -75,6 +75,12 @@ pub trait Watch: Sync {
 
     /// The one who was asked has failed, and nobody is asked at the moment.
     fn failed(&self);
+
+    /// An engine that the gateway runs itself has crashed over the request.
+    fn engine_crashed(&self);
+
+    /// Whether one has: then the request is sent to no other engine of this machine.
+    fn avoids_engines(&self) -> bool;
 }
 
 /// Nobody looks.
@@ -86,6 +92,12 @@ impl Watch for () {
     }
 
     fn failed(&self) {}
+
+    fn engine_crashed(&self) {}
+
+    fn avoids_engines(&self) -> bool {
+        false
+    }
 }
 
 /// A request that a deployment can be asked.
@@ -259,8 +271,13 @@ impl Route {
                 return Err(RouteError { back_at: self.back_at(least_tokens), ..failure });
             }
             let Some((until, deployment)) = round.soonest else {
-                // There is no deployment: whoever asks has seen to it that there is one.
-                let nobody = ProviderError::new(&self.model, ErrorKind::Unsupported("this model"));
+                // There is no deployment: whoever asks has seen to it that there is one, which may be an engine.
+                let kind = if watch.avoids_engines() {
+                    ErrorKind::EngineCrashed
+                } else {
+                    ErrorKind::Unsupported("this model")
+                };
+                let nobody = ProviderError::new(&self.model, kind);
                 return Err(RouteError {
                     deployment: self.model.clone(),
                     attempts: 0,

@@ -81,6 +81,9 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
         let now = Instant::now();
         loop {
             let deployment = self.order.next()?;
+            if self.is_avoided(deployment) {
+                continue;
+            }
             let fits = |least: u64| deployment.context_tokens.is_some_and(|context| context > least);
             if !self.larger_than.is_none_or(fits) {
                 continue;
@@ -100,7 +103,13 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
     }
 
     fn back_in_the_queue(&mut self) -> Option<Candidate<'r>> {
-        Candidate::admitted(self.overflowed.take()?, Instant::now()).ok()
+        let overflowed = self.overflowed.take().filter(|deployment| !self.is_avoided(deployment))?;
+        Candidate::admitted(overflowed, Instant::now()).ok()
+    }
+
+    /// A request over which an engine has crashed would end another one as well.
+    fn is_avoided(&self, deployment: &Deployment) -> bool {
+        deployment.is_managed() && self.watch.avoids_engines()
     }
 
     /// How long an engine's queue is worth waiting in while somebody else could answer.
@@ -123,6 +132,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
                 self.larger_than = self.larger_than.max((*context_tokens).max(deployment.context_tokens));
                 self.is_over = self.larger_than.is_none();
             }
+            ErrorKind::EngineCrashed => self.watch.engine_crashed(),
             _ => self.is_over = error.failover() == Failover::Stop,
         }
         self.failure = Some(deployment.route_error(self.attempts, error));

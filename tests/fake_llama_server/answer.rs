@@ -109,6 +109,10 @@ impl Answer {
             eprintln!("GGML_ASSERT: the device is lost");
             std::process::abort();
         }
+        if options.number("killed-after") == Some(self.said) {
+            let own = std::process::id().to_string();
+            std::process::Command::new("kill").args(["-9", &own]).status().unwrap();
+        }
         let is_full = self.prompt + self.said >= options.slot_context();
         if is_full || self.said == self.most {
             self.is_done = true;

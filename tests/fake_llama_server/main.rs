@@ -16,6 +16,7 @@
 //! | `load-failure` | says this and exits with 1, after half of the time to load |
 //! | `never-ready` | goes on loading for ever |
 //! | `crash-after` | gives up (SIGABRT) after so many tokens of an answer |
+//! | `killed-after` | is killed from outside (SIGKILL) after so many tokens of an answer |
 //! | `hang` | accepts connections once loaded, and never answers |
 //! | `ignore-term` | ignores SIGTERM, from the beginning |
 //! | `stop-ms` | how long it takes to end after the first SIGTERM (0); the second one ends it at once |

@@ -52,7 +52,7 @@ async fn an_ollama_is_found_where_its_variable_says() {
     let gateway = minimum().variable("OLLAMA_HOST", &upstream.url()).start();
     let found = models(&gateway).await;
     assert!(found.iter().any(|model| model.starts_with("tiny-testkit")), "{found:?}");
-    assert!(gateway.log().contains("+ ollama (ollama): 1 model"), "{}", gateway.log());
+    assert!(gateway.log().contains("+ ollama (ollama): 1 model, run by user "), "{}", gateway.log());
     // `:latest` may be left out, as Ollama's own clients do.
     assert_eq!(answer(gateway.get("/v1/models/tiny-testkit")).await.0, 200);
     let (_, tags) = answer(gateway.get("/api/tags")).await;

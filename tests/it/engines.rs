@@ -8,7 +8,7 @@ use crate::support::engine::fake_llama_server;
 use crate::support::{Events, Gateway, Setup, answer, events_of, eventually};
 
 /// A provider `local` whose models are these, run by the fake. The engines write into `journal`.
-fn setup(models: &Value, provider: &Value) -> Setup {
+pub(crate) fn setup(models: &Value, provider: &Value) -> Setup {
     with_policies(models, provider, &json!({}))
 }
 
@@ -27,7 +27,7 @@ fn with_policies(models: &Value, provider: &Value, policies: &Value) -> Setup {
 }
 
 /// A model in one variant with these arguments.
-fn one(args: &str) -> Value {
+pub(crate) fn one(args: &str) -> Value {
     json!({"variants": [{"context": 1024, "args": args.split_whitespace().collect::<Vec<_>>()}]})
 }
 
@@ -35,25 +35,25 @@ fn tiny(args: &str) -> Gateway {
     setup(&json!({"tiny": one(args)}), &json!({})).start()
 }
 
-fn says(model: &str, text: &str) -> Value {
+pub(crate) fn says(model: &str, text: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": text}]})
 }
 
-fn streams(model: &str, text: &str) -> Value {
+pub(crate) fn streams(model: &str, text: &str) -> Value {
     json!({"model": model, "stream": true, "messages": [{"role": "user", "content": text}]})
 }
 
-const CHAT: &str = "/v1/chat/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 /// What happened in the engines, of this kind, each with its context.
-fn journal(gateway: &Gateway, kind: &str) -> Vec<String> {
+pub(crate) fn journal(gateway: &Gateway, kind: &str) -> Vec<String> {
     let text = std::fs::read_to_string(gateway.folder.path().join("journal")).unwrap_or_default();
     let what = |line: &str| line.split_once(' ').map(|(_, what)| what.to_owned());
     text.lines().filter_map(what).filter(|what| what.split(' ').any(|word| word == kind)).collect()
 }
 
 /// Processes of engines that have ever started here and still are.
-fn alive(gateway: &Gateway) -> Vec<u32> {
+pub(crate) fn alive(gateway: &Gateway) -> Vec<u32> {
     let text = std::fs::read_to_string(gateway.folder.path().join("journal")).unwrap_or_default();
     let mut pids: Vec<u32> = text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
     pids.sort_unstable();
@@ -73,7 +73,7 @@ async fn state(gateway: &Gateway) -> Value {
     models(gateway).await[0]["state"].clone()
 }
 
-async fn steer(gateway: &Gateway, model: &str, what: &str) -> (u16, Value) {
+pub(crate) async fn steer(gateway: &Gateway, model: &str, what: &str) -> (u16, Value) {
     answer(gateway.post(&format!("/api/engines/{model}/{what}"), &json!({}))).await
 }
 
@@ -307,10 +307,10 @@ async fn an_engine_that_says_it_is_well_and_does_nothing_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_raw_request_is_run_again_when_its_engine_dies_and_waits_for_a_larger_one_if_it_is_long() {
+async fn a_raw_request_is_run_again_when_its_engine_is_killed_and_waits_for_a_larger_one_if_it_is_long() {
     let folder = tempfile::tempdir().unwrap();
     let once = folder.path().join("once").display().to_string();
-    let small = json!({"context": 512, "args": ["--fake-once", once, "--fake-crash-after", "0"]});
+    let small = json!({"context": 512, "args": ["--fake-once", once, "--fake-killed-after", "0"]});
     let gateway = setup(&json!({"tiny": {"variants": [small, {"context": 4096}]}}), &json!({})).start();
     let raw = async |text: &str| {
         let path = "/api/passthrough/local/v1/chat/completions";
@@ -318,7 +318,7 @@ async fn a_raw_request_is_run_again_when_its_engine_dies_and_waits_for_a_larger_
             gateway.post(path, &says("tiny", text)).header("x-llm-model", "tiny").send().await.unwrap();
         answer.status().as_u16()
     };
-    assert_eq!(raw("crash-free").await, 200, "the first engine dies, the second one answers");
+    assert_eq!(raw("crash-free").await, 200, "the first engine is killed, the second one answers");
     assert_eq!(raw(&"long ".repeat(600)).await, 200);
     assert_eq!(journal(&gateway, "start"), ["512 start", "512 start", "4096 start"]);
 }
@@ -398,11 +398,11 @@ async fn who_does_not_fit_into_the_queue_is_turned_away() {
 }
 
 #[tokio::test]
-async fn a_crash_before_the_first_content_is_never_seen() {
+async fn an_engine_that_is_killed_before_the_first_content_is_replaced_unseen() {
     for stream in [false, true] {
         let folder = tempfile::TempDir::new().unwrap();
         let once = folder.path().join("once");
-        let gateway = tiny(&format!("--fake-crash-after 0 --fake-once {}", once.display()));
+        let gateway = tiny(&format!("--fake-killed-after 0 --fake-once {}", once.display()));
         if stream {
             let events = events_of(gateway.post(CHAT, &streams("tiny", "answer=3"))).await;
             assert_eq!(events.last().unwrap(), "[DONE]");

@@ -12,6 +12,7 @@ const RANKS: &[(&str, u8)] = &[
     ("prompts", 2),
     ("wire", 2),
     ("fetch", 3),
+    ("local", 3),
     ("leaderboard", 3),
     ("telemetry", 3),
     ("engine", 4),
@@ -56,7 +57,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry", "router"]),
     ("tracing_subscriber", &["telemetry"]),
     ("tracing_appender", &["telemetry"]),
-    ("rustix", &["app", "engine", "telemetry"]),
+    ("rustix", &["app", "engine", "local", "telemetry"]),
 ];
 
 /// Exceptions, each with its reason.

@@ -25,6 +25,8 @@ pub(crate) fn claims() -> Vec<Claim> {
         two_callers_that_take_turns_are_served_without_a_loss,
         many_requests_of_all_sizes_share_an_engine_without_an_error,
         a_stream_survives_that_another_model_is_asked_for,
+        an_engine_listens_on_a_socket_of_this_user_only,
+        an_engine_at_a_fixed_port_is_asked_if_the_port_is_its_own,
         an_engine_killed_in_mid_stream_is_told_and_replaced,
         an_engine_killed_while_idle_is_replaced_unseen,
         a_conversation_that_outgrows_its_engine_is_not_read_again,
@@ -104,6 +106,43 @@ async fn an_engine_starts_when_it_is_needed_and_grows_with_a_request() {
     }
     assert_eq!(setting.ask("other", 2).await.header("x-llm-variant"), "other@2048");
     eventually("only one engine runs", SOON, async || setting.engines().len() == 1).await;
+}
+
+async fn an_engine_listens_on_a_socket_of_this_user_only() {
+    let setting = Setting::new().await;
+    for stream in [false, true] {
+        let mut body = chat("tiny", 3);
+        body["stream"] = json!(stream);
+        assert_eq!(setting.gateway.post(CHAT, &body).await.status, 200);
+    }
+    let [engine] = setting.engines()[..] else { panic!("one engine") };
+    let line = std::fs::read_to_string(format!("/proc/{engine}/cmdline")).unwrap();
+    let arguments: Vec<&str> = line.split('\0').collect();
+    let host = arguments.iter().position(|argument| *argument == "--host").unwrap() + 1;
+    let socket = Path::new(arguments[host]);
+    let mode = |path: &Path| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap()) & 0o777;
+    assert!(socket.extension().is_some_and(|ending| ending == "sock") && !arguments.contains(&"--port"));
+    assert_eq!(mode(socket.parent().unwrap()), 0o700);
+}
+
+async fn an_engine_at_a_fixed_port_is_asked_if_the_port_is_its_own() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("tiny.gguf"), tiny_gguf::bytes(8192)).unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let mut models = models(folder.path());
+    models["providers"]["local"]["models"]["tiny"]["connect"] = json!(format!("http://127.0.0.1:{port}"));
+    let gateway = Gateway::start(&models).await;
+    let taken = gateway.post(CHAT, &chat("tiny", 3)).await;
+    assert_eq!(taken.fault(), (503, "engine_start_failed"), "{}", taken.body);
+    assert!(taken.body["error"]["message"].as_str().unwrap().contains(&port.to_string()), "{}", taken.body);
+    other.set_nonblocking(true).unwrap();
+    assert!(other.accept().is_err(), "nothing has come to the other program");
+    drop(other);
+    eventually("the engine has its port", SOON, async || {
+        gateway.post(CHAT, &chat("tiny", 3)).await.status == 200
+    })
+    .await;
 }
 
 async fn a_prompt_that_no_variant_holds_starts_nothing() {

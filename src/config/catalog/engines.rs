@@ -2,6 +2,7 @@
 //! variant becomes whole [`EngineVariant`]s. The innermost statement holds; arguments are put one after the other.
 
 mod args;
+mod env;
 mod files;
 mod outer;
 
@@ -11,7 +12,9 @@ use self::outer::{Launch, TimeoutKeys};
 use super::expand::Expansion;
 use super::raw::{RawModel, RawTokenization, RawVariant};
 use super::{Reader, place_of};
-use crate::config::{EngineAddress, EngineModel, EngineTimeouts, EngineVariant, Tokenization};
+use crate::config::{
+    EngineAddress, EngineEnvironment, EngineModel, EngineTimeouts, EngineVariant, Tokenization,
+};
 use crate::lint::Object;
 
 /// What llama-tokenize is asked for, if the file does not say.
@@ -57,7 +60,10 @@ impl Reader<'_> {
             self.fault(&place, "`context` stands beside `variants` and is none of theirs", cure);
         }
         let tokenization = raw.tokenization.as_ref().map(|Object(own)| own).or(outer.tokenization.as_ref());
-        let tokenization = tokenization.map(|raw| self.tokenization(&place, raw, expansion));
+        let tokenization = tokenization.map(|raw| {
+            let environment = env::environment(outer::expanded_env(inner.launch.env.clone(), expansion));
+            Tokenization { environment, ..self.tokenization(&place, raw, expansion) }
+        });
         (!variants.is_empty()).then(|| EngineModel {
             variants,
             tokenization,
@@ -105,6 +111,7 @@ impl Reader<'_> {
                 self.engine_timeouts(place, TimeoutKeys::of_variant(raw), inner.timeouts),
             ),
         };
+        self.check_env(place, &launch.env);
         let launch = launch.expanded(expansion);
         if expansion.missing.len() > missing {
             return None;
@@ -144,6 +151,7 @@ impl Reader<'_> {
             address,
             memory_mib: launch.memory,
             timeouts,
+            environment: env::environment(launch.env),
         })
     }
 
@@ -224,10 +232,10 @@ impl Reader<'_> {
         expansion: &mut Expansion<'_>,
     ) -> Tokenization {
         let missing = expansion.missing.len();
-        let binary = raw.binary.as_ref().map(|text| expansion.expand(text));
+        let binary = raw.binary.as_ref().map(|text| expansion.expand_for_engine(text));
         let base = raw.base_args.clone();
         let base = base.unwrap_or_else(|| TOKENIZE.iter().map(|&arg| arg.to_owned()).collect());
-        let args = base.iter().chain(&raw.extra_args).map(|text| expansion.expand(text)).collect();
+        let args = base.iter().chain(&raw.extra_args).map(|text| expansion.expand_for_engine(text)).collect();
         let binary = binary.filter(|_| expansion.missing.len() == missing).and_then(|name| {
             let found = files::program(&name, self.environment.get("PATH"));
             // Prompts can be counted by other means.
@@ -239,6 +247,7 @@ impl Reader<'_> {
         Tokenization {
             binary,
             args,
+            environment: EngineEnvironment::default(),
             extra_tokens_per_message: raw.extra_tokens_per_message,
             extra_tokens: raw.extra_tokens,
         }

@@ -1,16 +1,28 @@
 //! `${NAME}`, `${NAME:-default}` and `${file:/path}` in the models file.
 
+use std::collections::BTreeSet;
+
 use crate::config::{Environment, Fault};
 
 /// Replaces references, and notes those that lead nowhere.
 pub(super) struct Expansion<'a> {
     environment: &'a Environment,
     pub(super) missing: Vec<Fault>,
+    /// The variables that were read for something that engines are not given.
+    pub(super) withheld: BTreeSet<String>,
 }
 
 impl<'a> Expansion<'a> {
     pub(super) fn new(environment: &'a Environment) -> Self {
-        Self { environment, missing: Vec::new() }
+        Self { environment, missing: Vec::new(), withheld: BTreeSet::new() }
+    }
+
+    /// As [`Expansion::expand`], for what an engine is given anyway, in its arguments or its environment.
+    pub(super) fn expand_for_engine(&mut self, text: &str) -> String {
+        let withheld = std::mem::take(&mut self.withheld);
+        let expanded = self.expand(text);
+        self.withheld = withheld;
+        expanded
     }
 
     /// The text with every reference replaced. `$${` stands for `${` itself.
@@ -54,6 +66,7 @@ impl<'a> Expansion<'a> {
             Some((name, default)) => (name, Some(default)),
             None => (reference, None),
         };
+        self.withheld.insert(name.to_owned());
         match (self.environment.get(name), default) {
             (Some(value), _) => value.to_owned(),
             (None, Some(default)) => self.expand(default),
@@ -93,8 +106,10 @@ mod tests {
         assert_eq!(expansion.expand("${B:-http://${A}}"), "http://1");
         assert_eq!(expansion.expand("$${A} $A {A}"), "${A} $A {A}");
         assert!(expansion.missing.is_empty());
+        assert_eq!(expansion.withheld, ["A", "B"].map(str::to_owned).into());
 
-        assert_eq!(expansion.expand("${EMPTY}-${NOPE}"), "-");
+        assert_eq!(expansion.expand_for_engine("${EMPTY}-${NOPE}"), "-");
+        assert!(!expansion.withheld.contains("NOPE"), "it is in the engine's arguments");
         expansion.expand("${A");
         expansion.expand("${file:/does/not/exist}");
         assert_eq!(expansion.missing.len(), 4);

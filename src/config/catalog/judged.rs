@@ -1,5 +1,6 @@
 //! A models file with faults: what can still be judged of it, so that one fault does not hide the others.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::raw::{self, RawCatalog};
@@ -96,7 +97,8 @@ impl Catalog {
         (environment, timeouts, minimum): (&Environment, Timeouts, bool),
     ) -> (Self, Vec<Fault>) {
         let (catalog, faults) = (Self::default(), Vec::new());
-        Reader { file, environment, timeouts, minimum, catalog, faults }.read(raw, &gaps.names)
+        let withheld = BTreeSet::new();
+        Reader { file, environment, timeouts, minimum, catalog, faults, withheld }.read(raw, &gaps.names)
     }
 
     /// The catalog of a file that could be read as a whole.

@@ -21,7 +21,7 @@ const PROVEN_AFTER: Duration = Duration::from_secs(300);
 pub(super) struct Health {
     pub(super) failures: u32,
     pub(super) rests_until: Option<Instant>,
-    pub(super) told: Option<Arc<str>>,
+    pub(super) failure: Option<Failure>,
     /// What an engine of it said it can hold, which may be less or more than the file says.
     pub(super) context_tokens: Option<u64>,
     /// When it found too little memory beside other engines, whatever the file says of what it takes.
@@ -43,11 +43,11 @@ impl Planner {
             // It is tried again once the others have gone.
             Some(failure) if failure.lacks_memory && has_others && health.lacked_memory.is_none() => {
                 health.lacked_memory = Some(now);
-                health.told = Some(failure.told);
+                health.failure = Some(failure);
             }
             Some(failure) => {
                 health.failures += 1;
-                health.told = Some(failure.told);
+                health.failure = Some(failure);
                 // One that has run gets a second chance at once.
                 let exponent = if engine.ready.is_some() { health.failures - 1 } else { health.failures };
                 let rest = match exponent {
@@ -72,7 +72,8 @@ impl Planner {
             || (0..model.health.len()).filter(|variant| self.fits(&ticket.need, ticket.model, *variant));
         if fitting().all(|variant| !self.has_room_ever(ticket.model, variant)) && fitting().next().is_some() {
             let told = "the memory budget has no room for it beside engines that are never stopped".into();
-            return Err(Refusal::StartFailed { retry_after: LONGEST_REST, told });
+            let failure = Failure { told, ..Failure::default() };
+            return Err(Refusal::StartFailed { retry_after: LONGEST_REST, failure });
         }
         let fitting = || fitting().filter(|variant| self.has_room_ever(ticket.model, *variant));
         let rest = |variant: usize| {
@@ -94,15 +95,15 @@ impl Planner {
         if wait <= SHORT_REST {
             return Ok(None);
         }
-        let told = model.health.get(variant).and_then(|health| health.told.clone());
-        Err(Refusal::StartFailed { retry_after: wait, told: told.unwrap_or_default() })
+        let failure = model.health.get(variant).and_then(|health| health.failure.clone());
+        Err(Refusal::StartFailed { retry_after: wait, failure: failure.unwrap_or_default() })
     }
 
     /// Why a variant of a model has failed lately.
     pub(in crate::engine) fn failure_of(&self, model: &str) -> Option<Arc<str>> {
         let model = self.models.get(self.index_of(model)?)?;
         let failed = model.health.iter().filter(|health| health.failures > 0);
-        failed.max_by_key(|health| health.rests_until)?.told.clone()
+        failed.max_by_key(|health| health.rests_until)?.failure.as_ref().map(|failure| failure.told.clone())
     }
 
     pub(super) fn forget_old_lacks(&mut self, now: Instant) {

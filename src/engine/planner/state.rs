@@ -33,7 +33,7 @@ pub(in crate::engine) enum Refusal {
     /// Too many wait already.
     QueueFull,
     /// Every variant that would do has failed lately.
-    StartFailed { retry_after: Duration, told: Arc<str> },
+    StartFailed { retry_after: Duration, failure: Failure },
     /// No variant is large enough.
     TooLarge { needed_tokens: u64, context_tokens: u64 },
     /// The model is not configured any more.
@@ -41,12 +41,14 @@ pub(in crate::engine) enum Refusal {
 }
 
 /// Why an engine has ended by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::engine) struct Failure {
     /// In words, with the last ones of its own.
     pub(in crate::engine) told: Arc<str>,
     /// It did not get the memory that it needs.
     pub(in crate::engine) lacks_memory: bool,
+    /// The port at which it was to listen, if another program has it.
+    pub(in crate::engine) taken_port: Option<u16>,
 }
 
 /// What a running engine can take, as it says itself.

@@ -76,7 +76,8 @@ fn a_variant_that_fails_is_replaced_by_a_larger_one_or_told() {
     world.run_for(Duration::from_secs(1));
     assert!(world.refused.is_empty(), "what failed once may have failed by chance");
     world.run_for(Duration::from_secs(1));
-    let told = Refusal::StartFailed { retry_after: Duration::from_secs(2), told: "it broke".into() };
+    let failure = Failure { told: "it broke".into(), ..Failure::default() };
+    let told = Refusal::StartFailed { retry_after: Duration::from_secs(2), failure };
     assert_eq!((&world.refused[&1], world.started.len()), (&told, 2));
     // After its rest it is tried again, and rests longer then.
     world.run_for(Duration::from_secs(3));

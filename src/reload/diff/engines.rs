@@ -2,7 +2,7 @@
 
 use super::fields::Fields;
 use super::{Change, How, What};
-use crate::config::{EngineModel, EngineVariant, ModelSource};
+use crate::config::{EngineEnvironment, EngineModel, EngineVariant, ModelSource};
 use crate::router::Served;
 
 /// What a running engine does when its definition changes.
@@ -91,10 +91,15 @@ fn of_variant(name: &str, known: &[EngineVariant], variant: &EngineVariant) -> (
     let Some(before) = known.iter().find(|other| other.context_tokens == variant.context_tokens) else {
         return (Some(Change::new(What::Engine, name, How::Added, Vec::new())), false);
     };
-    let EngineVariant { context_tokens: _, binary, args, address, memory_mib, timeouts } = variant;
+    let EngineVariant { context_tokens: _, binary, args, address, memory_mib, timeouts, environment } =
+        variant;
     let mut fields = Fields::default();
     fields.named("binary", &before.binary, binary);
     fields.named("args", &before.args, args);
+    let exposed = |environment: &EngineEnvironment| -> Vec<(String, String)> {
+        environment.exposed().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    fields.named("env", &exposed(&before.environment), &exposed(environment));
     fields.named("address", &before.address, address);
     fields.shown_if_any("memory", before.memory_mib.as_ref(), memory_mib.as_ref());
     fields.named("time-outs", &before.timeouts, timeouts);

@@ -150,6 +150,20 @@ fn what_holds_for_all_routes_is_told() {
 }
 
 #[test]
+fn a_variable_of_an_engine_that_is_different_is_told_without_its_value() {
+    let with = |value: &str| {
+        let variants = json!([{"context": 512, "env": {"HF_HOME": value}}]);
+        let local = json!({"type": "llamacpp", "binary": "true", "models": {"q": {"variants": variants}}});
+        json!({"providers": {"local": local}})
+    };
+    assert!(told(&with("one"), &with("one")).is_empty());
+    assert_eq!(
+        told(&with("one"), &with("two")),
+        ["~ engine local/q@512: env changed; one that runs ends with its answers"]
+    );
+}
+
+#[test]
 fn engines_that_would_end_are_told_from_those_that_stay() {
     let with = |models: Value| json!({"providers": {"local": {"type": "llamacpp", "binary": "true", "models": models}}});
     let model = |variants: Value| json!({"q": {"variants": variants}});

@@ -44,7 +44,7 @@ impl FakeEngine {
             binary: fake_llama_server(),
             args: all,
             variables: vec![("LLAMA_API_KEY".to_owned(), "key-of-fake".to_owned())],
-            folder: None,
+            ..Launch::default()
         };
         let process = launcher().start(launch).await.unwrap();
         let http = reqwest::Client::builder().unix_socket(socket).timeout(PATIENCE).build().unwrap();

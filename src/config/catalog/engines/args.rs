@@ -195,17 +195,15 @@ impl Facts {
 }
 
 impl EngineVariant {
-    /// The arguments with which the engine is started to listen there.
+    /// The arguments with which the engine is started to listen there. A unix socket, by its path, has no port.
     #[must_use]
-    pub fn full_args(&self, address: &EngineAddress) -> Vec<String> {
+    pub fn full_args(&self, host: &str, port: Option<u16>) -> Vec<String> {
         let facts = read(&self.args);
-        let lacking = [
-            (!facts.has_context, "-c", self.context_tokens.to_string()),
-            (facts.host.is_none(), "--host", address.host.clone()),
-            (facts.port.is_none(), "--port", address.port.to_string()),
-        ];
-        let added = lacking.into_iter().filter(|(lacks, ..)| *lacks);
-        self.args.iter().cloned().chain(added.flat_map(|(_, flag, value)| [flag.to_owned(), value])).collect()
+        let context = (!facts.has_context).then(|| ("-c", self.context_tokens.to_string()));
+        let host = facts.host.is_none().then(|| ("--host", host.to_owned()));
+        let port = port.filter(|_| facts.port.is_none()).map(|port| ("--port", port.to_string()));
+        let added = [context, host, port].into_iter().flatten();
+        self.args.iter().cloned().chain(added.flat_map(|(flag, value)| [flag.to_owned(), value])).collect()
     }
 
     /// What the engine is told to take, all requests together, in tokens.
@@ -313,6 +311,7 @@ mod tests {
             address: None,
             memory_mib: None,
             timeouts: crate::config::EngineTimeouts::default(),
+            environment: crate::config::EngineEnvironment::default(),
         }
     }
 
@@ -356,8 +355,11 @@ mod tests {
     fn what_arguments_lack_is_added_behind_them() {
         let full = |line: &str| {
             let variant = variant(line);
-            let address = EngineAddress { host: "127.0.0.1".to_owned(), port: 81 };
-            (variant.full_args(&address).join(" "), variant.whole_context_tokens(), variant.model_file())
+            (
+                variant.full_args("127.0.0.1", Some(81)).join(" "),
+                variant.whole_context_tokens(),
+                variant.model_file(),
+            )
         };
         let (args, whole, file) = full("-m /m.gguf");
         assert_eq!(args, "-m /m.gguf -c 4096 --host 127.0.0.1 --port 81");
@@ -366,6 +368,8 @@ mod tests {
         assert_eq!(args, "--ctx-size=16384 -np 4 --host ::1 --port 82");
         assert_eq!((whole, file), (16_384, None));
         assert_eq!(full("-c 0").0, "-c 0 --host 127.0.0.1 --port 81");
+        let of_socket = variant("-m /m.gguf").full_args("/run/x.sock", None).join(" ");
+        assert_eq!(of_socket, "-m /m.gguf -c 4096 --host /run/x.sock");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(in crate::config::catalog) struct Outer {
 pub(super) struct Launch {
     pub(super) binary: Option<String>,
     pub(super) args: Vec<String>,
+    /// Variables for its environment.
+    pub(super) env: Vec<(String, String)>,
     pub(super) memory: Option<u64>,
     pub(super) connect: Option<String>,
 }
@@ -32,6 +34,7 @@ impl Launch {
         Self {
             binary: raw.binary.clone(),
             args: raw.args.clone(),
+            env: raw.env.0.clone(),
             memory: raw.memory,
             connect: raw.connect.clone(),
         }
@@ -41,14 +44,19 @@ impl Launch {
         Self {
             binary: raw.binary.clone(),
             args: raw.args.clone(),
+            env: raw.env.0.clone(),
             memory: raw.memory,
             connect: raw.connect.clone(),
         }
     }
 
-    /// This over an outer statement, whose arguments come first.
+    /// This over an outer statement, whose arguments and variables come first. Of a variable that stands in both, the
+    /// inner value holds.
     pub(super) fn within(self, outer: &Self) -> Self {
+        let is_new = |(name, _): &&(String, String)| !self.env.iter().any(|(own, _)| own == name);
+        let outer_env: Vec<_> = outer.env.iter().filter(is_new).cloned().collect();
         Self {
+            env: [outer_env, self.env].concat(),
             binary: self.binary.or_else(|| outer.binary.clone()),
             args: [outer.args.clone(), self.args].concat(),
             memory: self.memory.or(outer.memory),
@@ -58,12 +66,21 @@ impl Launch {
 
     pub(super) fn expanded(self, expansion: &mut Expansion<'_>) -> Self {
         Self {
-            binary: self.binary.map(|text| expansion.expand(&text)),
-            args: self.args.iter().map(|text| expansion.expand(text)).collect(),
+            binary: self.binary.map(|text| expansion.expand_for_engine(&text)),
+            args: self.args.iter().map(|text| expansion.expand_for_engine(text)).collect(),
+            env: expanded_env(self.env, expansion),
             memory: self.memory,
-            connect: self.connect.map(|text| expansion.expand(&text)),
+            connect: self.connect.map(|text| expansion.expand_for_engine(&text)),
         }
     }
+}
+
+/// Variables with their references replaced.
+pub(super) fn expanded_env(
+    env: Vec<(String, String)>,
+    expansion: &mut Expansion<'_>,
+) -> Vec<(String, String)> {
+    env.into_iter().map(|(name, value)| (name, expansion.expand_for_engine(&value))).collect()
 }
 
 /// The time-outs as they stand, in seconds.
@@ -139,6 +156,7 @@ impl Reader<'_> {
             launch: Launch {
                 binary: raw.binary.clone(),
                 args: raw.args.clone(),
+                env: raw.env.0.clone(),
                 memory: raw.memory,
                 connect: None,
             },
@@ -192,6 +210,7 @@ fn keys_of_provider(raw: &RawProvider) -> Vec<&'static str> {
     let stated = [
         ("binary", raw.binary.is_some()),
         ("args", !raw.args.is_empty()),
+        ("env", !raw.env.0.is_empty()),
         ("memory", raw.memory.is_some()),
         ("memory_budget", raw.memory_budget.is_some()),
         ("queue_max", raw.queue_max.is_some()),
@@ -211,6 +230,7 @@ pub(super) fn keys_of_model(raw: &RawModel) -> Vec<&'static str> {
     let stated = [
         ("binary", raw.binary.is_some()),
         ("args", !raw.args.is_empty()),
+        ("env", !raw.env.0.is_empty()),
         ("memory", raw.memory.is_some()),
         ("connect", raw.connect.is_some()),
         ("default_output_reserve", raw.default_output_reserve.is_some()),

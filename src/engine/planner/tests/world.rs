@@ -18,6 +18,7 @@ pub(super) fn model(contexts: &[u64]) -> EngineModel {
         address: None,
         memory_mib: None,
         timeouts: EngineTimeouts::default(),
+        environment: crate::config::EngineEnvironment::default(),
     };
     EngineModel {
         variants: contexts.iter().map(variant).collect(),
@@ -189,7 +190,7 @@ impl World {
             }
             Event::Failed(engine) => {
                 let lacks_memory = self.starved && self.planner.engines().len() > 1;
-                let failure = Failure { told: "it broke".into(), lacks_memory };
+                let failure = Failure { told: "it broke".into(), lacks_memory, taken_port: None };
                 self.planner.is_gone(engine, Some(failure), self.now);
             }
             Event::Gone(engine) => self.planner.is_gone(engine, None, self.now),
