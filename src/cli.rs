@@ -16,7 +16,9 @@ use serde_json::{Map, Value};
 
 use crate::api;
 use crate::app::{App, Faults, Sources};
-use crate::config::{Catalog, Environment, Settings, Strategy};
+use crate::config::{Catalog, Environment, LUA_LIMITS, RUN_LUA, Settings, Strategy, running_lua};
+use crate::confined::{CONFINED_COMMAND, serve as serve_confined};
+use crate::engine::counter::{self, COUNT_TOKENS};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
@@ -71,6 +73,16 @@ enum Command {
         /// The program.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+    /// Read a file that may be hostile, within limits. For the gateway itself.
+    #[command(name = CONFINED_COMMAND, hide = true)]
+    Confined {
+        /// The process that has to be the parent.
+        gateway: u32,
+        /// What to do with the file.
+        work: String,
+        /// The file.
+        file: PathBuf,
     },
     /// End what the engines of a gateway that was killed have left. For the gateway itself.
     #[command(name = WATCH_COMMAND, hide = true)]
@@ -164,6 +176,11 @@ impl Cli {
                 watch(*gateway, folder);
                 Some(ExitCode::SUCCESS)
             }
+            Command::Confined { gateway, work, file } => Some(match work.as_str() {
+                COUNT_TOKENS => serve_confined(*gateway, counter::LIMITS, counter::answering(file)),
+                RUN_LUA => serve_confined(*gateway, LUA_LIMITS, running_lua(file)),
+                _ => ExitCode::FAILURE,
+            }),
             _ => None,
         }
     }
@@ -205,7 +222,7 @@ impl Cli {
             Command::Keys(command) => keys::run(command, &prepared()?.0).await,
             Command::Import { file } => import(&file, &Environment::load(&folder).map_err(Faults::from)?),
             Command::Openapi => print(&api::document(&prepared()?.0.prefix)),
-            Command::EngineGuard { .. } | Command::EngineWatch { .. } => {
+            Command::EngineGuard { .. } | Command::EngineWatch { .. } | Command::Confined { .. } => {
                 Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))
             }
         }

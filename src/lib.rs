@@ -27,7 +27,7 @@
 //!
 //! | rank | rooms |
 //! |---|---|
-//! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write |
+//! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write. [`confined`]: child processes that read hostile files |
 //! | 1 | [`callers`]: keys, limits, budgets, prices, in memory |
 //! | 2 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
 //! | 3 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web. [`local`]: sockets of this machine, and who listens there |
@@ -50,6 +50,7 @@
 //! - A shape of files of other systems: a room in `config::import`, which translates it into our own.
 
 // In reading order.
+pub mod confined;
 pub mod lint;
 pub mod llm;
 

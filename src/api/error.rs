@@ -345,7 +345,7 @@ impl From<PromptError> for ApiError {
             PromptError::InvalidVariable { variable, .. } => {
                 bad("invalid_value").param(format!("variables.{variable}"))
             }
-            PromptError::Failed { .. } => bad("invalid_value").param("variables"),
+            PromptError::TooLarge(_) | PromptError::Failed { .. } => bad("invalid_value").param("variables"),
         }
     }
 }

@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 use self::engines::Outer;
 use self::expand::Expansion;
 pub use self::judged::Judged;
+pub use self::lua::{LUA_LIMITS, RUN_LUA, running_lua};
 pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
 use super::{

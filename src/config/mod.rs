@@ -18,7 +18,10 @@ mod settings;
 
 pub use crate::lint::nearest;
 pub use adjustment::Adjustment;
-pub use catalog::{Catalog, Imported, Judged, ModelConfig, ModelPolicy, ModelSource, ProviderConfig};
+pub use catalog::{
+    Catalog, Imported, Judged, LUA_LIMITS, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, RUN_LUA,
+    running_lua,
+};
 pub use engine::{
     EngineAddress, EngineEnvironment, EngineModel, EngineSettings, EngineTimeouts, EngineVariant,
     Tokenization,

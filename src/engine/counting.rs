@@ -4,13 +4,13 @@
 //! the length in bytes; what the conversation took the last time; the engine that runs; the model's own file; a program
 //! that the models file names. Where none of them knows, a guess is right that has learned from earlier ones.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
+use super::counter::Counter;
 use super::estimate::{self, Experience, Guess, Sketch};
 use super::lease::{Death, EngineError, Place};
 use super::memory::{Mark, Memory};
@@ -18,7 +18,6 @@ use super::need::Need;
 use super::planner::Capacity;
 use super::pool::Pool;
 use super::tokenizer;
-use super::vocabulary::Vocabulary;
 use crate::config::{EngineModel, Tokenization};
 use crate::llm::{ChatRequest, Count, CountRequest, CountSource, RawObject, RequestKind, Usage};
 use crate::telemetry::EngineMetrics;
@@ -29,7 +28,7 @@ const SHORT: u64 = 16;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The end of a process is noticed a moment after its connections broke.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// In this process a prompt is counted nearly right. So many of its tokens are sure, of a hundred.
+/// By the model's file a prompt is counted nearly right. So many of its tokens are sure, of a hundred.
 const SURE: u64 = 95;
 
 /// How the prompts of one model are counted.
@@ -41,10 +40,8 @@ pub struct Counting {
     tokenization: Option<Tokenization>,
     /// One count at a time, where it costs much.
     turns: Semaphore,
-    /// Where the model's own vocabulary is found.
-    file: Option<PathBuf>,
-    /// While no engine runs: it takes some dozens of megabytes. A std mutex: held for a copy.
-    vocabulary: Mutex<Option<Arc<Vocabulary>>>,
+    /// By the model's own file, while no engine runs.
+    counter: Option<Counter>,
     experience: Experience,
     memory: Memory,
     metrics: EngineMetrics,
@@ -66,19 +63,19 @@ pub struct Thought {
 }
 
 impl Counting {
-    /// For a model, by its name and what is said of its engines.
-    pub fn new(model: Arc<str>, engine: &EngineModel, metrics: EngineMetrics) -> Self {
+    /// For a model, by its name and what is said of its engines. `program` is this one, of which children are started.
+    pub fn new(model: Arc<str>, engine: &EngineModel, program: &Path, metrics: EngineMetrics) -> Self {
         let mut files = engine.variants.iter().map(crate::config::EngineVariant::model_file);
         let file = files.next().flatten();
+        // Variants of different models would have to be counted one by one.
+        let file = file.filter(|file| files.all(|other| other.as_ref() == Some(file)));
         Self {
             model,
             contexts: engine.variants.iter().map(|variant| variant.context_tokens).collect(),
             answer_reserve: engine.default_output_reserve,
             tokenization: engine.tokenization.clone(),
             turns: Semaphore::new(1),
-            // Variants of different models would have to be counted one by one.
-            file: file.filter(|file| files.all(|other| other.as_ref() == Some(file))),
-            vocabulary: Mutex::default(),
+            counter: file.map(|file| Counter::new(program, file)),
             experience: Experience::default(),
             memory: Memory::default(),
             metrics,
@@ -206,7 +203,9 @@ impl Counting {
 
     async fn asked(&self, place: &Place, request: &ChatRequest) -> std::io::Result<Option<u64>> {
         // It knows its own tokens.
-        *self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(counter) = &self.counter {
+            counter.end();
+        }
         let body = request.body.text().clone();
         match request.kind {
             RequestKind::Chat => place.door.input_tokens(body, PATIENCE).await,
@@ -244,20 +243,9 @@ impl Counting {
         Some((counted + guess.pictures, true))
     }
 
-    /// Counts in this process, by the model's own file.
+    /// Counts by the model's own file.
     async fn by_vocabulary(&self, request: &ChatRequest) -> Option<u64> {
-        let file = self.file.clone()?;
-        let known = self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = request.clone();
-        let counting = move || {
-            let vocabulary = known.or_else(|| Vocabulary::read(&file).map(Arc::new))?;
-            let counted = vocabulary.count(&request);
-            Some((vocabulary, counted))
-        };
-        // A task that has panicked has not counted.
-        let (vocabulary, counted) = spawn_blocking(counting).await.ok().flatten()?;
-        *self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner) = Some(vocabulary);
-        counted
+        self.counter.as_ref()?.count(request).await
     }
 
     /// The variant that would be started.

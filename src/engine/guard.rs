@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use crate::confined::bind_to;
 
 /// The name of the command by which the gateway starts itself as a guard.
 pub const GUARD_COMMAND: &str = "engine-guard";
@@ -81,13 +81,10 @@ impl Guard {
     }
 
     fn try_to_become(&self) -> GuardError {
-        if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-            return GuardError::Unbound(error.into());
-        }
-        // Looked at after the wish is made: a gateway that ended before it was made would never be noticed.
-        let parent = getppid().map(|pid| pid.as_raw_pid().unsigned_abs());
-        if parent != Some(self.gateway) {
-            return GuardError::Abandoned(self.gateway);
+        match bind_to(self.gateway) {
+            Err(error) => return GuardError::Unbound(error),
+            Ok(false) => return GuardError::Abandoned(self.gateway),
+            Ok(true) => {}
         }
         raise_oom_score(Path::new("/proc/self/oom_score_adj"));
         let error = Command::new(&self.binary).args(&self.args).stdin(Stdio::null()).exec();

@@ -4,6 +4,7 @@
 //! has a task that watches it (`runner`). Providers ask for a [`Lease`] and drop it when their answer has ended.
 
 mod arrivals;
+pub mod counter;
 mod counting;
 mod endpoint;
 mod estimate;
@@ -14,6 +15,7 @@ mod inherited;
 mod lease;
 mod log;
 mod memory;
+mod model_head;
 mod need;
 mod owner;
 mod planner;

@@ -173,7 +173,7 @@ impl Pool {
             return counting.clone();
         }
         let metrics = self.stage.metrics.of_engines(&self.stage.provider, model);
-        let counting = Arc::new(Counting::new(model.clone(), engine, metrics));
+        let counting = Arc::new(Counting::new(model.clone(), engine, self.launcher.program(), metrics));
         counted.retain(|(name, ..)| name != model);
         counted.push((model.clone(), engine.clone(), counting.clone()));
         counting

@@ -10,7 +10,6 @@
 //! - It is reaped by a thread of its own: no zombie, whether or not anybody waits.
 
 mod keeper;
-mod spawner;
 
 use std::collections::BTreeSet;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -27,9 +26,7 @@ use super::guard::GUARD_COMMAND;
 use super::inherited::inherited;
 use super::log::Log;
 use super::run_folder::{self, RunFolder, SocketFile};
-
-/// Also when the file has been replaced since the gateway was started.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+use crate::confined::THIS_PROGRAM;
 
 /// Between the second, urgent request to end and the end.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -69,6 +66,11 @@ impl Launcher {
     #[must_use]
     pub fn recording_in(self, run_folder: Arc<RunFolder>) -> Self {
         Self { run_folder: Some(run_folder), ..self }
+    }
+
+    /// The program that guards engines, and counts while none runs.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Where engines may put what is to outlive them, and not the gateway.

@@ -1,9 +1,11 @@
-//! Counts a prompt in this process, by the vocabulary and the template within the model's own file, while no engine
-//! runs.
+//! Counts a prompt by the vocabulary and the template within the model's own file. Runs in a confined child (`counter`).
 //!
 //! Only for models whose way of splitting text is [proven](PROVEN) to be counted right. A template may come from
-//! anywhere: it is run within bounds, and one that fails counts nothing.
+//! anywhere: it is run within bounds of steps, depth and length, and one that fails counts nothing. What it takes beyond those
+//! bounds, the child's limits end.
 
+use std::fs::File;
+use std::io::{BufReader, Error as IoError, Write};
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -14,7 +16,8 @@ use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value, json};
 use shimmytok::{EncodeOptions, SpecialTokenOverride, TokenType, Tokenizer};
 
-use crate::llm::{ChatRequest, RequestKind};
+use super::model_head;
+use crate::llm::{RawObject, RequestKind};
 
 /// Ways of splitting a text, by their names in model files, of which the counts were seen to equal llama.cpp's on its own
 /// test vectors. Of others only the engine, or a program, knows.
@@ -50,8 +53,8 @@ impl Vocabulary {
     /// Reads the head of a model's file, which takes from some milliseconds to more than a second; `None` if prompts cannot
     /// be counted by it.
     pub(super) fn read(file: &Path) -> Option<Self> {
-        let tokenizer = Tokenizer::from_gguf_file(file).ok()?;
-        let is_proven = tokenizer.pre_type().is_some_and(|kind| PROVEN.contains(&kind));
+        let head = model_head::of_tokens(BufReader::new(File::open(file).ok()?), PROVEN).ok()?;
+        let tokenizer = Tokenizer::from_bytes(&head).ok()?;
         let text = |token| tokenizer.token_to_piece(token).unwrap_or_default();
         let adds_begin = !tokenizer.encode("", true).ok()?.is_empty();
         let begin = adds_begin.then(|| text(tokenizer.bos_token()));
@@ -59,13 +62,13 @@ impl Vocabulary {
         let ids = (0..).take(tokenizer.vocab_size());
         let whole = ids.filter(|token| tokenizer.token_type(*token) == TokenType::UserDefined);
         let whole = whole.map(|token| SpecialTokenOverride::new(text(token), token)).collect();
-        is_proven.then_some(Self { tokenizer, whole, begin, end })
+        Some(Self { tokenizer, whole, begin, end })
     }
 
     /// How many tokens a prompt has, without its pictures; `None` if it cannot be said.
-    pub(super) fn count(&self, request: &ChatRequest) -> Option<u64> {
-        let member = |name: &str| serde_json::from_slice::<Value>(request.body.get(name)?).ok();
-        let prompt = match request.kind {
+    pub(super) fn count(&self, kind: RequestKind, body: &RawObject) -> Option<u64> {
+        let member = |name: &str| serde_json::from_slice::<Value>(body.get(name)?).ok();
+        let prompt = match kind {
             RequestKind::Completion => member("prompt")?.as_str()?.to_owned(),
             RequestKind::Chat => {
                 let mut prompt = self.rendered(&member)?;
@@ -100,7 +103,26 @@ impl Vocabulary {
             named.extend(more);
         }
         let environment = environment().ok()?;
-        environment.render_str(template, minijinja::Value::from(Serde(context))).ok()
+        let mut rendered = Bounded(Vec::new());
+        let template = environment.template_from_str(template).ok()?;
+        template.render_captured_to(minijinja::Value::from(Serde(context)), &mut rendered).ok()?;
+        String::from_utf8(rendered.0).ok()
+    }
+}
+
+/// A text that ends a template which writes more than can be counted.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MOST_BYTES {
+            return Err(IoError::other("it is too long"));
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -153,6 +153,7 @@ fn yaml_complaint(error: &serde_saphyr::Error) -> Complaint {
         Error::MultipleDocuments { .. } => {
             Complaint::Form("a second document begins, after a line `---`".to_owned())
         }
+        Error::Budget { .. } => Complaint::Form("it is too large, or nested too deep".to_owned()),
         Error::Message { msg, .. } => Complaint::Ours(msg.clone()),
         other => {
             // The text may go on with an excerpt of the file, in which a key can stand.

@@ -12,8 +12,9 @@ use super::document::Document;
 use super::fault::{DocumentFault, LibraryError, PromptFault};
 use super::folder::{self, SourceFile};
 use super::language::{Language, Wanted};
+use super::pace::Bounded;
 use super::schema::Schema;
-use super::{PromptError, shipped};
+use super::{PromptError, pace, shipped};
 
 /// An immutable set of prompts. A reload makes a new one; who holds this one keeps it.
 #[derive(Debug)]
@@ -106,6 +107,18 @@ impl PromptLibrary {
     /// Never, as a test sees to.
     pub fn shipped(default_language: &Language) -> Result<Self, LibraryError> {
         Self::of_files(&[], &shipped::files(), str::to_owned, default_language)
+    }
+
+    /// Makes a library of texts, by what their paths would be in a folder. The prompts that come with the program are not in
+    /// it.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn of_texts(texts: &[(&str, &str)], default_language: &Language) -> Result<Self, LibraryError> {
+        let file =
+            |(path, text): &(&str, &str)| SourceFile { path: (*path).to_owned(), text: (*text).to_owned() };
+        let files: Vec<SourceFile> = texts.iter().map(file).collect();
+        Self::of_files(&files, &[], str::to_owned, default_language)
     }
 
     /// Makes a library of these files; `shown` is what messages call one.
@@ -291,14 +304,17 @@ impl PromptLibrary {
         let failed = |problem: String| PromptError::Failed { name: name.to_owned(), problem };
         let engine = self.engines.get(&document.place.language);
         let engine = engine.ok_or_else(|| failed("its language has no engine".to_owned()))?;
-        let text = engine.render(&template_name(document), values).map_err(|error| match error.reason() {
+        let mut rendered = Bounded::default();
+        let done = engine.render_to_write(&template_name(document), values, &mut rendered);
+        done.map_err(|error| match error.reason() {
             RenderErrorReason::MissingVariable(Some(path)) => {
                 PromptError::MissingVariable { name: name.to_owned(), variable: path.clone() }
             }
+            RenderErrorReason::IOError(_) => PromptError::TooLarge(name.to_owned()),
             // The engine's reason names what the template says, not what the caller said.
             reason => failed(reason.to_string()),
         })?;
-        Ok(text.trim().to_owned())
+        Ok(rendered.into_text().trim().to_owned())
     }
 }
 
@@ -378,6 +394,7 @@ fn engines(prompts: &Prompts, default: &Language) -> BTreeMap<Language, Handleba
         let mut engine = Handlebars::new();
         engine.set_strict_mode(true);
         engine.register_escape_fn(no_escape);
+        pace::register(&mut engine);
         let wanted = Wanted { requested: Some(language.clone()), ..Wanted::default() };
         for translations in prompts.values() {
             let available: Vec<&Language> = translations.keys().collect();

@@ -11,6 +11,8 @@ mod folder;
 mod front;
 mod language;
 mod library;
+mod nesting;
+mod pace;
 mod parts;
 mod schema;
 mod shipped;
@@ -63,6 +65,11 @@ pub enum PromptError {
         /// What is wrong, as the end of a sentence.
         problem: String,
     },
+    /// It becomes too long with these variables, or takes too long.
+    #[error(
+        "the prompt `{0}` is too much work with these variables: it becomes too long, or repeats too often"
+    )]
+    TooLarge(String),
     /// The template failed for another reason.
     #[error("the prompt `{name}` cannot be rendered: {problem}")]
     Failed {

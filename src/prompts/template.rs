@@ -1,12 +1,12 @@
 //! A compiled template, and what it asks for: variables and partials.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use handlebars::Path;
 use handlebars::template::{DecoratorTemplate, HelperTemplate, Parameter, TemplateElement};
 
 use super::fault::DocumentFault;
-use super::syntax;
+use super::{nesting, pace, syntax};
 use crate::lint::did_you_mean;
 
 /// A Handlebars template with the names that it refers to.
@@ -17,23 +17,49 @@ pub(super) struct Template {
     pub(super) variables: BTreeMap<String, usize>,
     /// The names of prompts that it includes, in the same way.
     pub(super) partials: BTreeMap<String, usize>,
+    /// What it is by itself, and what it brings under names of its own.
+    pub(super) body: Body,
+    pub(super) inlined: BTreeMap<String, Body>,
+}
+
+/// How blocks and other templates stand in one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Body {
+    /// The most blocks that stand in each other.
+    pub(super) deepest: usize,
+    /// What it includes, each with the most blocks around it.
+    pub(super) includes: BTreeMap<String, usize>,
 }
 
 impl Template {
     /// Compiles a template. Lines are counted from the template's first.
     ///
     /// # Errors
-    /// It is not understood, or asks for a helper that there is not.
+    /// It is not understood, too deep, or asks for a helper that there is not.
     pub(super) fn compile(text: &str) -> Result<Self, Vec<DocumentFault>> {
-        let compiled = handlebars::Template::compile(text)
+        nesting::check(text).map_err(|fault| vec![fault])?;
+        let mut compiled = handlebars::Template::compile(text)
             .map_err(|error| vec![syntax::explain(text, error.pos().map(|(line, _)| line))])?;
         let mut names = Names::default();
         names.template(&compiled, 0, &[]);
         if !names.faults.is_empty() {
             return Err(names.faults);
         }
-        names.partials.retain(|name, _| !name.starts_with('@') && !names.inlined.contains(name));
-        Ok(Self { compiled, variables: names.variables, partials: names.partials })
+        names.partials.retain(|name, _| !names.inlined.contains_key(name));
+        pace::pace(&mut compiled);
+        let Names { variables, partials, body, inlined, .. } = names;
+        Ok(Self { compiled, variables, partials, body, inlined })
+    }
+}
+
+impl Body {
+    /// Two that have the same name: either of them may be meant.
+    fn add(&mut self, other: Self) {
+        self.deepest = self.deepest.max(other.deepest);
+        for (name, around) in other.includes {
+            let known = self.includes.entry(name).or_default();
+            *known = (*known).max(around);
+        }
     }
 }
 
@@ -63,22 +89,33 @@ struct Names {
     variables: BTreeMap<String, usize>,
     partials: BTreeMap<String, usize>,
     /// Partials that the template brings itself.
-    inlined: BTreeSet<String>,
+    inlined: BTreeMap<String, Body>,
     faults: Vec<DocumentFault>,
     /// Where the walk is.
     line: usize,
+    /// What the walk is in, and how many blocks around are part of it.
+    body: Body,
+    around: usize,
 }
 
 impl Names {
     /// `depth` counts the blocks around that change what a bare name means; `locals` are names that
     /// blocks around gave to their items.
     fn template(&mut self, template: &handlebars::Template, depth: usize, locals: &[String]) {
+        self.body.deepest = self.body.deepest.max(self.around);
         for (index, element) in template.elements.iter().enumerate() {
             if let Some(place) = template.mapping.get(index) {
                 self.line = place.0;
             }
             self.element(element, depth, locals);
         }
+    }
+
+    /// The template of a block.
+    fn block(&mut self, template: &handlebars::Template, depth: usize, locals: &[String]) {
+        self.around += 1;
+        self.template(template, depth, locals);
+        self.around -= 1;
     }
 
     fn fault(&mut self, problem: String, cure: String) {
@@ -107,8 +144,13 @@ impl Names {
             TemplateElement::Expression(helper)
             | TemplateElement::HtmlExpression(helper)
             | TemplateElement::HelperBlock(helper) => self.helper(helper, depth, locals),
-            TemplateElement::PartialExpression(partial) | TemplateElement::PartialBlock(partial) => {
-                self.partial(partial, depth, locals);
+            TemplateElement::PartialExpression(partial) => self.partial(partial, depth, locals),
+            TemplateElement::PartialBlock(partial) => {
+                // The engine renders its content apart, without the bounds of the whole.
+                let name = partial.name.as_name().unwrap_or("name");
+                let problem = format!("`{{{{#> {name}}}}}` is not supported");
+                let cure = format!("write {{{{#*inline \"part\"}}}}…{{{{/inline}}}}{{{{> {name}}}}}");
+                self.fault(problem, cure);
             }
             TemplateElement::DecoratorExpression(decorator) | TemplateElement::DecoratorBlock(decorator) => {
                 self.check_decorator(decorator);
@@ -134,16 +176,25 @@ impl Names {
         let mut inner: Vec<String> = locals.to_vec();
         inner.extend(block_parameters(helper));
         if let Some(template) = &helper.template {
-            self.template(template, depth + usize::from(changes_context), &inner);
+            self.block(template, depth + usize::from(changes_context), &inner);
         }
         if let Some(otherwise) = &helper.inverse {
-            self.template(otherwise, depth, locals);
+            self.block(otherwise, depth, locals);
         }
     }
 
     fn partial(&mut self, partial: &DecoratorTemplate, depth: usize, locals: &[String]) {
-        if let Some(name) = partial.name.as_name() {
-            self.partials.entry(name.to_owned()).or_insert(self.line);
+        // A name that is computed would be the caller's to choose, and whether it ends could not be told beforehand.
+        match partial.name.as_name().filter(|name| !name.starts_with('@')) {
+            Some(name) => {
+                self.partials.entry(name.to_owned()).or_insert(self.line);
+                let around = self.body.includes.entry(name.to_owned()).or_default();
+                *around = (*around).max(self.around);
+            }
+            None => self.fault(
+                "the name of what is included is computed".to_owned(),
+                "write the name itself, and {{#if …}} around it to choose".to_owned(),
+            ),
         }
         self.decorator(partial, depth, locals);
     }
@@ -156,8 +207,11 @@ impl Names {
                 "known is {{#*inline \"name\"}}".to_owned(),
             );
         }
-        if let Some(Parameter::Literal(serde_json::Value::String(name))) = decorator.params.first() {
-            self.inlined.insert(name.clone());
+        if !matches!(decorator.params.first(), Some(Parameter::Literal(serde_json::Value::String(_)))) {
+            self.fault(
+                "the name of an inline template is computed".to_owned(),
+                "write {{#*inline \"name\"}}".to_owned(),
+            );
         }
     }
 
@@ -165,8 +219,14 @@ impl Names {
         for parameter in decorator.params.iter().chain(decorator.hash.values()) {
             self.parameter(parameter, depth, locals);
         }
-        if let Some(template) = &decorator.template {
-            self.template(template, depth, locals);
+        let Some(template) = &decorator.template else { return };
+        // It is rendered where it is included, and not where it stands.
+        let outer = (std::mem::take(&mut self.body), std::mem::take(&mut self.around));
+        self.template(template, depth, locals);
+        let inner = std::mem::replace(&mut self.body, outer.0);
+        self.around = outer.1;
+        if let Some(Parameter::Literal(serde_json::Value::String(name))) = decorator.params.first() {
+            self.inlined.entry(name.clone()).or_default().add(inner);
         }
     }
 
@@ -262,6 +322,10 @@ mod tests {
             ("{{#if (eq a)}}y{{/if}}", "1: the helper `eq` needs two values"),
             ("{{x a=1}}", "there is no helper `x`"),
             ("{{*shout}}", "there is no decorator `shout`"),
+            ("a\n{{> (lookup this 'which')}}", "2: the name of what is included is computed; write the name"),
+            ("{{#each xs}}{{> @key}}{{/each}}", "1: the name of what is included is computed"),
+            ("{{#*inline which}}x{{/inline}}", "1: the name of an inline template is computed"),
+            ("{{#> base}}x{{/base}}", "1: `{{#> base}}` is not supported; write {{#*inline"),
         ] {
             assert!(faults(text).contains(expected), "{text}: {}", faults(text));
         }

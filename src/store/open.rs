@@ -1,8 +1,8 @@
 //! Opening a database: what it is told of time-outs and files, and its tables.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -28,6 +28,9 @@ const MOST_READERS: u32 = 4;
 const MOST_CONNECTIONS: u32 = 8;
 /// The file beside SQLite's does not stay larger than this.
 const MOST_JOURNAL_BYTES: &str = "67108864";
+
+/// What other users may do with a file.
+const OTHERS: u32 = 0o007;
 
 /// What a server is told of each connection. A pooler in between may forget it; then our own time-outs remain.
 const POSTGRES_LIMITS: &str = "set statement_timeout = '60s'; set lock_timeout = '5s'; \
@@ -79,14 +82,29 @@ fn patient<DB: sqlx::Database>(options: PoolOptions<DB>) -> PoolOptions<DB> {
     options.acquire_timeout(PATIENCE).acquire_slow_threshold(PATIENCE * 2)
 }
 
-/// Makes the file and its folder for this user alone. SQLite gives the files beside it the same permissions.
+/// Makes the file and its folder for this user alone, or closes one that is there to other users. SQLite gives the files
+/// beside it the same permissions when it makes them.
 fn create(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    for beside in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(beside);
+        close_to_others(Path::new(&file));
+    }
+    Ok(())
+}
+
+/// One that belongs to another user is that user's to close, one that is not there needs nothing.
+fn close_to_others(file: &Path) {
+    let mode = std::fs::metadata(file).map_or(0, |found| found.permissions().mode());
+    if mode & OTHERS != 0 {
+        let _ = std::fs::set_permissions(file, Permissions::from_mode(mode & !OTHERS));
     }
 }
 

@@ -1,25 +1,30 @@
 //! The log file: a new one each day, the plain name as a link to today's, none kept for longer than a week.
 //!
 //! The folder may hold the logs of others, too. Only files of exactly the form `<stem>.YYYY-MM-DD.<ending>` are ever
-//! removed, and nothing is ever replaced but a link to one of them.
+//! removed, and nothing is ever replaced but a link to one of them. Other users of the machine cannot read them.
 
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 
 use crate::config::Fault;
 
 /// Days for which a log file is kept.
 const KEPT_FILES: usize = 7;
 const SECONDS_OF_A_DAY: u64 = 86_400;
+/// For this user, and for its group to read.
+const MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
+/// What other users may do with a file.
+const OTHERS: u32 = 0o007;
 
 /// Writes to today's file.
 #[derive(Debug)]
 pub(super) struct LogFile {
     names: Names,
-    appender: RollingFileAppender,
+    file: File,
     /// The day of the last line, in days since 1970.
     day: u64,
 }
@@ -42,34 +47,35 @@ impl LogFile {
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
         let mut names = Names::of(path)?;
         // In full: the service may be asked for its log after the folder around it was renamed.
-        let folder = std::fs::create_dir_all(&names.folder).and_then(|()| names.folder.canonicalize());
+        let folder = make_folder(&names.folder).and_then(|()| names.folder.canonicalize());
         names.folder = folder.map_err(|error| fault(path, &error))?;
-        let builder =
-            RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(names.stem.as_str());
-        let builder = match &names.ending {
-            Some(ending) => builder.filename_suffix(ending.as_str()),
-            None => builder,
-        };
-        let appender = builder.build(&names.folder).map_err(|error| fault(path, &error))?;
         let now = SystemTime::now();
+        let file = names.open(&date(now)).map_err(|error| fault(path, &error))?;
         names.turn(&date(now));
-        Ok(Self { names, appender, day: day(now) })
+        Ok(Self { names, file, day: day(now) })
+    }
+
+    /// Goes on in the file of another day, if it is one. Where that cannot be opened, the old one goes on.
+    fn turn(&mut self, now: SystemTime) {
+        if day(now) == self.day {
+            return;
+        }
+        self.day = day(now);
+        if let Ok(file) = self.names.open(&date(now)) {
+            self.file = file;
+            self.names.turn(&date(now));
+        }
     }
 }
 
 impl Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.appender.write(bytes)?;
-        let now = SystemTime::now();
-        if day(now) != self.day {
-            self.day = day(now);
-            self.names.turn(&date(now));
-        }
-        Ok(written)
+        self.turn(SystemTime::now());
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.appender.flush()
+        self.file.flush()
     }
 }
 
@@ -113,6 +119,23 @@ impl Names {
             stem,
             ending: path.extension().and_then(text),
         })
+    }
+
+    /// Opens the file of a day, and makes the folder again if it was taken away.
+    fn open(&self, date: &str) -> io::Result<File> {
+        let path = self.folder.join(self.dated(date));
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(MODE);
+        let file = options.open(&path).or_else(|_| {
+            make_folder(&self.folder)?;
+            options.open(&path)
+        })?;
+        // One that was there may be from an earlier version. If it is another user's, that user decides.
+        let mode = file.metadata()?.permissions().mode();
+        if mode & OTHERS != 0 {
+            let _ = file.set_permissions(Permissions::from_mode(mode & !OTHERS));
+        }
+        Ok(file)
     }
 
     fn dated(&self, date: &str) -> String {
@@ -164,6 +187,10 @@ impl Names {
     }
 }
 
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+}
+
 fn fault(path: &Path, problem: &dyn std::fmt::Display) -> Fault {
     Fault::new(
         "LLM_PROXY_API_LOG_FILENAME",
@@ -211,6 +238,27 @@ mod tests {
 
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "line\n");
         assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn other_users_cannot_read_the_file_of_any_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |date: &str| {
+            std::fs::metadata(folder.path().join(format!("a.{date}.log"))).unwrap().permissions().mode()
+                & 0o777
+        };
+        let earlier = folder.path().join(format!("a.{}.log", date(SystemTime::now())));
+        std::fs::write(&earlier, "an earlier version\n").unwrap();
+        std::fs::set_permissions(&earlier, Permissions::from_mode(0o644)).unwrap();
+
+        let mut log = LogFile::open(&folder.path().join("a.log")).unwrap();
+
+        assert_eq!(mode(&date(SystemTime::now())), 0o640);
+        let later = SystemTime::now() + std::time::Duration::from_secs(2 * SECONDS_OF_A_DAY);
+        log.turn(later);
+        writeln!(log.file, "line").unwrap();
+        assert_eq!(mode(&date(later)), 0o640);
+        assert_eq!(std::fs::read_to_string(folder.path().join("a.log")).unwrap(), "line\n");
     }
 
     #[test]

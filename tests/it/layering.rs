@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms and their ranks.
 const RANKS: &[(&str, u8)] = &[
+    ("confined", 0),
     ("lint", 0),
     ("llm", 0),
     ("callers", 1),
@@ -57,7 +58,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus_client", &["telemetry", "router"]),
     ("tracing_subscriber", &["telemetry"]),
     ("tracing_appender", &["telemetry"]),
-    ("rustix", &["app", "engine", "local", "telemetry"]),
+    ("rustix", &["app", "confined", "engine", "local", "prompts", "telemetry"]),
 ];
 
 /// Exceptions, each with its reason.

@@ -1,9 +1,12 @@
 //! Planted secrets: no key, password, prompt, answer or query string reaches a log, an error, a figure, a debug print, an
 //! answer about keys and usage, or the database.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
+use crate::support::engine::fake_llama_server;
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
 use crate::support::{Gateway, Setup, Step, Upstream, answer, eventually, json, sse};
@@ -365,4 +368,49 @@ async fn debug_prints_of_the_configuration_hide_keys() {
     let environment = Environment::load(folder.path()).unwrap();
     let catalog = Catalog::load(&path, &environment, Timeouts::default(), false).unwrap();
     assert_clean("Debug", &format!("{catalog:?} {:#?}", catalog.providers));
+}
+
+#[tokio::test]
+async fn no_file_of_ours_can_be_read_by_other_users_whatever_the_umask() {
+    let setup =
+        Setup::new().file("start.sh", "umask 0\nexec \"$@\"\n").env("LOG_FILENAME", "logs/service.log");
+    let database = setup.path("earlier/store.db");
+    std::fs::create_dir_all(database.parent().unwrap()).unwrap();
+    std::fs::write(&database, "").unwrap();
+    std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let run = setup.path("").display().to_string();
+    let models = json!({"m": {"variants": [{"context": 512}]}});
+    let local = json!({"type": "llamacpp", "binary": fake_llama_server(), "models": models});
+    let gateway = setup
+        .env("DATABASE_URL", &format!("sqlite://{}", database.display()))
+        .variable("XDG_RUNTIME_DIR", &run)
+        .models(&json!({"providers": {"local": local}}))
+        .start();
+    let request = json!({"model": "m", "messages": [{"role": "user", "content": "hello"}]});
+    assert_eq!(gateway.ask("/v1/chat/completions", &request).await.0, 200);
+
+    let mut seen = Vec::new();
+    let mut next = vec![gateway.folder.path().to_owned()];
+    while let Some(folder) = next.pop() {
+        for found in std::fs::read_dir(folder).unwrap().map(|found| found.unwrap().path()) {
+            let metadata = std::fs::symlink_metadata(&found).unwrap();
+            let name = found.file_name().unwrap().to_str().unwrap().to_owned();
+            let mode = metadata.permissions().mode() & 0o777;
+            if metadata.is_dir() && name.starts_with("llm-proxy-api-") {
+                assert_eq!(mode, 0o700, "{name}");
+                seen.push("run".to_owned());
+            } else if metadata.is_dir() {
+                assert!(name != "logs" || mode & 0o007 == 0, "{name}: {mode:o}");
+                next.push(found);
+            } else if metadata.is_file() && (name.starts_with("store.db") || name.starts_with("service.")) {
+                assert_eq!(mode & 0o007, 0, "{name}: {mode:o}");
+                seen.push(name.chars().take("store.db-wal".len()).collect());
+            }
+        }
+    }
+    let log = seen.iter().filter(|name| name.starts_with("service.")).count();
+    assert_eq!(log, 1, "{seen:?}");
+    for name in ["run", "store.db", "store.db-wal", "store.db-shm"] {
+        assert!(seen.iter().any(|seen| seen == name), "{name}: {seen:?}");
+    }
 }

@@ -4,17 +4,21 @@ use std::collections::BTreeSet;
 
 use crate::config::{Environment, Fault};
 
+/// So deep may references stand in the defaults of others.
+const DEEPEST: usize = 16;
+
 /// Replaces references, and notes those that lead nowhere.
 pub(super) struct Expansion<'a> {
     environment: &'a Environment,
     pub(super) missing: Vec<Fault>,
     /// The variables that were read for something that engines are not given.
     pub(super) withheld: BTreeSet<String>,
+    depth: usize,
 }
 
 impl<'a> Expansion<'a> {
     pub(super) fn new(environment: &'a Environment) -> Self {
-        Self { environment, missing: Vec::new(), withheld: BTreeSet::new() }
+        Self { environment, missing: Vec::new(), withheld: BTreeSet::new(), depth: 0 }
     }
 
     /// As [`Expansion::expand`], for what an engine is given anyway, in its arguments or its environment.
@@ -43,7 +47,14 @@ impl<'a> Expansion<'a> {
                 return out;
             };
             let reference = from.get(2..end).unwrap_or_default();
+            if self.depth == DEEPEST {
+                let problem = format!("references stand in each other more than {DEEPEST} deep");
+                self.missing.push(Fault::new("", problem, "write the value itself, or fewer defaults"));
+                return out;
+            }
+            self.depth += 1;
             out.push_str(&self.resolve(reference));
+            self.depth -= 1;
             rest = from.get(end + 1..).unwrap_or_default();
         }
         out.push_str(rest);
@@ -113,5 +124,25 @@ mod tests {
         expansion.expand("${A");
         expansion.expand("${file:/does/not/exist}");
         assert_eq!(expansion.missing.len(), 4);
+    }
+
+    #[test]
+    fn references_in_each_other_end_at_a_depth() {
+        let nested = |depth: usize| format!("{}end{}", "${N:-".repeat(depth), "}".repeat(depth));
+        let environment = Environment::of([("A", "1")]);
+        let mut expansion = Expansion::new(&environment);
+        assert_eq!(expansion.expand(&nested(DEEPEST)), "end");
+        assert!(expansion.missing.is_empty());
+        for text in [nested(DEEPEST + 1), nested(100_000), "${file:".repeat(100_000) + &"}".repeat(100_000)] {
+            let mut expansion = Expansion::new(&environment);
+            expansion.expand(&text);
+            assert!(
+                expansion.missing[0].to_string().contains("more than 16 deep"),
+                "{}",
+                expansion.missing[0]
+            );
+        }
+        // Others beside it are as deep as before.
+        assert_eq!(expansion.expand(&format!("{}{}", nested(DEEPEST), nested(DEEPEST))), "endend");
     }
 }

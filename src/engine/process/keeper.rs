@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::sync::{oneshot, watch};
 
-use super::{Exit, Process, StartError, spawner};
+use super::{Exit, Process, StartError};
+use crate::confined;
 use crate::engine::log::Log;
 use crate::engine::run_folder::Entry;
 
@@ -84,7 +85,7 @@ impl Keeper {
         let Self { name, command, output, mut report, entry } = self;
         let log = Arc::new(Log::default());
         let spawned = drained(log.clone(), output)
-            .and_then(|drained| spawner::spawn(command).map(|child| (drained, child)));
+            .and_then(|drained| confined::spawn(command).map(|child| (drained, child)));
         let (drained, child) = match spawned {
             Ok(both) => both,
             Err(error) => {

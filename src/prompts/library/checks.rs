@@ -7,7 +7,9 @@ use crate::lint::{did_you_mean, nearest};
 use crate::prompts::document::Document;
 use crate::prompts::fault::PromptFault;
 use crate::prompts::language::Language;
+use crate::prompts::nesting::DEEPEST;
 use crate::prompts::schema::Schema;
+use crate::prompts::template::Body;
 
 /// All that is wrong between the files.
 pub(super) fn faults(prompts: &Prompts, default: &Language) -> Vec<PromptFault> {
@@ -17,7 +19,12 @@ pub(super) fn faults(prompts: &Prompts, default: &Language) -> Vec<PromptFault> 
         faults.extend(useless_defaults(translations, prompts));
     }
     faults.extend(unknown_partials(prompts));
-    faults.extend(circles(prompts));
+    let bodies = bodies(prompts);
+    let circles = circles(prompts, &bodies);
+    if circles.is_empty() {
+        faults.extend(too_deep(prompts, &bodies));
+    }
+    faults.extend(circles);
     faults
 }
 
@@ -157,19 +164,30 @@ fn unknown_partials(prompts: &Prompts) -> Vec<PromptFault> {
     faults
 }
 
-/// Prompts that include themselves by way of others, which would render for ever.
-fn circles(prompts: &Prompts) -> Vec<PromptFault> {
-    let mut graph: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+/// All that a name may stand for when it is included: a prompt in any language, or what any template brings under it.
+/// What one brings is seen by all that it includes.
+type Bodies<'p> = BTreeMap<String, Vec<&'p Body>>;
+
+fn bodies(prompts: &Prompts) -> Bodies<'_> {
+    let mut bodies = Bodies::new();
     for document in documents(prompts) {
-        let included = document.template.partials.keys().map(String::as_str);
-        graph.entry(template_name(document)).or_default().extend(included);
+        bodies.entry(template_name(document)).or_default().push(&document.template.body);
+        for (name, inlined) in &document.template.inlined {
+            bodies.entry(name.clone()).or_default().push(inlined);
+        }
     }
+    bodies
+}
+
+/// Prompts that include themselves by way of others, or of templates that they bring: these would render for ever.
+fn circles(prompts: &Prompts, bodies: &Bodies<'_>) -> Vec<PromptFault> {
     let reaches = |from: &str, goal: &str| {
         let mut seen = BTreeSet::new();
         let mut next = vec![from];
         while let Some(name) = next.pop() {
-            if seen.insert(name.to_owned()) {
-                next.extend(graph.get(name).into_iter().flatten());
+            if seen.insert(name) {
+                let bodies = bodies.get(name).into_iter().flatten();
+                next.extend(bodies.flat_map(|body| body.includes.keys()).map(String::as_str));
             }
         }
         seen.contains(goal)
@@ -177,12 +195,43 @@ fn circles(prompts: &Prompts) -> Vec<PromptFault> {
     let mut faults = Vec::new();
     for document in documents(prompts) {
         let own_name = template_name(document);
-        let included = document.template.partials.keys().find(|partial| reaches(partial, &own_name));
-        if let Some(partial) = included {
+        let inlined = document.template.inlined.iter().map(|(name, body)| (name.as_str(), body));
+        let mut edges: Vec<(&String, &str)> = Vec::new();
+        for (name, body) in inlined.chain([(own_name.as_str(), &document.template.body)]) {
+            edges.extend(body.includes.keys().map(|partial| (partial, name)));
+        }
+        if let Some((partial, _)) = edges.into_iter().find(|(partial, name)| reaches(partial, name)) {
             let problem = "it includes itself, directly or by way of another prompt";
             let cure = format!("take {{{{> {partial}}}}} out");
             faults.push(document.fault(document.line_of_partial(partial), problem, cure));
         }
     }
     faults
+}
+
+/// What is included counts for so many blocks: it takes more of the stack, and of its variables a copy.
+const BLOCKS_OF_AN_INCLUDE: usize = 4;
+
+/// Prompts that are too deep with what they include. There are no circles.
+fn too_deep(prompts: &Prompts, bodies: &Bodies<'_>) -> Vec<PromptFault> {
+    let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
+    let depth_of = |body: &Body, depths: &BTreeMap<&str, usize>| {
+        let with = |(name, around): (&String, &usize)| {
+            around + BLOCKS_OF_AN_INCLUDE + depths.get(name.as_str()).copied().unwrap_or(0)
+        };
+        body.includes.iter().map(with).fold(body.deepest, usize::max)
+    };
+    // Each round sees one include further. Those beyond the bound are too deep anyway.
+    for _ in 0..=DEEPEST / BLOCKS_OF_AN_INCLUDE {
+        for (name, bodies) in bodies {
+            let depth = bodies.iter().map(|body| depth_of(body, &depths)).max().unwrap_or(0);
+            depths.insert(name, depth);
+        }
+    }
+    let too_deep = documents(prompts).filter(|document| depth_of(&document.template.body, &depths) > DEEPEST);
+    let fault = |document: &Document| {
+        let problem = format!("with what it includes, more than {DEEPEST} blocks stand in each other");
+        document.fault(None, problem, "include less, or put blocks beside each other")
+    };
+    too_deep.map(fault).collect()
 }

@@ -10,10 +10,7 @@ fn english() -> Language {
 }
 
 fn library(files: &[(&str, &str)]) -> Result<PromptLibrary, LibraryError> {
-    let file =
-        |(path, text): &(&str, &str)| SourceFile { path: (*path).to_owned(), text: (*text).to_owned() };
-    let files: Vec<_> = files.iter().map(file).collect();
-    PromptLibrary::of_files(&files, &[], str::to_owned, &english())
+    PromptLibrary::of_texts(files, &english())
 }
 
 fn problems(files: &[(&str, &str)]) -> String {
@@ -304,4 +301,100 @@ fn coverage_tells_missing_and_stale_translations() {
         ]
     );
     assert!(!coverage.is_complete());
+}
+
+#[test]
+fn templates_that_would_never_end_or_overflow_the_stack_do_not_load() {
+    let own = "{{#*inline \"a\"}}{{> a}}{{/inline}}{{> a}}";
+    let two = "{{#*inline \"a\"}}{{> b}}{{/inline}}{{#*inline \"b\"}}{{> a}}{{/inline}}{{> a}}";
+    for (text, words) in [
+        (own, "it includes itself"),
+        (two, "it includes itself"),
+        ("{{> (lookup this 'which')}}", "computed"),
+        (&("{{#if a}}".repeat(1000) + &"{{/if}}".repeat(1000)), "more than 64 blocks"),
+        (&("{{#with a}}".repeat(100_000) + &"{{/with}}".repeat(100_000)), "more than 64 blocks"),
+        (&("---\nconfig:\n  x: ".to_owned() + &"[".repeat(100_000)), "front matter"),
+        (
+            &format!("---\nconfig:\n  x: {}{}\n---\n", "[".repeat(100_000), "]".repeat(100_000)),
+            "recursion limit",
+        ),
+        (
+            &format!("---\ninput:\n  schema: {}{}\n---\n", "{a: ".repeat(100_000), "}".repeat(100_000)),
+            "nested too deep",
+        ),
+    ] {
+        let message = problems(&[("en/p.prompt", text)]);
+        assert!(message.contains(words), "{}: {message}", text.chars().take(60).collect::<String>());
+    }
+    // What one brings is seen by what it includes.
+    let brings = "{{#*inline \"b\"}}{{> c}}{{/inline}}{{> c}}";
+    let message = problems(&[("en/a.prompt", brings), ("en/c.prompt", "{{> b}}"), ("en/b.prompt", "x")]);
+    assert!(message.contains("en/a.prompt") && message.contains("it includes itself"), "{message}");
+    // A long chain is as deep as one template.
+    let chain: Vec<(String, String)> = (0..2000)
+        .map(|at| (format!("en/p{at}.prompt"), format!("{{{{#if a}}}}{{{{> p{}}}}}{{{{/if}}}}", at + 1)))
+        .chain([("en/p2000.prompt".to_owned(), "{{a}}".to_owned())])
+        .collect();
+    let chain: Vec<(&str, &str)> = chain.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    assert!(problems(&chain).contains("with what it includes, more than 64 blocks"));
+    assert!(library(&chain[1990..]).is_ok());
+}
+
+#[test]
+fn the_deepest_templates_that_load_can_be_rendered_on_a_small_stack() {
+    let nested = |depth: usize| "{{#if a}}".repeat(depth) + "{{a}}" + &"{{/if}}".repeat(depth);
+    let chained = format!("{{{{#if b}}}}{}{{{{/if}}}}", "{{else if a}}x".repeat(63));
+    let brackets = format!("{{{{#if {}a{}}}}}x{{{{/if}}}}", "(not ".repeat(64), ")".repeat(64));
+    let includes: Vec<(String, String)> = (0..15)
+        .map(|at| (format!("en/_i{at}.prompt"), format!("{{{{> i{}}}}}", at + 1)))
+        .chain([("en/_i15.prompt".to_owned(), "{{a}}".to_owned())])
+        .collect();
+    let deep = nested(64);
+    let mut files = vec![("en/deep.prompt", deep.as_str()), ("en/chain.prompt", &chained)];
+    files.extend([("en/brackets.prompt", brackets.as_str()), ("en/includes.prompt", "{{> i0}}")]);
+    files.extend(includes.iter().map(|(path, text)| (path.as_str(), text.as_str())));
+    let library = library(&files).unwrap();
+    // Threads have two megabytes.
+    let work = move || {
+        for name in ["deep", "chain", "brackets", "includes"] {
+            render(&library, name, "en", &json!({"a": true, "b": false})).unwrap();
+        }
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
+fn variables_that_make_a_prompt_too_much_work_are_refused_soon() {
+    let loops = "{{#each xs}}{{#each ../xs}}{{#each ../../xs}}{{/each}}{{/each}}{{/each}}";
+    let compares = "{{#each xs}}{{#if (eq @root.big @root.other)}}{{/if}}{{/each}}";
+    let doubles: Vec<(String, String)> = (0..14)
+        .map(|at| {
+            (format!("en/_d{at}.prompt"), format!("{{{{> d{0}}}}}{{{{> d{0}}}}}{{{{> d{0}}}}}", at + 1))
+        })
+        .chain([("en/_d14.prompt".to_owned(), "x".to_owned())])
+        .collect();
+    let mut files = vec![
+        ("en/loops.prompt", loops),
+        ("en/written.prompt", "{{#each xs}}{{#each @root.xs}}{{@root.big}}{{/each}}{{/each}}"),
+        ("en/one.prompt", "{{big}}"),
+        ("en/compares.prompt", compares),
+        ("en/doubles.prompt", "{{> d0}}"),
+        (
+            "en/copies.prompt",
+            "{{#each xs}}{{#with (lookup @root.m 'list')}}{{#each this}}{{/each}}{{/with}}{{/each}}",
+        ),
+        ("en/fine.prompt", "{{#each xs}}{{this}}{{/each}}"),
+    ];
+    files.extend(doubles.iter().map(|(path, text)| (path.as_str(), text.as_str())));
+    let library = library(&files).unwrap();
+    let xs: Vec<u32> = (0..700).collect();
+    let big = "b".repeat(5_000_000);
+    let other = big.clone();
+    let list: Vec<&str> = std::iter::repeat_n("word", 100_000).collect();
+    let variables = json!({"xs": xs, "big": big, "other": other, "m": {"list": list}});
+    for name in ["loops", "written", "one", "compares", "doubles", "copies"] {
+        let error = render(&library, name, "en", &variables).unwrap_err();
+        assert_eq!(error, PromptError::TooLarge(name.to_owned()), "{name}");
+    }
+    assert!(render(&library, "fine", "en", &variables).unwrap().starts_with("0123"));
 }

@@ -118,7 +118,16 @@ impl Setup {
 }
 
 fn command(folder: &TempDir, variables: &[(String, String)], arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_llm-proxy-api"));
+    let program = env!("CARGO_BIN_EXE_llm-proxy-api");
+    // A file of this name starts the program in its own way.
+    let script = folder.path().join("start.sh");
+    let mut command = if script.exists() {
+        let mut shell = Command::new("/bin/sh");
+        shell.arg(script).arg(program);
+        shell
+    } else {
+        Command::new(program)
+    };
     command
         .args(arguments)
         .current_dir(folder.path())

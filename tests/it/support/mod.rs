@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod counted;
 pub(crate) mod engine;
 pub(crate) mod gateway;
+pub(crate) mod gguf;
 pub(crate) mod postgres;
 pub(crate) mod redis;
 pub(crate) mod stores;

@@ -1,6 +1,6 @@
 //! Lua without a way out: no files, no programs, no further code, and bounds of time and memory.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,10 @@ const MEMORY_BYTES: usize = 64 << 20;
 /// How many instructions of Lua pass between two looks at the clock.
 const INSTRUCTIONS: u32 = 10_000;
 
+/// What is kept of what a program prints, in lines and in bytes of each.
+const MOST_LINES: usize = 100;
+const MOST_OF_A_LINE: usize = 1000;
+
 /// What is said of a program that does not end.
 pub(super) const TOO_LONG: &str = "it runs for too long";
 
@@ -28,6 +32,7 @@ const CHUNK: &str = "line";
 pub(super) struct Sandbox {
     lua: Lua,
     is_over: Rc<Cell<bool>>,
+    lines: Rc<RefCell<Vec<String>>>,
 }
 
 /// Why a program has not come to its end.
@@ -45,18 +50,29 @@ impl Sandbox {
             let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::UTF8;
             let lua = Lua::new_with(libraries, LuaOptions::default())?;
             lua.set_memory_limit(MEMORY_BYTES)?;
-            let log = lua.create_function(|_, words: Variadic<Value>| {
+            let lines = Rc::<RefCell<Vec<String>>>::default();
+            let kept = lines.clone();
+            let log = lua.create_function(move |_, words: Variadic<Value>| {
+                // Asked first: what a word says may be a function of the program, which prints in turn.
                 let words: Vec<String> = words.iter().filter_map(|word| word.to_string().ok()).collect();
-                tracing::info!("The models file says: {}", words.join(" "));
+                let mut kept = kept.borrow_mut();
+                if kept.len() < MOST_LINES {
+                    kept.push(words.join(" ").chars().take(MOST_OF_A_LINE).collect());
+                }
                 Ok(())
             })?;
             let folder = if folder.is_empty() { "." } else { folder };
             lua.load(include_str!("prelude.lua")).set_name("=prelude").call::<()>((folder, log))?;
             let is_over = Rc::new(Cell::new(false));
             bound_time(&lua, is_over.clone())?;
-            Ok(Self { lua, is_over })
+            Ok(Self { lua, is_over, lines })
         };
         made().map_err(|error| stopped(&error))
+    }
+
+    /// What the program has printed.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.lines.take()
     }
 
     /// Runs a program, and then `read` on the globals that it leaves. The bounds hold for both.

@@ -1,7 +1,7 @@
-//! The one thread from which all engines are started.
+//! The one thread from which all child processes are started that have to end with the gateway.
 //!
 //! The wish to end with the parent is bound to the thread that started the process, not to the whole parent: when
-//! that thread ends, Linux kills the child. So this thread never ends, and nothing else starts engines.
+//! that thread ends, Linux kills the child. So this thread never ends, and nothing else starts such processes.
 
 use std::process::{Child, Command};
 use std::sync::mpsc::{Sender, channel};
@@ -16,7 +16,10 @@ struct Job {
 static SPAWNER: Mutex<Option<Sender<Job>>> = Mutex::new(None);
 
 /// Starts a process whose parent is the thread that never ends. Blocks until it is started.
-pub(super) fn spawn(command: Command) -> std::io::Result<Child> {
+///
+/// # Errors
+/// The process, or the thread that starts it, cannot be started.
+pub fn spawn(command: Command) -> std::io::Result<Child> {
     let (reply, answer) = channel();
     spawner()?.send(Job { command, reply }).map_err(|_| ended())?;
     answer.recv().map_err(|_| ended())?
@@ -29,7 +32,7 @@ fn spawner() -> std::io::Result<Sender<Job>> {
     }
     // Unbounded, but everyone who sends a job waits for its end.
     let (sender, jobs) = channel::<Job>();
-    std::thread::Builder::new().name("engine-spawner".to_owned()).spawn(move || {
+    std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
         for Job { mut command, reply } in jobs {
             let child = command.spawn();
             // What stays open in the command would keep its readers waiting.
@@ -52,5 +55,5 @@ fn reap(child: std::io::Result<Child>) {
 }
 
 fn ended() -> std::io::Error {
-    std::io::Error::other("the thread that starts engines has ended")
+    std::io::Error::other("the thread that starts processes has ended")
 }
