@@ -28,10 +28,31 @@ impl fmt::Display for Actor {
     }
 }
 
-pub(super) fn entry(actor: &Actor, action: &str, subject: &str, detail: Value) -> AuditEntry {
+/// Who acts, and from where, as far as that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    actor: Actor,
+    peer: Option<String>,
+}
+
+impl Actor {
+    /// The actor, with the address from which the act was asked for.
+    pub fn at(self, peer: impl fmt::Display) -> Origin {
+        Origin { actor: self, peer: Some(peer.to_string()) }
+    }
+}
+
+impl From<Actor> for Origin {
+    fn from(actor: Actor) -> Self {
+        Self { actor, peer: None }
+    }
+}
+
+pub(super) fn entry(origin: &Origin, action: &str, subject: &str, detail: Value) -> AuditEntry {
     AuditEntry {
         time_ms: now_ms(),
-        actor: actor.to_string(),
+        actor: origin.actor.to_string(),
+        peer: origin.peer.clone(),
         action: action.to_owned(),
         subject: subject.to_owned(),
         detail,

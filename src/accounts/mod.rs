@@ -28,7 +28,7 @@ use crate::store::{Audit, KeyChange, Noted, Store, UsageQuery, UsageRow};
 
 pub use edit::{Edit, LimitsEdit};
 pub use error::AccountError;
-pub use journal::Actor;
+pub use journal::{Actor, Origin};
 pub use models::{Heard, SwitchEdit};
 
 /// How long the secret before a rotation still opens, where nobody says.
@@ -113,7 +113,12 @@ impl Accounts {
     ///
     /// # Errors
     /// A value is not what it must be, or the store does not keep it.
-    pub async fn create(self: &Arc<Self>, actor: Actor, new: NewKey) -> Result<(Key, Secret), AccountError> {
+    pub async fn create(
+        self: &Arc<Self>,
+        origin: impl Into<Origin>,
+        new: NewKey,
+    ) -> Result<(Key, Secret), AccountError> {
+        let origin = origin.into();
         let change = Change { name: Some(new.name), ..new.change };
         rules::check(&change)?;
         rules::check_beginning(&change, now_ms())?;
@@ -123,7 +128,7 @@ impl Accounts {
         let act = async move {
             {
                 let _turn = accounts.turn().await?;
-                let note = journal::entry(&actor, "key.create", &key.id, journal::made(&key));
+                let note = journal::entry(&origin, "key.create", &key.id, journal::made(&key));
                 if !accounts.store.insert_key(&key, &note).await? {
                     return Err(AccountError::NoChance);
                 }
@@ -158,12 +163,18 @@ impl Accounts {
     ///
     /// # Errors
     /// There is none of that id, a value is not what it must be, or the store does not keep it.
-    pub async fn change(self: &Arc<Self>, actor: Actor, id: &str, edit: Edit) -> Result<Key, AccountError> {
+    pub async fn change(
+        self: &Arc<Self>,
+        origin: impl Into<Origin>,
+        id: &str,
+        edit: Edit,
+    ) -> Result<Key, AccountError> {
+        let origin = origin.into();
         edit.check()?;
         let (accounts, id) = (self.clone(), id.to_owned());
         self.to_the_end(async move {
             let note = |before: &Key, after: &Key| {
-                journal::entry(&actor, "key.change", &after.id, journal::differences(before, after))
+                journal::entry(&origin, "key.change", &after.id, journal::differences(before, after))
             };
             let key = accounts.update(&id, &|key| edit.applied_to(key), &note).await?;
             accounts.tell_others();
@@ -179,10 +190,11 @@ impl Accounts {
     /// There is no key of that id, the time is too long, or the store does not keep it.
     pub async fn rotate(
         self: &Arc<Self>,
-        actor: Actor,
+        origin: impl Into<Origin>,
         id: &str,
         grace: Duration,
     ) -> Result<(Key, Secret), AccountError> {
+        let origin = origin.into();
         let grace_ms = rules::grace_ms(grace)?;
         let secret = Secret::generate().map_err(|_| AccountError::NoChance)?;
         let next = bare_key(&secret)?;
@@ -201,7 +213,7 @@ impl Accounts {
             let note = |before: &Key, after: &Key| {
                 let detail =
                     json!({"from": before.prefix, "to": after.prefix, "grace_seconds": grace_ms / 1000});
-                journal::entry(&actor, "key.rotate", &after.id, detail)
+                journal::entry(&origin, "key.rotate", &after.id, detail)
             };
             let key = accounts.update(&id, &rotated, &note).await?;
             accounts.tell_others();
@@ -214,7 +226,8 @@ impl Accounts {
     ///
     /// # Errors
     /// There is none of that id, or the store does not forget it.
-    pub async fn delete(self: &Arc<Self>, actor: Actor, id: &str) -> Result<(), AccountError> {
+    pub async fn delete(self: &Arc<Self>, origin: impl Into<Origin>, id: &str) -> Result<(), AccountError> {
+        let origin = origin.into();
         let (accounts, id) = (self.clone(), id.to_owned());
         self.to_the_end(async move {
             {
@@ -223,7 +236,7 @@ impl Accounts {
                 let known = accounts.store.key(&id).await?;
                 let whose =
                     known.map_or_else(|| json!({}), |key| json!({"name": key.name, "owner": key.owner}));
-                let note = journal::entry(&actor, "key.delete", &id, whose);
+                let note = journal::entry(&origin, "key.delete", &id, whose);
                 let was_there = accounts.store.delete_key(&id, &note).await?;
                 // Also if it was not: another node may have been faster.
                 accounts.ring.remove(&id);
@@ -254,9 +267,15 @@ impl Accounts {
     }
 
     /// Notes an act that is kept nowhere here, without anybody waiting for it.
-    pub fn noted(self: &Arc<Self>, actor: Actor, action: &'static str, subject: &str, detail: Value) {
-        let (accounts, subject) = (self.clone(), subject.to_owned());
-        let note = async move { accounts.note(actor, action, &subject, detail).await };
+    pub fn noted(
+        self: &Arc<Self>,
+        origin: impl Into<Origin>,
+        action: &'static str,
+        subject: &str,
+        detail: Value,
+    ) {
+        let (accounts, origin, subject) = (self.clone(), origin.into(), subject.to_owned());
+        let note = async move { accounts.note(&origin, action, &subject, detail).await };
         self.acts.spawn_on(note, &self.runtime);
     }
 
@@ -294,11 +313,11 @@ impl Accounts {
         Ok(after)
     }
 
-    async fn note(&self, actor: Actor, action: &'static str, subject: &str, detail: Value) {
-        let entry = journal::entry(&actor, action, subject, detail);
+    async fn note(&self, origin: &Origin, action: &'static str, subject: &str, detail: Value) {
+        let entry = journal::entry(origin, action, subject, detail);
         // The act is done, and cannot be taken back because the note of it fails: then the log has it.
         if let Err(error) = self.store.audit(&entry).await {
-            tracing::error!(%error, actor = entry.actor, action, subject, detail = %entry.detail,
+            tracing::error!(%error, actor = entry.actor, peer = entry.peer, action, subject, detail = %entry.detail,
                 "A change of accounts is noted here alone");
         }
     }

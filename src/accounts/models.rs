@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::MutexGuard;
 use tokio::time::timeout;
 
-use super::{AccountError, Accounts, Actor, TURN_PATIENCE, journal, rules};
+use super::{AccountError, Accounts, Origin, TURN_PATIENCE, journal, rules};
 use crate::callers::now_ms;
 use crate::store::ModelSwitch;
 
@@ -60,10 +60,11 @@ impl Accounts {
     /// The name or the note is not what it must be, or the store does not keep it.
     pub async fn switch(
         self: &Arc<Self>,
-        actor: Actor,
+        origin: impl Into<Origin>,
         model: &str,
         edit: SwitchEdit,
     ) -> Result<ModelSwitch, AccountError> {
+        let origin = origin.into();
         rules::check_model(model)?;
         if let Some(Some(note)) = &edit.note {
             rules::check_note(note)?;
@@ -75,7 +76,7 @@ impl Accounts {
                 let change = |before| edit.applied_to(before, now_ms);
                 let note = |before: &ModelSwitch, after: &ModelSwitch| {
                     let detail = journal::differences_of_switches(before, after);
-                    journal::entry(&actor, "model.change", &model, detail)
+                    journal::entry(&origin, "model.change", &model, detail)
                 };
                 let (_, after) = accounts.store.switch_model(&model, &change, &note).await?;
                 if after.disabled {

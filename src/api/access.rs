@@ -11,16 +11,18 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame, SizeHint};
-use poem::http::header::CONTENT_LENGTH;
-use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use poem::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use poem::{Endpoint, Request, Response};
 
 use super::context::{Admitted, Context};
-use super::cors;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
+use super::guards;
 use super::header_text::HeaderText;
+use super::host::Host;
+use super::peer::Peer;
 use super::request_id::{REQUEST_ID, request_id};
-use super::standing;
+use super::{admin, cors, door, standing};
 use crate::callers::{Ending, UsageRecord};
 use crate::llm::unique_number;
 use crate::telemetry::{Facts, Outcome, RequestRecord};
@@ -51,14 +53,21 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let record = Arc::new(RequestRecord::new(request_id(request.headers())));
         let is_retry = is_retry(request.headers());
+        let is_raw = cors::is_raw(&request);
+        let peer = Peer::of(&request, &self.context.trusted_proxies);
         let mut guard = Guard {
             record: record.clone(),
             context: self.context.clone(),
             method: request.method().clone(),
+            peer,
             status: None,
             ended: false,
         };
-        request.extensions_mut().insert(Admitted { record: record.clone(), limits: self.context.limits });
+        request.extensions_mut().insert(Admitted {
+            record: record.clone(),
+            limits: self.context.limits,
+            peer,
+        });
         let answer = if let Some(error) = self.turned_away(&request) {
             Ok(Err(error.into()))
         } else {
@@ -68,7 +77,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         };
         let mut response = match answer {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => ApiError::from_poem(&error).respond(self.context.in_debug),
+            Ok(Err(error)) => self.refused(ApiError::from_poem(&error), &guard).await,
             Err(_panic) => {
                 tracing::error!(request_id = %record.id, "A request ended in a panic; its place stands in the lines before");
                 ApiError::internal().respond(self.context.in_debug)
@@ -85,6 +94,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         add_headers(response.headers_mut(), &record);
+        guards::add_headers(response.headers_mut(), is_raw);
         standing::add_headers(response.headers_mut(), self.context.gateway.gate(), &record);
         guard.status = Some(response.status().as_u16());
         let (parts, body) = response.into_parts();
@@ -101,11 +111,36 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
 impl<E> Access<E> {
     /// Why a request is not even looked at.
     fn turned_away(&self, request: &Request) -> Option<ApiError> {
-        let Context { health, cors_origins, is_local, .. } = &*self.context;
+        let Context { health, pages, .. } = &*self.context;
         if health.is_draining() && !is_probe(request.uri().path()) {
             return Some(ApiError::draining());
         }
-        cors::is_foreign(request, cors_origins, *is_local).then(ApiError::foreign_page)
+        if !is_coded_as_here(request.headers()) {
+            let message = "the only transfer coding that is known here is one `chunked`";
+            return Some(ApiError::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "unsupported_transfer_encoding",
+                message,
+            ));
+        }
+        match Host::of(request) {
+            Ok(host) => pages.refusal(request, host.as_ref()),
+            Err(error) => Some(error),
+        }
+    }
+
+    /// The refusal as it is told, and when: that a key is wrong, later and later.
+    async fn refused(&self, error: ApiError, guard: &Guard) -> Response {
+        let Context { guesses, in_debug, .. } = &*self.context;
+        if error.label() != door::WRONG_KEY {
+            return error.respond(*in_debug);
+        }
+        if guard.is_of_admin() {
+            guesses.warn(guard.peer);
+        }
+        // Boxed, because it is rare: the space for it is not to be kept free in every request.
+        let instead = Box::pin(guesses.failed(guard.peer)).await;
+        instead.unwrap_or(error).respond(*in_debug)
     }
 
     /// `None` if there is no more time for it. Whoever ends the time looks at everything once more.
@@ -115,6 +150,17 @@ impl<E> Access<E> {
             answered => answered.map(Some),
         })
         .await
+    }
+}
+
+/// Whether a body comes as it is, or in chunks. A server that reads another coding than was meant takes a part of the body
+/// for the next request.
+fn is_coded_as_here(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -151,6 +197,7 @@ struct Guard {
     record: Arc<RequestRecord>,
     context: Arc<Context>,
     method: Method,
+    peer: Peer,
     /// Known once there is a response.
     status: Option<u16>,
     /// Whether the whole body was handed over.
@@ -159,6 +206,17 @@ struct Guard {
 
 /// What is said of a request whose caller left before there was a response.
 const CALLER_LEFT: u16 = 499;
+
+impl Guard {
+    fn is_of_admin(&self) -> bool {
+        self.record.facts().endpoint.as_ref().is_some_and(|endpoint| door::is_for_admin(&endpoint.name))
+    }
+}
+
+/// Whether the line of a request says where it came from: one that was refused, and one that the admin key opens.
+fn names_its_peer(endpoint: &str, status: u16, is_known: bool) -> bool {
+    matches!(status, 401 | 403) || status == 429 && !is_known || endpoint.starts_with(admin::ROOT)
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -177,6 +235,7 @@ impl Drop for Guard {
         if let Some(code) = facts.error {
             metrics.error(code);
         }
+        let is_peer_named = names_its_peer(&endpoint.name, status, self.record.caller().is_some());
         tracing::info!(
             request_id = %self.record.id,
             method = %self.method,
@@ -185,6 +244,7 @@ impl Drop for Guard {
             outcome = outcome.as_str(),
             error = facts.error,
             key_id = self.record.caller().map(|caller| &*caller.id),
+            peer = is_peer_named.then(|| tracing::field::display(self.peer)),
             gen_ai.request.model = facts.model.as_deref(),
             gen_ai.provider.name = facts.provider.as_deref(),
             deployment = facts.deployment.as_deref(),

@@ -16,11 +16,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Tag;
 use super::context::Context;
-use super::door::shown;
+use super::door::{WRONG_KEY, one_of, shown_alone, shown_as_bearer};
 use super::error::ApiError;
 use super::payload::Json;
+use super::peer_of;
 use super::query::{Query, only_known};
 use super::schema::{ChangeBody, ReloadBody};
+use crate::accounts::{Actor, Origin};
 use crate::callers::{Digest, Secret};
 use crate::reload::{Change, Report, Unanswered, Wish};
 
@@ -68,18 +70,27 @@ impl Gate {
                 "there is no admin API here; the operator can have one by setting LLM_PROXY_API_ADMIN_KEY";
             return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message));
         };
-        let mut shown = shown(request.headers(), &KEY_HEADERS).peekable();
-        if shown.peek().is_none() {
-            let message =
-                "the admin key is missing; send it as `Authorization: Bearer …` or `x-admin-key: …`";
-            return Err(ApiError::unauthorized("missing_api_key", message));
+        // Somebody on the way may have put a caller's key beside it, as a bearer.
+        let alone = one_of(shown_alone(request.headers(), &KEY_HEADERS))?;
+        let shown = match alone {
+            None => one_of(shown_as_bearer(request.headers()))?,
+            alone => alone,
+        };
+        match shown {
+            Some(shown) if key.opens_with(shown) => Ok(()),
+            Some(_) => Err(ApiError::unauthorized(WRONG_KEY, "the admin key is wrong")),
+            None => {
+                let message =
+                    "the admin key is missing; send it as `Authorization: Bearer …` or `x-admin-key: …`";
+                Err(ApiError::unauthorized("missing_api_key", message))
+            }
         }
-        // Somebody on the way may have put a caller's key beside it.
-        if shown.any(|shown| key.opens_with(shown)) {
-            return Ok(());
-        }
-        Err(ApiError::unauthorized("invalid_api_key", "the admin key is wrong"))
     }
+}
+
+/// Who acts where the admin key opens.
+fn admin_at(request: &Request) -> Origin {
+    Actor::Admin.at(peer_of(request))
 }
 
 /// The admin API.
@@ -104,7 +115,8 @@ impl AdminApi {
         only_known(request, &["dry_run"])?;
         let dry_run = dry_run.0.unwrap_or(false);
         let wish = if dry_run { Wish::Rehearse } else { Wish::Reload };
-        let outcome = self.context.reloads.ask(wish).await.map_err(unanswered)?;
+        let outcome =
+            self.context.reloads.ask(wish, peer_of(request).to_string()).await.map_err(unanswered)?;
         let report = outcome.map_err(|faults| refused(&faults))?;
         Ok(Json(body(report, dry_run)))
     }

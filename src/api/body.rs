@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Body as _;
-use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use poem::http::{HeaderMap, StatusCode};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{self, MetaMediaType, Registry};
@@ -19,15 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use super::context::{Admitted, Limits};
 use super::error::ApiError;
 
-/// How much of a body that is too large is read and thrown away, so that its sender gets to read why.
-const DISCARDED_BYTES: u64 = 512 * 1024 * 1024;
-/// How long that may take, if the time for a silence in a body is not shorter.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A sender that pauses for so long can read what it is told.
-const DISCARD_PAUSE: Duration = Duration::from_millis(500);
-
 /// A body that comes slower than this, beyond the time for a silence, holds its connection for nothing.
-const LEAST_BYTES_PER_SECOND: usize = 4096;
+pub(super) const LEAST_BYTES_PER_SECOND: usize = 4096;
 
 /// The bytes of a JSON request, which the document describes as `T`.
 #[derive(Debug)]
@@ -89,10 +82,6 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
     let mut body: BoxBody<Bytes, std::io::Error> = body.into();
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits.max_body_bytes as u64) {
-        // Who asks first has sent nothing yet, and will not.
-        if !headers.contains_key(EXPECT) {
-            discard(&mut body, limits).await;
-        }
         return Err(too_large(limits));
     }
     let mut first: Option<Bytes> = None;
@@ -115,8 +104,6 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if received + data.len() > limits.max_body_bytes {
-            drop((first, all));
-            discard(&mut body, limits).await;
             return Err(too_large(limits));
         }
         // Most bodies come in one piece, which need not be copied.
@@ -143,16 +130,4 @@ fn slowest(bytes: usize) -> Duration {
 fn too_large(limits: Limits) -> ApiError {
     let message = format!("the body is larger than {} bytes", limits.max_body_bytes);
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
-}
-
-/// Reads on, so that the sender is not cut off while it is still sending and cannot listen.
-async fn discard(body: &mut BoxBody<Bytes, std::io::Error>, limits: Limits) {
-    let until = Instant::now() + DISCARD_TIMEOUT.min(limits.body_timeout);
-    let mut discarded = 0;
-    while discarded < DISCARDED_BYTES {
-        match timeout_at(until.min(Instant::now() + DISCARD_PAUSE), body.frame()).await {
-            Ok(Some(Ok(frame))) => discarded += frame.data_ref().map_or(0, |data| data.len() as u64),
-            _ => return,
-        }
-    }
 }

@@ -1,18 +1,22 @@
 //! One connection: what it is doing, and when it has done nothing for too long.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use memchr::memmem::Finder;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::body::LEAST_BYTES_PER_SECOND;
 use super::refusal;
 use super::serve::Place;
+use super::unread::Rest;
 
 /// What every HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,6 +49,12 @@ pub(super) struct Activity {
     has_heads: bool,
     /// Where it is served.
     place: Option<Place>,
+    /// Where requests leave what they have not read of their bodies.
+    rest: Arc<Rest>,
+    /// A request has come, and not all of its answer has been written.
+    is_answering: AtomicBool,
+    /// The caller is to be listened to after the last answer, until it has read that.
+    is_lingering: AtomicBool,
 }
 
 impl Activity {
@@ -58,6 +68,9 @@ impl Activity {
             since: AtomicU64::new(0),
             has_heads,
             place: None,
+            rest: Arc::default(),
+            is_answering: AtomicBool::new(false),
+            is_lingering: AtomicBool::new(false),
         }
     }
 
@@ -73,6 +86,23 @@ impl Activity {
 
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether no request is under way, so that what comes next is a head.
+    fn is_at_head(&self) -> bool {
+        self.has_heads && !self.is_busy()
+    }
+
+    /// Whether all of the last answer has been written, so that what is written next may be the refusal of a head.
+    fn has_answered(&self) -> bool {
+        self.has_heads && !self.is_answering.load(Ordering::Relaxed)
+    }
+
+    /// All that there was to be written has been. (The last piece of an answer is when it is no longer under way.)
+    fn flushed(&self) {
+        if !self.is_busy() {
+            self.is_answering.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Whether nobody would notice that the caller has left, because there is something of it left to read.
@@ -103,6 +133,7 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
+        self.is_answering.store(true, Ordering::Relaxed);
         self.place.iter().for_each(Place::begin);
         Busy(self.clone())
     }
@@ -137,6 +168,18 @@ impl Activity {
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Activity>);
+
+impl Busy {
+    /// Where its body's rest is left; nowhere on HTTP/2.
+    pub(super) fn rest(&self) -> Option<&Arc<Rest>> {
+        self.0.has_heads.then_some(&self.0.rest)
+    }
+
+    /// The connection ends with the answer to it, while the caller may still be sending.
+    pub(super) fn linger(&self) {
+        self.0.is_lingering.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -188,12 +231,25 @@ struct Shared<S> {
     ahead: BytesMut,
     /// What is left to say to a caller whose request cannot be read. Nothing else is sent then.
     refusal: Option<Bytes>,
-    /// What such a caller may still send before it is cut off.
-    unread_bytes: usize,
+    /// A length was announced that no number holds; hyper takes that for headers that are too long.
+    is_endless: bool,
+    /// Once nothing more is said to it.
+    lingering: Option<Lingering>,
 }
 
-/// A caller that is cut off while it sends does not get to read why.
-const MOST_UNREAD_BYTES: usize = 8 * 1024 * 1024;
+/// A caller that is listened to although nothing more is said to it: one that is cut off while it sends does not get to
+/// read why.
+struct Lingering {
+    began: Instant,
+    received: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// How long such a caller is listened to that sends nothing more, and one that goes on.
+const LINGERING: Duration = Duration::from_secs(2);
+const LONGEST_LINGERING: Duration = Duration::from_secs(10);
+/// How the two lengths begin that are numbers, and larger than those that hyper knows.
+static ENDLESS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"1844674407370955161"));
 
 fn locked<S>(shared: &Mutex<Shared<S>>) -> MutexGuard<'_, Shared<S>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -201,7 +257,8 @@ fn locked<S>(shared: &Mutex<Shared<S>>) -> MutexGuard<'_, Shared<S>> {
 
 impl<S> Watched<S> {
     pub(super) fn new(socket: S, begun: Bytes, activity: Arc<Activity>) -> Self {
-        let shared = Shared { socket, ahead: begun.into(), refusal: None, unread_bytes: MOST_UNREAD_BYTES };
+        let shared =
+            Shared { socket, ahead: begun.into(), refusal: None, is_endless: false, lingering: None };
         Self { shared: Arc::new(Mutex::new(shared)), activity }
     }
 
@@ -237,7 +294,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut shared = locked(&self.shared);
-        if !shared.ahead.is_empty() {
+        let before = buffer.filled().len();
+        if shared.ahead.is_empty() {
+            let read = Pin::new(&mut shared.socket).poll_read(cx, buffer);
+            self.activity.listening.store(read.is_pending(), Ordering::Relaxed);
+            ready!(read)?;
+        } else {
             let length = shared.ahead.len().min(buffer.remaining());
             buffer.put_slice(&shared.ahead.split_to(length));
             self.activity.listening.store(false, Ordering::Relaxed);
@@ -245,14 +307,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             if let Poll::Ready(Err(error)) = Pin::new(&mut shared.socket).poll_read(cx, buffer) {
                 return Poll::Ready(Err(error));
             }
-            self.activity.received();
-            return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut shared.socket).poll_read(cx, buffer);
-        self.activity.listening.store(read.is_pending(), Ordering::Relaxed);
-        ready!(read)?;
-        if buffer.filled().len() > before {
+        let received = buffer.filled().get(before..).unwrap_or_default();
+        if !received.is_empty() {
+            shared.is_endless |= self.activity.is_at_head() && ENDLESS.find(received).is_some();
             self.activity.received();
         }
         Poll::Ready(Ok(()))
@@ -268,8 +326,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut shared = locked(&self.shared);
-        if shared.refusal.is_none() {
-            shared.refusal = refusal::in_words(first);
+        // Within an answer, a line that looks like a refusal is what its upstream says.
+        if shared.refusal.is_none() && self.activity.has_answered() {
+            shared.refusal = refusal::in_words(first, shared.is_endless);
         }
         let written = if shared.refusal.is_some() {
             ready!(shared.poll_refusal(cx))?;
@@ -294,18 +353,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Listens until the caller has read why, and hangs up.
+    /// Listens until the caller has read the last answer, and hangs up.
     fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingering = self.lingering.get_or_insert_with(Lingering::new);
         let mut chunk = [0; 8 * 1024];
-        while self.unread_bytes > 0 {
+        // First, for one that always has something to say.
+        while lingering.timer.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut chunk);
-            let read = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
+            if ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer)).is_err()
+                || buffer.filled().is_empty()
+            {
                 break;
             }
-            self.unread_bytes = self.unread_bytes.saturating_sub(buffer.filled().len());
+            lingering.has_sent(buffer.filled().len());
         }
         Poll::Ready(())
+    }
+}
+
+impl Lingering {
+    fn new() -> Self {
+        let began = Instant::now();
+        Self { began, received: 0, timer: Box::pin(sleep_until(began + LINGERING)) }
+    }
+
+    /// Gives a caller more time that sends what it announced, and not one that trickles.
+    fn has_sent(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(bytes as u64);
+        let more = Duration::from_secs(self.received / LEAST_BYTES_PER_SECOND as u64);
+        self.timer.as_mut().reset(self.began + LONGEST_LINGERING.min(LINGERING + more));
     }
 }
 
@@ -328,13 +404,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut locked(&self.shared).socket).poll_flush(cx)
+        let mut shared = locked(&self.shared);
+        ready!(Pin::new(&mut shared.socket).poll_flush(cx))?;
+        self.activity.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = locked(&self.shared);
         ready!(Pin::new(&mut shared.socket).poll_shutdown(cx))?;
-        if shared.refusal.is_some() {
+        if shared.refusal.is_some() || self.activity.is_lingering.load(Ordering::Relaxed) {
             ready!(shared.poll_hung_up(cx));
         }
         Poll::Ready(Ok(()))
@@ -422,5 +501,78 @@ mod tests {
             let ((), (all, seen)) = tokio::join!(writing, reading);
             assert_eq!((all.as_slice(), seen), (sent, is_http2));
         }
+    }
+
+    const LINE: &[u8] = b"HTTP/1.1 404 Not Found\r\n\r\n";
+
+    #[tokio::test]
+    async fn what_looks_like_a_refusal_is_one_where_an_answer_begins_and_nowhere_else() {
+        // A socket that takes a few bytes at a time: a write goes on at every place of the line.
+        for takes in 1..LINE.len() + 2 {
+            let activity = Arc::new(Activity::new(true));
+            let (mut caller, server) = tokio::io::duplex(takes);
+            let mut socket = Watched::new(server, Bytes::new(), activity.clone());
+            let writing = async {
+                let busy = activity.begin();
+                socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                socket.flush().await.unwrap();
+                socket.write_all(&LINE.repeat(3)).await.unwrap();
+                // The last of it is written when the answer is no longer under way.
+                socket.flush().await.unwrap();
+                drop(busy);
+                socket.write_all(&LINE.repeat(3)).await.unwrap();
+                socket.flush().await.unwrap();
+                socket.write_all(LINE).await.unwrap();
+                drop(socket);
+            };
+            let mut all = String::new();
+            let ((), read) = tokio::join!(writing, caller.read_to_string(&mut all));
+            read.unwrap();
+            let line = std::str::from_utf8(LINE).unwrap();
+            let expected =
+                format!("HTTP/1.1 200 OK\r\n\r\n{}HTTP/1.1 404 Not Found\r\ncontent-type", line.repeat(6));
+            assert!(all.starts_with(&expected) && all.ends_with("}}"), "{takes}: {all}");
+        }
+    }
+
+    #[tokio::test]
+    async fn on_http2_nothing_is_a_refusal_of_a_head() {
+        let (mut caller, server) = tokio::io::duplex(1024);
+        let mut socket = Watched::new(server, Bytes::new(), Arc::new(Activity::new(false)));
+        socket.write_all(LINE).await.unwrap();
+        drop(socket);
+        let mut all = Vec::new();
+        caller.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, LINE);
+    }
+
+    /// How long a caller is listened to that sends so many bytes after each pause, for ever.
+    async fn lingers(bytes: usize, pause: Duration) -> Duration {
+        let activity = Arc::new(Activity::new(true));
+        activity.begin().linger();
+        let (caller, server) = tokio::io::duplex(1024 * 1024);
+        let mut socket = Watched::new(server, Bytes::new(), activity);
+        let (_said, mut sending) = tokio::io::split(caller);
+        let began = Instant::now();
+        let sending = async {
+            loop {
+                tokio::time::sleep(pause).await;
+                if sending.write_all(&vec![b'x'; bytes]).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            ended = socket.shutdown() => ended.unwrap(),
+            () = sending => {}
+        }
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_is_listened_to_for_some_seconds_and_no_longer() {
+        assert_eq!(lingers(1, Duration::from_secs(3600)).await.as_secs(), 2);
+        assert_eq!(lingers(1, Duration::from_millis(100)).await.as_secs(), 2);
+        assert_eq!(lingers(10_000, Duration::from_secs(1)).await.as_secs(), 10);
     }
 }

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::AdminKey;
+use super::cors::Pages;
 use super::door::Doorkeeper;
 use super::error::ApiError;
+use super::guesses::Guesses;
+use super::peer::Peer;
 use crate::accounts::Accounts;
 use crate::callers::{KeyRing, Ledger};
-use crate::config::{Auth, Settings};
+use crate::config::{Auth, Network, Settings};
 use crate::engine::Engines;
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
@@ -34,15 +37,17 @@ pub struct Context {
     /// What a request may take.
     pub limits: Limits,
     /// Who may call from a browser.
-    pub cors_origins: Vec<String>,
+    pub(super) pages: Pages,
+    /// Proxies that are believed where a request came from.
+    pub(super) trusted_proxies: Vec<Network>,
+    /// Wrong keys of late.
+    pub(super) guesses: Guesses,
     /// What opens the admin API; nothing does without one.
     pub(super) admin_key: Option<Arc<AdminKey>>,
     /// Where a reload is asked for.
     pub reloads: Reloads,
     /// Callers' keys and what they used, if they are kept anywhere.
     pub accounts: Option<Arc<Accounts>>,
-    /// Whether only this machine is to reach the service, and nobody is asked who they are.
-    pub is_local: bool,
     /// Whether only this machine reaches the service.
     pub is_loopback: bool,
     /// Knows who calls.
@@ -76,6 +81,7 @@ pub struct Limits {
 pub(super) struct Admitted {
     pub(super) record: Arc<RequestRecord>,
     pub(super) limits: Limits,
+    pub(super) peer: Peer,
 }
 
 impl Default for Limits {
@@ -106,11 +112,12 @@ impl Context {
                 max_body_bytes: settings.serving.max_body_bytes,
                 body_timeout: settings.serving.body_timeout,
             },
-            cors_origins: settings.cors_origins.clone(),
+            pages: Pages::new(settings.cors_origins.clone(), !is_strict, callers.is_loopback),
+            trusted_proxies: settings.trusted_proxies.clone(),
+            guesses: Guesses::default(),
             admin_key: settings.admin_key.as_ref().map(|key| Arc::new(AdminKey::of(key))),
             reloads,
             accounts: None,
-            is_local: settings.auth == Auth::Auto,
             is_loopback: callers.is_loopback,
             doorkeeper: Arc::new(Doorkeeper { ring: callers.ring, is_strict }),
             ledger: callers.ledger,

@@ -2,8 +2,11 @@
 
 mod schemas;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{DocumentOnly, admin, documented};
 
@@ -56,6 +59,25 @@ pub(super) fn page(prefix: &str) -> String {
     // The empty icon keeps browsers from asking for one.
     let head = format!("<title>{TITLE}</title><link rel=\"icon\" href=\"data:,\">");
     html.replacen("<title>Swagger UI</title>", &head, 1)
+}
+
+/// What the page may do: run its own scripts, which are known by their digests, and ask this service. No other site may
+/// show it within a page of its own: what is typed in there is a key.
+pub(super) fn policy(page: &str) -> String {
+    let (mut scripts, mut rest) = (String::new(), page);
+    // A script ends where the first end of one stands, whatever else is written in it.
+    while let Some((text, behind)) = rest
+        .split_once("<script")
+        .and_then(|(_, tag)| tag.split_once('>'))
+        .and_then(|(_, text)| text.split_once("</script>"))
+    {
+        scripts.push_str(&format!(" 'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text))));
+        rest = behind;
+    }
+    format!(
+        "default-src 'none'; script-src{scripts}; style-src 'unsafe-inline'; img-src data:; font-src data:; \
+         media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 }
 
 /// A wildcard is a parameter for readers of the document.
@@ -203,6 +225,19 @@ mod tests {
             let types: Vec<&str> = content.keys().map(String::as_str).collect();
             assert_eq!(types, ["application/json", "text/event-stream", "application/x-ndjson"], "{path}");
         }
+    }
+
+    #[test]
+    fn the_scripts_of_the_page_are_known_by_their_digests() {
+        let policy = policy("<p><script a=\"b\">alert(1)</script><script></script>");
+        assert!(
+            policy.contains(
+                "script-src 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI=' \
+             'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=';"
+            ),
+            "{policy}"
+        );
+        assert_eq!(super::policy(&page("/api")).matches("'sha256-").count(), 2);
     }
 
     #[test]

@@ -25,6 +25,14 @@ const OWN: [&str; 3] = ["/api/me", "/api/me/usage", "/api/me/rotate"];
 static KEY_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
+/// Whether the admin key opens a path, at least where other machines reach it.
+pub(super) fn is_for_admin(path: &str) -> bool {
+    path.starts_with(admin::ROOT) || PAGES.contains(&path)
+}
+
+/// The code for a key that opens nothing.
+pub(super) const WRONG_KEY: &str = "invalid_api_key";
+
 /// Who may pass.
 #[derive(Debug)]
 pub(super) enum Door {
@@ -99,28 +107,21 @@ impl Doorkeeper {
         if !self.is_strict && self.ring.is_empty() {
             return Ok(None);
         }
-        let mut why = None;
-        for shown in shown(headers, &KEY_HEADERS) {
-            match self.ring.find(&Secret::shown(shown), now_ms()) {
-                Ok(caller) => return Ok(Some(caller)),
-                Err(unknown) => why = Some(unknown),
+        let Some(shown) = one_of(shown(headers, &KEY_HEADERS))? else {
+            if !self.is_strict {
+                return Ok(None);
             }
-        }
-        match why {
-            None if !self.is_strict => Ok(None),
-            None => Err(ApiError::unauthorized(
-                "missing_api_key",
-                "an API key is needed; send it as `Authorization: Bearer …` or `x-api-key: …`",
-            )),
-            Some(unknown) => Err(ApiError::unauthorized(
-                "invalid_api_key",
-                match unknown {
-                    Unknown::NoKey => "the API key is wrong",
-                    Unknown::Expired => "the API key has expired",
-                    Unknown::Disabled => "the API key is disabled",
-                },
-            )),
-        }
+            let message = "an API key is needed; send it as `Authorization: Bearer …` or `x-api-key: …`";
+            return Err(ApiError::unauthorized("missing_api_key", message));
+        };
+        self.ring.find(&Secret::shown(shown), now_ms()).map(Some).map_err(|unknown| {
+            let message = match unknown {
+                Unknown::NoKey => "the API key is wrong",
+                Unknown::Expired => "the API key has expired",
+                Unknown::Disabled => "the API key is disabled",
+            };
+            ApiError::unauthorized(WRONG_KEY, message)
+        })
     }
 }
 
@@ -129,15 +130,37 @@ pub(super) fn shows_present_secret(headers: &HeaderMap, key: &Key) -> bool {
     shown(headers, &KEY_HEADERS).any(|shown| key.digest.is(&Secret::shown(shown).digest()))
 }
 
+/// The one key that is shown, be it more than once. Several would be several guesses.
+///
+/// # Errors
+/// They are different.
+pub(super) fn one_of<'h>(mut shown: impl Iterator<Item = &'h str>) -> Result<Option<&'h str>, ApiError> {
+    let Some(first) = shown.next() else { return Ok(None) };
+    if shown.any(|other| other != first) {
+        let message = "the request shows several different keys; send one";
+        return Err(ApiError::unauthorized(WRONG_KEY, message));
+    }
+    Ok(Some(first))
+}
+
 /// All that a request shows as a key: as a bearer, and in headers that hold nothing else.
-pub(super) fn shown<'h>(
-    headers: &'h HeaderMap,
-    alone: &'static [HeaderName],
-) -> impl Iterator<Item = &'h str> {
+fn shown<'h>(headers: &'h HeaderMap, alone: &'static [HeaderName]) -> impl Iterator<Item = &'h str> {
+    shown_as_bearer(headers).chain(shown_alone(headers, alone))
+}
+
+pub(super) fn shown_as_bearer(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
-    let alone = alone.iter().flat_map(|name| headers.get_all(name));
-    bearer.chain(alone.filter_map(|value: &HeaderValue| value.to_str().ok())).filter(|key| !key.is_empty())
+    bearer.filter(|key| !key.is_empty())
+}
+
+/// What is shown in headers that hold nothing else.
+pub(super) fn shown_alone<'h>(
+    headers: &'h HeaderMap,
+    names: &'static [HeaderName],
+) -> impl Iterator<Item = &'h str> {
+    let values = names.iter().flat_map(|name| headers.get_all(name));
+    values.filter_map(|value: &HeaderValue| value.to_str().ok()).filter(|key| !key.is_empty())
 }

@@ -187,6 +187,13 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message)
     }
 
+    /// The name in the request may be one that a page of another site has made to lead here.
+    pub(super) fn foreign_name() -> Self {
+        let message = "this service is asked by the names of this machine only, such as localhost; the operator can allow \
+            another one in LLM_PROXY_API_CORS_ORIGINS";
+        Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message)
+    }
+
     /// Who asks has no key, or not the right one.
     pub(super) fn unauthorized(code: &'static str, message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, message)

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use poem::endpoint::{BoxEndpoint, make_sync};
-use poem::http::HeaderMap;
-use poem::http::header::ACCEPT;
+use poem::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
+use poem::http::{HeaderMap, HeaderValue};
 use poem::{EndpointExt, Request, Response};
 use poem_openapi::{ApiResponse, OpenApi};
 
@@ -18,7 +18,7 @@ use super::{Tag, docs};
 #[derive(Default)]
 struct Pages {
     document: OnceLock<Bytes>,
-    page: OnceLock<Bytes>,
+    page: OnceLock<(Bytes, Option<HeaderValue>)>,
 }
 
 type Page = fn(&Context, &Pages) -> Response;
@@ -115,8 +115,18 @@ fn document(context: &Context, pages: &Pages) -> Response {
 }
 
 fn docs_page(context: &Context, pages: &Pages) -> Response {
-    let page = pages.page.get_or_init(|| docs::page(&context.prefix).into()).clone();
-    text_response("text/html; charset=utf-8", page)
+    let (page, policy) = pages.page.get_or_init(|| {
+        let page = docs::page(&context.prefix);
+        let policy = HeaderValue::try_from(docs::policy(&page)).ok();
+        (page.into(), policy)
+    });
+    let mut response = text_response("text/html; charset=utf-8", page.clone());
+    let headers = response.headers_mut();
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    if let Some(policy) = policy {
+        headers.insert(CONTENT_SECURITY_POLICY, policy.clone());
+    }
+    response
 }
 
 fn home(context: &Context) -> Response {

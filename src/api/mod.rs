@@ -17,13 +17,17 @@ mod door;
 mod dto;
 mod engines;
 mod error;
+mod guards;
+mod guesses;
 mod header_text;
+mod host;
 mod meta;
 mod openai;
 mod own;
 mod passthrough;
 mod paths;
 mod payload;
+mod peer;
 mod prompts;
 mod query;
 mod refusal;
@@ -35,6 +39,7 @@ mod schema;
 mod serve;
 mod standing;
 mod tokens;
+mod unread;
 mod usage;
 mod utilities;
 
@@ -50,6 +55,7 @@ use poem_openapi::{OpenApi, Tags};
 use self::context::Admitted;
 use self::door::Door;
 use self::paths::{Methods, Paths};
+use self::peer::Peer;
 use crate::telemetry::RequestRecord;
 
 pub use client::{NoReport, rehearse};
@@ -153,7 +159,7 @@ pub fn endpoint(context: &Arc<Context>) -> impl Endpoint<Output = Response> + us
     for (path, endpoint) in meta::pages(context) {
         paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), Door::of(path, context), context);
     }
-    cors::Cors::new(access::Access::new(paths, context.clone()), context.cors_origins.clone())
+    cors::Cors::new(access::Access::new(paths, context.clone()), context.clone())
 }
 
 /// The record of a request.
@@ -162,6 +168,11 @@ fn record_of(request: &Request) -> Arc<RequestRecord> {
     request
         .data::<Admitted>()
         .map_or_else(|| Arc::new(RequestRecord::new("")), |admitted| admitted.record.clone())
+}
+
+/// Where a request comes from.
+fn peer_of(request: &Request) -> Peer {
+    request.data::<Admitted>().map_or(Peer::Unix, |admitted| admitted.peer)
 }
 
 /// What a wildcard at the end of a path stands for, decoded.

@@ -18,7 +18,7 @@ use super::query::{Query, only_known};
 use super::schema::{LimitState, OwnKey, OwnLimits, RotationBody, SecretBody, UsageBody};
 use super::standing::budget_state;
 use super::usage::Asked;
-use super::{Tag, record_of};
+use super::{Tag, peer_of, record_of};
 use crate::accounts::Actor;
 use crate::callers::{Caller, Dimension, Figures, Whose, moment_as_text, now_ms};
 
@@ -81,7 +81,8 @@ impl OwnApi {
         }
         let accounts = self.context.accounts()?;
         let id = &caller.key.id;
-        let (key, secret) = accounts.rotate(Actor::Key(id.clone()), id, grace_of(&body)?).await?;
+        let (key, secret) =
+            accounts.rotate(Actor::Key(id.clone()).at(peer_of(request)), id, grace_of(&body)?).await?;
         Ok(told_once(&key, &secret))
     }
 }

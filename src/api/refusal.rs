@@ -10,14 +10,20 @@ use poem::http::StatusCode;
 use super::error::ApiError;
 use crate::llm::unique_id;
 
-/// The refusal in words, if `head` is the beginning of one by hyper. Answers of our own have an id.
-pub(super) fn in_words(head: &[u8]) -> Option<Bytes> {
+/// The refusal in words, if `head` is the beginning of one by hyper. Answers of our own have an id. `is_endless` says that a
+/// body was announced whose length no number holds, which hyper takes for headers that are too long.
+pub(super) fn in_words(head: &[u8], is_endless: bool) -> Option<Bytes> {
     let status = head.strip_prefix(b"HTTP/1.1 ").filter(|status| status.starts_with(b"4"))?;
     if memmem::find(head, b"x-request-id").is_some() {
         return None;
     }
     let status = StatusCode::from_bytes(status.get(..3)?).ok()?;
+    let status = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE if is_endless => StatusCode::PAYLOAD_TOO_LARGE,
+        status => status,
+    };
     let (code, message) = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => ("request_too_large", "the body is larger than any that is taken"),
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
             ("headers_too_large", "the headers are too many or too long")
         }
@@ -36,7 +42,7 @@ pub(super) fn in_words(head: &[u8]) -> Option<Bytes> {
     let body = ApiError::new(status, code, message).body(false).to_string();
     let length = body.len();
     let text = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nx-request-id: {id}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}"
     );
     Some(text.into())
 }
@@ -55,12 +61,19 @@ mod tests {
             (b"HTTP/1.1 414 URI Too Long\r\n\r\n", "uri_too_long"),
             (b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "invalid_http"),
         ] {
-            let told = in_words(head).unwrap();
+            let told = in_words(head, false).unwrap();
             let told = std::str::from_utf8(&told).unwrap();
             let (head, body) = told.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
             assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["error"]["code"], code);
         }
+    }
+
+    #[test]
+    fn a_length_that_no_number_holds_is_a_body_that_is_too_large() {
+        let told = in_words(b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n", true).unwrap();
+        let told = std::str::from_utf8(&told).unwrap();
+        assert!(told.starts_with("HTTP/1.1 413 ") && told.contains("request_too_large"), "{told}");
     }
 
     #[test]
@@ -72,7 +85,7 @@ mod tests {
             b"HTTP/1.1 4",
             b"",
         ] {
-            assert!(in_words(text).is_none());
+            assert!(in_words(text, false).is_none());
         }
     }
 }

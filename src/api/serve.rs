@@ -22,9 +22,11 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use poem::http::HeaderValue;
+use poem::http::header::{CONNECTION, EXPECT};
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
-use poem::{Addr, Endpoint, Response};
+use poem::{Addr, Body, Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
@@ -38,6 +40,7 @@ use self::listen::{Accepted, Listener};
 use super::answering::{Streams, Tracked, Turn};
 use super::connection::{Activity, Busy, Patience, Watched, sniff};
 use super::error::ApiError;
+use super::unread::{self, Rest};
 use crate::config::Serving;
 use crate::telemetry::Metrics;
 
@@ -319,12 +322,19 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     ) -> Answering<'s> {
         Box::pin(async move {
             let is_long = is_long(&request);
-            let request = (request, peers.local.clone(), peers.remote.clone(), peers.scheme.clone()).into();
-            let response = if is_long {
+            let rest = busy.rest();
+            let request = peers.introduce(request, rest);
+            let mut response = if is_long {
                 self.elsewhere(request).await
             } else {
                 self.endpoint.get_response(request).await
             };
+            if let Some(unread) = rest.and_then(|rest| rest.take())
+                && !unread.read_if_little().await
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                busy.linger();
+            }
             let response: hyper::Response<BoxBody<Bytes, std::io::Error>> = response.into();
             Ok(response.map(|body| Tracked::new(body, Turn::of_stream(), busy)))
         })
@@ -376,6 +386,21 @@ struct Peers {
     local: LocalAddr,
     remote: RemoteAddr,
     scheme: Scheme,
+}
+
+impl Peers {
+    /// The request as endpoints know it. What it leaves of its body is left there.
+    fn introduce(&self, request: hyper::Request<Incoming>, rest: Option<&Arc<Rest>>) -> poem::Request {
+        let (parts, incoming) = request.into_parts();
+        let body = if incoming.is_end_stream() {
+            Body::empty()
+        } else {
+            let is_held_back = parts.headers.contains_key(EXPECT);
+            BoxBody::new(unread::Watched::new(incoming, rest.cloned(), is_held_back)).into()
+        };
+        let names = (self.local.clone(), self.remote.clone(), self.scheme.clone());
+        poem::Request::from_parts((parts, names.0, names.1, names.2).into(), body)
+    }
 }
 
 struct Open<'a>(&'a Metrics);

@@ -126,7 +126,7 @@ impl Watcher {
         let outcome = match request.wish {
             Wish::Reload => {
                 let outcome = self.reload().await;
-                self.note(&outcome);
+                self.note(&request.peer, &outcome);
                 outcome
             }
             // Nobody is there to be told.
@@ -137,10 +137,10 @@ impl Watcher {
     }
 
     /// What is done is noted, whether or not whoever asked is still there. What is refused is not done.
-    fn note(&self, outcome: &Outcome) {
+    fn note(&self, peer: &str, outcome: &Outcome) {
         if let (Some(accounts), Ok(report)) = (&self.accounts, outcome) {
             let detail = json!({"changes": report.diff.changes.len()});
-            accounts.noted(Actor::Admin, "configuration.reload", "", detail);
+            accounts.noted(Actor::Admin.at(peer), "configuration.reload", "", detail);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Auth, Fault, ListenAddress, LogFormat};
+use super::{Auth, Fault, ListenAddress, LogFormat, Network};
 use crate::callers::Zone;
 use crate::lint::is_language_tag;
 
@@ -176,6 +176,16 @@ impl Parsed {
             self.bad(name, value, "a comma list of origins, such as https://app.example.org, or *");
         }
         origins.into_iter().map(|origin| origin.trim_end_matches('/').to_owned()).collect()
+    }
+
+    pub(super) fn networks(&mut self, name: &str, value: Option<&str>) -> Vec<Network> {
+        let Some(value) = value else { return Vec::new() };
+        let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let networks: Vec<Option<Network>> = parts.map(Network::parse).collect();
+        if networks.contains(&None) {
+            self.bad(name, value, "a comma list of addresses and networks, such as 10.0.0.0/8, ::1");
+        }
+        networks.into_iter().flatten().collect()
     }
 }
 

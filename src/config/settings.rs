@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::parse::{self, Parsed};
-use super::{Catalog, ConfigError, Environment, Fault, RedisSettings, nearest};
+use super::{Catalog, ConfigError, Environment, Fault, Network, RedisSettings, nearest};
 use crate::callers::Zone;
 
 const PREFIX: &str = "LLM_PROXY_API_";
@@ -52,6 +52,8 @@ pub struct Settings {
     pub redis: Option<RedisSettings>,
     /// `CORS_ORIGINS`
     pub cors_origins: Vec<String>,
+    /// `TRUSTED_PROXIES`: those that are believed where a request came from.
+    pub trusted_proxies: Vec<Network>,
     /// What is kept of keys and usage.
     pub storage: Storage,
     /// What other programs' variables say about providers near by.
@@ -222,6 +224,7 @@ variables! {
     in_debug: String,
     auth: String,
     cors_origins: String,
+    trusted_proxies: String,
     gguf_dir: PathBuf,
     database_url: String,
     usage_keep_days: String,
@@ -342,6 +345,7 @@ impl Raw {
             admin_key: check.key("ADMIN_KEY", self.admin_key.as_deref()),
             redis: check.redis(self.redis_url.as_deref(), self.redis_fail.as_deref()),
             cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),
+            trusted_proxies: check.networks("TRUSTED_PROXIES", self.trusted_proxies.as_deref()),
             storage: self.storage(check),
             found: Found::default(),
             warnings: Vec::new(),
@@ -671,6 +675,17 @@ mod tests {
             assert!(error.contains("REDIS_URL: names no Redis") && !error.contains("planted"), "{error}");
         }
         assert!(settings([("LLM_PROXY_API_REDIS_URL", "")]).unwrap().redis.is_none());
+    }
+
+    #[test]
+    fn trusted_proxies_are_addresses_and_networks() {
+        let trusted = |value| settings([("LLM_PROXY_API_TRUSTED_PROXIES", value)]).unwrap().trusted_proxies;
+        assert_eq!(trusted(" 10.0.0.0/8, ::1 ,").len(), 2);
+        assert!(trusted("").is_empty());
+        for value in ["proxy.example", "10.0.0.0/33", "10.0.0.1 10.0.0.2", "*"] {
+            let error = fault("LLM_PROXY_API_TRUSTED_PROXIES", value);
+            assert!(error.contains(value) && error.contains("10.0.0.0/8"), "{error}");
+        }
     }
 
     #[test]

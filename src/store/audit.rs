@@ -16,6 +16,8 @@ pub struct AuditEntry {
     pub time_ms: i64,
     /// Who.
     pub actor: String,
+    /// From where it was asked for: an address, or `unix`; nothing where no request asked for it.
+    pub peer: Option<String>,
     /// What was done, such as `key.create`.
     pub action: String,
     /// To what, such as a key's id; may be empty.
@@ -41,10 +43,12 @@ pub(super) async fn insert(database: &Database, entry: &AuditEntry) -> Result<()
 
 /// Notes an act in the session in which it is kept, so that both hold or neither does.
 pub(super) async fn note(session: &mut Session, entry: &AuditEntry) -> Result<(), Cause> {
-    let sql = "insert into audit (time_ms, actor, action, subject, detail) values ($1, $2, $3, $4, $5)";
+    let sql =
+        "insert into audit (time_ms, actor, peer, action, subject, detail) values ($1, $2, $3, $4, $5, $6)";
     let insert = Statement::of(sql)
         .with(entry.time_ms)
         .with(clean(&entry.actor))
+        .with(clean(entry.peer.as_deref().unwrap_or_default()))
         .with(clean(&entry.action))
         .with(clean(&entry.subject))
         .with(entry.detail.to_string());
@@ -57,21 +61,22 @@ pub(super) async fn before(
     limit: usize,
 ) -> Result<Vec<Audit>, Cause> {
     let limit = i64::try_from(limit.min(MOST_ENTRIES)).unwrap_or_default();
-    let sql = "select number, time_ms, actor, action, subject, detail from audit where number < $1 \
+    let sql = "select number, time_ms, actor, peer, action, subject, detail from audit where number < $1 \
                order by number desc limit $2";
     let select = Statement::of(sql).with(before.unwrap_or(i64::MAX)).with(limit);
     database.look().await?.rows(select).await?.iter().map(audit_of).collect()
 }
 
 fn audit_of(row: &Row) -> Result<Audit, Cause> {
-    let detail = row.text(5)?;
+    let detail = row.text(6)?;
     Ok(Audit {
         number: row.number(0)?,
         entry: AuditEntry {
             time_ms: row.number(1)?,
             actor: row.text(2)?,
-            action: row.text(3)?,
-            subject: row.text(4)?,
+            peer: Some(row.text(3)?).filter(|peer| !peer.is_empty()),
+            action: row.text(4)?,
+            subject: row.text(5)?,
             detail: serde_json::from_str(&detail).unwrap_or(Json::String(detail)),
         },
     })

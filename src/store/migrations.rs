@@ -10,12 +10,14 @@ pub(super) const SQLITE: Files = &[
     (1, "keys and usage", include_str!("../../resources/migrations/sqlite/0001_keys_and_usage.sql")),
     (2, "models", include_str!("../../resources/migrations/sqlite/0002_models.sql")),
     (3, "usage kinds", include_str!("../../resources/migrations/sqlite/0003_usage_kinds.sql")),
+    (4, "audit peer", include_str!("../../resources/migrations/sqlite/0004_audit_peer.sql")),
 ];
 
 pub(super) const POSTGRES: Files = &[
     (1, "keys and usage", include_str!("../../resources/migrations/postgres/0001_keys_and_usage.sql")),
     (2, "models", include_str!("../../resources/migrations/postgres/0002_models.sql")),
     (3, "usage kinds", include_str!("../../resources/migrations/postgres/0003_usage_kinds.sql")),
+    (4, "audit peer", include_str!("../../resources/migrations/postgres/0004_audit_peer.sql")),
 ];
 
 pub(super) fn migrator(files: Files) -> Migrator {

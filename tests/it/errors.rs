@@ -306,7 +306,7 @@ async fn the_echo_model_makes_any_fault_on_request() {
 async fn half_a_request_is_answered_or_ended() {
     let gateway = Setup::new().env("BODY_TIMEOUT", "1").start();
     let mut connection = Connection::open(gateway.address()).await;
-    connection.send("POST /api/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"model\":\"ec").await;
+    connection.send("POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"model\":\"ec").await;
     let answer = connection.until("}}").await;
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
 

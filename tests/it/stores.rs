@@ -539,6 +539,7 @@ async fn changes_are_noted_the_last_first() {
         let entry = |number: i64| AuditEntry {
             time_ms: number,
             actor: "admin".to_owned(),
+            peer: (number > 2).then(|| "192.0.2.1".to_owned()),
             action: "key.create".to_owned(),
             subject: format!("key-{number}"),
             detail: json!({"name": "Łódź", "number": number}),

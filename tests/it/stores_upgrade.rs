@@ -1,6 +1,6 @@
 //! A database that an older version of the program has made and filled: nothing is lost when a newer one opens it.
 
-use llm_proxy_api::store::{self, By, Store, UsageQuery, UsageRow};
+use llm_proxy_api::store::{self, Audit, By, Store, UsageQuery, UsageRow};
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{Connection, Executor, PgConnection, SqlSafeStr as _, SqliteConnection};
 use tempfile::TempDir;
@@ -24,6 +24,7 @@ const FILL: &str = "
     (3600001, 'one', 1, 'k', 'ann', '/api/chat', 'm', 'p', 'p/m', 'a@en', 10, 1, 0, 0, 'provider', 'completed', '', 5, 9, 1, 7),
     (3600001, 'one', 2, 'k', 'ann', '/api/chat', 'm', 'p', 'p/m', 'a@en', 20, 2, 0, 0, 'provider', 'completed', '', null, 9, 1, null),
     (3600002, 'two', 3, '', '', '/v1/completions', 'n', '', '', '', 40, 4, 1, 1, 'estimated', 'failed', 'timeout', null, 9, 2, null);
+    insert into audit (time_ms, actor, action, subject, detail) values (1, 'admin', 'key.create', 'k', '{}');
     insert into usage_by_all values
     (3600000, 'k', 'ann', 'm', 'p', '/api/chat', 2, 30, 3, 0, 0, 7, 1, 0, 0, 0, 0, 18),
     (3600000, '', '', 'n', '', '/v1/completions', 1, 40, 4, 1, 1, 0, 1, 1, 0, 1, 0, 9);
@@ -71,6 +72,11 @@ async fn holds(url: &str) {
     assert!((anns.cost - 14e-9).abs() < 1e-15, "{anns:?}");
     assert_eq!((nobodys.estimated, nobodys.failed, nobodys.cached_input_tokens), (1, 1, 1));
     assert_eq!(nobodys.endpoint.as_deref(), Some("/v1/completions"));
+
+    let audits = store.audits(None, 10).await.unwrap();
+    let of =
+        |audit: &Audit| (audit.entry.actor.clone(), audit.entry.subject.clone(), audit.entry.peer.clone());
+    assert_eq!(audits.iter().map(of).collect::<Vec<_>>(), [("admin".to_owned(), "k".to_owned(), None)]);
 
     // New lines stand beside old ones, and all are forgotten when it is time.
     store.record(&[record("new", 3_600_003)]).await.unwrap();

@@ -239,10 +239,10 @@ async fn probes_are_answered_and_say_why() {
     let body = json!({"model": "echo", "messages": [{"role": "user", "content": "x y z"}], "echo": {"delay_ms": 1000}});
     let _stream = gateway.post("/api/chat", &body).send().await.unwrap();
     let mut connection = Connection::open(gateway.address()).await;
-    connection.send("GET /livez HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    connection.send("GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     connection.until("alive").await;
     // Its next request is on its way when the signal comes.
-    connection.send("GET /readyz HTTP/1.1\r\nhost: t\r\n").await;
+    connection.send("GET /readyz HTTP/1.1\r\nhost: localhost\r\n").await;
     gateway.signal("TERM");
     gateway.logged("Draining");
     connection.send("\r\n").await;

@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Node,
     /// Chromium or Chrome.
     Chromium,
+    /// The client of the command line.
+    Curl,
     /// A library that tells a program another time of day.
     Faketime,
     /// The port at which the gateway looks for a server by itself, not taken by another program.
@@ -54,6 +56,7 @@ impl Need {
             Self::Python => "OPENAI_PYTHON",
             Self::Node => "OPENAI_NODE",
             Self::Chromium => "CHROMIUM",
+            Self::Curl => "CURL",
             Self::Faketime => "FAKETIME_LIBRARY",
             Self::Port8000 => "",
         }

@@ -23,7 +23,9 @@ mod llama_faults;
 mod llama_tokens;
 mod llama_tools;
 mod node;
+mod pages;
 mod python;
+mod refused;
 mod swagger;
 
 fn main() {
@@ -37,7 +39,9 @@ fn main() {
         llama_tokens::claims(),
         llama_tools::claims(),
         node::claims(),
+        pages::claims(),
         python::claims(),
+        refused::claims(),
         swagger::claims(),
     ];
     harness::run(claims.into_iter().flatten().collect());

@@ -11,6 +11,7 @@
 #   export CHROMIUM=…        a Chromium or Chrome
 #   export POSTGRES_BIN=…    the folder of PostgreSQL's programs
 #   export REDIS_SERVER=…    Redis' server
+#   export CURL=…            curl
 #   export FAKETIME_LIBRARY=…  a library that tells a program another time of day
 #
 # on stdout, progress on stderr. What cannot be had (no network, another system, not root) is left out with a line
@@ -36,6 +37,8 @@ CACHE="$(cd "$CACHE" && pwd -P)"
 . "$HERE/setup/node.sh"
 # shellcheck source=tests/real/setup/chromium.sh
 . "$HERE/setup/chromium.sh"
+# shellcheck source=tests/real/setup/curl.sh
+. "$HERE/setup/curl.sh"
 # shellcheck source=tests/real/setup/servers.sh
 . "$HERE/setup/servers.sh"
 # shellcheck source=tests/real/setup/faketime.sh
@@ -53,6 +56,7 @@ part LLAMA_SERVER llama_server
 part OPENAI_PYTHON openai_python
 part OPENAI_NODE openai_node
 part CHROMIUM chromium_program
+part CURL curl_program
 part POSTGRES_BIN postgres_folder
 part REDIS_SERVER redis_server
 part FAKETIME_LIBRARY faketime_library

@@ -19,7 +19,8 @@ pub(crate) fn claims() -> Vec<Claim> {
 
 /// The page, loaded.
 async fn page() -> (Gateway, Browser) {
-    let gateway = Gateway::of_echo().await;
+    let models = json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}});
+    let gateway = Gateway::for_pages(&models, "").await;
     let mut browser = Browser::start().await;
     let port = gateway.base.rsplit(':').next().unwrap();
     browser.open(&format!("http://{HOST}:{port}/docs")).await;

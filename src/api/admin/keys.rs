@@ -7,7 +7,8 @@ use poem::Request;
 use poem_openapi::OpenApi;
 use poem_openapi::param::Path;
 
-use crate::accounts::{Actor, DEFAULT_GRACE, Edit, LimitsEdit};
+use super::admin_at;
+use crate::accounts::{DEFAULT_GRACE, Edit, LimitsEdit};
 use crate::api::Tag;
 use crate::api::body::JsonBody;
 use crate::api::context::Context;
@@ -31,14 +32,18 @@ impl KeysApi {
     ///
     /// Makes a key, which opens at once. Its secret is told in this answer and never again.
     #[oai(path = "/admin/keys", method = "post", operation_id = "create_key")]
-    async fn create(&self, body: JsonBody<NewKeyBody>) -> Result<ToldOnce<SecretBody>, ApiError> {
+    async fn create(
+        &self,
+        request: &Request,
+        body: JsonBody<NewKeyBody>,
+    ) -> Result<ToldOnce<SecretBody>, ApiError> {
         let accounts = self.context.accounts()?;
         let object = dto::object(body.bytes)?;
         let body: NewKeyBody = dto::read(object.text())?;
         let (name, limits) = (body.name.clone(), body.limits.clone().map(Limits::from));
         let Edit { change, .. } = edit_of(&object, body.into())?;
         let change = Change { limits, ..change };
-        let (key, secret) = accounts.create(Actor::Admin, NewKey { name, change }).await?;
+        let (key, secret) = accounts.create(admin_at(request), NewKey { name, change }).await?;
         Ok(told_once(&key, &secret))
     }
 
@@ -74,6 +79,7 @@ impl KeysApi {
     #[oai(path = "/admin/keys/:id", method = "patch", operation_id = "change_key")]
     async fn change(
         &self,
+        request: &Request,
         /// The key's id.
         id: Path<String>,
         body: JsonBody<KeyChangeBody>,
@@ -81,7 +87,7 @@ impl KeysApi {
         let accounts = self.context.accounts()?;
         let object = dto::object(body.bytes)?;
         let edit = edit_of(&object, dto::read(object.text())?)?;
-        let key = accounts.change(Actor::Admin, &id.0, edit).await?;
+        let key = accounts.change(admin_at(request), &id.0, edit).await?;
         Ok(Json(KeyBody::from(&key)))
     }
 
@@ -91,10 +97,11 @@ impl KeysApi {
     #[oai(path = "/admin/keys/:id", method = "delete", operation_id = "delete_key")]
     async fn delete(
         &self,
+        request: &Request,
         /// The key's id.
         id: Path<String>,
     ) -> Result<Json<DeletedKey>, ApiError> {
-        self.context.accounts()?.delete(Actor::Admin, &id.0).await?;
+        self.context.accounts()?.delete(admin_at(request), &id.0).await?;
         Ok(Json(DeletedKey { id: id.0, deleted: true }))
     }
 
@@ -105,13 +112,14 @@ impl KeysApi {
     #[oai(path = "/admin/keys/:id/rotate", method = "post", operation_id = "rotate_key")]
     async fn rotate(
         &self,
+        request: &Request,
         /// The key's id.
         id: Path<String>,
         body: JsonBody<Option<RotationBody>>,
     ) -> Result<ToldOnce<SecretBody>, ApiError> {
         let accounts = self.context.accounts()?;
         let grace = grace_of(&body)?;
-        let (key, secret) = accounts.rotate(Actor::Admin, &id.0, grace).await?;
+        let (key, secret) = accounts.rotate(admin_at(request), &id.0, grace).await?;
         Ok(told_once(&key, &secret))
     }
 }

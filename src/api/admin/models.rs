@@ -6,7 +6,8 @@ use std::sync::Arc;
 use poem::Request;
 use poem_openapi::OpenApi;
 
-use crate::accounts::{Actor, SwitchEdit};
+use super::admin_at;
+use crate::accounts::SwitchEdit;
 use crate::api::body::JsonBody;
 use crate::api::context::Context;
 use crate::api::error::ApiError;
@@ -74,7 +75,7 @@ impl ModelsApi {
         let name = rest_of_path(request);
         let route = meant(&self.context.gateway.state(), &name, &accounts.models().await?)?;
         let model = route.as_ref().map_or(&*name, |route| &route.model);
-        let switch = accounts.switch(Actor::Admin, model, edit).await?;
+        let switch = accounts.switch(admin_at(request), model, edit).await?;
         Ok(Json(pictured(switch, route.as_deref())))
     }
 }

@@ -168,6 +168,7 @@ fn audit_body(audit: Audit) -> AuditBody {
         number,
         time: moment_as_text(entry.time_ms),
         actor: entry.actor,
+        peer: entry.peer,
         action: entry.action,
         subject: entry.subject,
         detail: AnyObject::of(entry.detail),

@@ -87,6 +87,8 @@ pub(in crate::api) struct AuditBody {
     pub(in crate::api) time: String,
     /// Who: `admin`, `cli`, or `key:` and the id of a caller's key.
     pub(in crate::api) actor: String,
+    /// From where: the address of the one who asked, or `unix` for a unix socket; null for commands.
+    pub(in crate::api) peer: Option<String>,
     /// What was done: `key.create`, `key.change`, `key.rotate`, `key.delete`, `model.change`, `configuration.reload`.
     pub(in crate::api) action: String,
     /// To what: a key's id, or a model.

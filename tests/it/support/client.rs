@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 pub(crate) fn post(path: &str, body: &Value) -> String {
     let body = body.to_string();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -155,7 +155,7 @@ impl Http2 {
         path: &str,
         body: &str,
     ) -> impl Future<Output = hyper::Result<http::Response<Incoming>>> + Send + use<> {
-        let request = http::Request::builder().method(method).uri(format!("http://test{path}"));
+        let request = http::Request::builder().method(method).uri(format!("http://localhost{path}"));
         let request = request.header("content-type", "application/json");
         self.sender.send_request(request.body(Full::from(body.to_owned())).unwrap())
     }

@@ -50,6 +50,7 @@ pub(crate) fn note() -> AuditEntry {
     AuditEntry {
         time_ms: 0,
         actor: "cli".to_owned(),
+        peer: None,
         action: "test".to_owned(),
         subject: String::new(),
         detail: serde_json::Value::Null,

@@ -16,6 +16,10 @@ use crate::harness::{Need, variable};
 /// A name that leads to this machine and does not look like it: pages behave otherwise on `localhost`.
 pub(crate) const HOST: &str = "gateway.test";
 
+/// Names of other sites, which are made to lead to this machine.
+pub(crate) const OTHER_SITE: &str = "evil.example";
+pub(crate) const ALLOWED_SITE: &str = "app.example";
+
 /// A machine at work may take its time to start a browser.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -114,7 +118,8 @@ fn command(folder: &TempDir) -> Command {
     command.arg(Need::Chromium.path()).args(["--headless", "--remote-debugging-pipe", "--no-sandbox"]);
     command.args(["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]);
     command.args(["--disable-component-update", "--disable-sync", "--disable-features=HttpsUpgrades"]);
-    command.arg(format!("--host-resolver-rules=MAP {HOST} 127.0.0.1"));
+    let names = [HOST, OTHER_SITE, ALLOWED_SITE].map(|name| format!("MAP {name} 127.0.0.1"));
+    command.arg(format!("--host-resolver-rules={}", names.join(", ")));
     command.arg(format!("--user-data-dir={}", folder.path().display()));
     command.env_clear().env("HOME", folder.path()).envs(variable("PATH").map(|path| ("PATH", path)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);

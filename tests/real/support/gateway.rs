@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::browser::HOST;
 use super::process::Process;
-use super::{Client, LlamaServer, PATIENCE, eventually, llama};
+use super::{Client, LlamaServer, PATIENCE, eventually, free_port, llama};
 use crate::harness::Need;
 
 /// The program.
@@ -42,6 +43,32 @@ impl Gateway {
         Self::start(&models).await
     }
 
+    /// A gateway that pages of these origins may ask, too, and that goes by the name [`HOST`] as well.
+    pub(crate) async fn for_pages(models: &Value, origins: &str) -> Self {
+        let (folder, port) = (TempDir::new().unwrap(), free_port());
+        std::fs::write(folder.path().join("models.json"), models.to_string()).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command
+            .env_clear()
+            .env("LLM_PROXY_API_MODELS_CONFIG", "models.json")
+            .env("LLM_PROXY_API_CORS_ORIGINS", format!("http://{HOST}:{port},{origins}"));
+        Self::listening_at(port, command, folder).await
+    }
+
+    /// A gateway that asks for keys and serves only the echo model.
+    pub(crate) async fn with_keys() -> Self {
+        let folder = TempDir::new().unwrap();
+        let models = json!({"providers": {"echo": {"type": "echo", "models": {"echo": {}}}}});
+        std::fs::write(folder.path().join("models.json"), models.to_string()).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command
+            .env_clear()
+            .env("LLM_PROXY_API_MODELS_CONFIG", "models.json")
+            .env("LLM_PROXY_API_AUTH", "keys")
+            .env("LLM_PROXY_API_ADMIN_KEY", ADMIN_KEY);
+        Self::running(command, folder).await
+    }
+
     /// A gateway with a models file.
     pub(crate) async fn start(models: &Value) -> Self {
         Self::start_from("models.json", &models.to_string()).await
@@ -57,7 +84,7 @@ impl Gateway {
             .env("LLM_PROXY_API_MODELS_CONFIG", name)
             .env("LLM_PROXY_API_ADMIN_KEY", ADMIN_KEY)
             .env("TINY_KEY", llama::KEY);
-        Self::listening(command, folder).await
+        Self::running(command, folder).await
     }
 
     /// Kills it, without giving it time for anything.
@@ -74,7 +101,7 @@ impl Gateway {
     pub(crate) async fn with_what_it_finds() -> Self {
         let mut command = Command::new(PROGRAM);
         command.env_clear().env("LLM_PROXY_API_MINIMUM", "1");
-        Self::listening(command, TempDir::new().unwrap()).await
+        Self::running(command, TempDir::new().unwrap()).await
     }
 
     /// A gateway that asks for keys and serves only the echo model, as if it were started at this moment (of UTC, such
@@ -103,15 +130,15 @@ impl Gateway {
         Client::new(self.base.clone(), Some(ADMIN_KEY))
     }
 
-    async fn listening(mut command: Command, folder: TempDir) -> Self {
-        // Browsers reach it by a name, under which it does not expect pages of its own otherwise.
-        command.env("LLM_PROXY_API_AUTH", "none");
-        Self::running(command, folder).await
+    async fn running(command: Command, folder: TempDir) -> Self {
+        Self::listening_at(0, command, folder).await
     }
 
-    async fn running(mut command: Command, folder: TempDir) -> Self {
+    async fn listening_at(port: u16, mut command: Command, folder: TempDir) -> Self {
         command.current_dir(folder.path());
-        command.env("LLM_PROXY_API_LISTEN", "127.0.0.1:0").env("LLM_PROXY_API_LOG_FILENAME", "");
+        command
+            .env("LLM_PROXY_API_LISTEN", format!("127.0.0.1:{port}"))
+            .env("LLM_PROXY_API_LOG_FILENAME", "");
         let mut process = Process::start(command, folder.path());
         let mut base = None;
         eventually("the gateway says where it listens", PATIENCE, async || {
