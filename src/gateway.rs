@@ -30,7 +30,8 @@ use self::course::Course;
 use self::cut_off::bounded;
 use crate::callers::{Budgets, Caller, Gate, Refusal};
 use crate::llm::{
-    ChatRequest, Completion, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
+    ChatRequest, Completion, Doubt, EmbedRequest, Embeddings, Options, Places, RawObject, RequestKind,
+    shortened,
 };
 use crate::prompts::{PromptError, Rendered};
 use crate::providers::{Content, Provider, ProviderError};
@@ -114,7 +115,7 @@ pub enum Generated {
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// Nobody serves a model of that name.
-    #[error("the model `{name}` is not configured{}", suggestion(nearest.as_deref()))]
+    #[error("the model `{}` is not configured{}", shortened(name), suggestion(nearest.as_deref()))]
     UnknownModel {
         /// The name.
         name: String,
@@ -122,22 +123,27 @@ pub enum GatewayError {
         nearest: Option<String>,
     },
     /// The model is off.
-    #[error("the model `{0}` is switched off for now; ask for another one")]
+    #[error("the model `{}` is switched off for now; ask for another one", shortened(.0))]
     Off(String),
     /// Scores leave out all deployments of the model, and no other model takes over.
     #[error("no deployment of the model `{0}` can be used; ask for another one")]
     Nobody(String),
     /// There is no provider of that name.
-    #[error("the provider `{0}` is not configured")]
+    #[error("the provider `{}` is not configured", shortened(.0))]
     UnknownProvider(String),
     /// The caller may not use that model.
-    #[error("the key may not use the model `{0}`")]
+    #[error("the key may not use the model `{}`", shortened(.0))]
     NotAllowed(String),
-    /// The caller may use some models only, or some are off, and nobody can tell which one is meant.
+    /// The caller may use some models only, or one of the provider is off, and it is not certain which one is meant.
     #[error(
-        "not every model may be used here, and the request does not tell which one it is for: a JSON body must name it once, as `model`"
+        "not every model may be used here, so it must be certain which one a request is for: a JSON body names it once, as `model`; but {0}"
     )]
-    ModelUntold,
+    ModelUntold(Doubt),
+    /// The caller has a budget of money, and nothing tells what the request costs.
+    #[error(
+        "what this request costs is not known, and the key has a budget of money; the operator can give its model a price for a `request`"
+    )]
+    PriceUnknown,
     /// There is not enough left for the caller.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -200,7 +206,7 @@ impl Gateway {
         request: ChatRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
-        let course = self.course(&request.model, &record)?;
+        let course = self.course_of_body(&request.model, request.rival.as_deref(), &record)?;
         self.generated(course, request, record).await
     }
 
@@ -256,7 +262,7 @@ impl Gateway {
         request: EmbedRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Embeddings>, GatewayError> {
-        let course = self.course(&request.model, &record)?;
+        let course = self.course_of_body(&request.model, request.rival.as_deref(), &record)?;
         let routed = self.routed(course, &request, &record).await?;
         meter::embeddings(&record, &request, &routed.answer);
         Ok(Reply {
@@ -430,6 +436,7 @@ impl Conversation {
             options,
             patience: None,
             answer_at_most: None,
+            rival: None,
             places: Places::of(&body),
             body,
         }

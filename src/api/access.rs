@@ -306,7 +306,8 @@ fn written(
         first_token_ms: facts.first_token.map(milliseconds),
         total_ms: milliseconds(duration),
         attempts: facts.attempts,
-        cost: (facts.usage.is_some() && !facts.is_unpriced).then_some(facts.cost),
+        cost: (facts.request_cost.is_some() || (facts.usage.is_some() && !facts.is_unpriced))
+            .then_some(facts.cost),
     })
 }
 

@@ -11,7 +11,7 @@ use super::guesses::Guesses;
 use super::peer::Peer;
 use crate::accounts::Accounts;
 use crate::callers::{KeyRing, Ledger};
-use crate::config::{Auth, Network, Settings};
+use crate::config::{Auth, Network, RawRequests, Settings};
 use crate::engine::Engines;
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
@@ -50,6 +50,8 @@ pub struct Context {
     pub accounts: Option<Arc<Accounts>>,
     /// Whether only this machine reaches the service.
     pub is_loopback: bool,
+    /// Which keys may make raw requests.
+    pub(super) raw_requests: RawRequests,
     /// Knows who calls.
     pub(super) doorkeeper: Arc<Doorkeeper>,
     /// Where it is written down what requests used.
@@ -119,6 +121,7 @@ impl Context {
             reloads,
             accounts: None,
             is_loopback: callers.is_loopback,
+            raw_requests: settings.raw_requests,
             doorkeeper: Arc::new(Doorkeeper { ring: callers.ring, is_strict }),
             ledger: callers.ledger,
         }

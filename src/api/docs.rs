@@ -8,7 +8,7 @@ use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{DocumentOnly, admin, documented};
+use super::{DocumentOnly, admin, documented, door};
 
 const TITLE: &str = "llm-proxy-api";
 const DESCRIPTION: &str = "One gateway between applications and language models: chat and conversations with prompts from a library, \
@@ -143,15 +143,16 @@ fn narrowed(path: &str, mut item: Value) -> Value {
     let asks_a_provider = asks_a_provider.iter().any(|word| path.contains(word));
     let names_something = path.contains([':', '*', '{']);
     let is_admin = path.starts_with(admin::ROOT);
+    let takes_admin_key = is_admin || door::is_for_operators(path);
     let is_own = path.split('/').any(|segment| segment == "me");
     for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
         let has_body = operation.get("requestBody").is_some();
-        if let Some(operation) = operation.as_object_mut().filter(|_| is_admin) {
+        if let Some(operation) = operation.as_object_mut().filter(|_| takes_admin_key) {
             operation.insert("security".into(), json!([{"AdminBearer": []}, {"AdminHeader": []}]));
         }
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
         responses.retain(|status, _| match status.as_str() {
-            "401" => is_admin || is_own,
+            "401" => takes_admin_key || is_own,
             "409" => path == admin::RELOAD,
             "403" | "408" | "413" | "415" => has_body,
             "400" | "404" => has_body || names_something || is_admin || is_own,

@@ -14,6 +14,8 @@ use super::context::Context;
 use super::error::ApiError;
 use super::record_of;
 use crate::callers::{Caller, Key, KeyRing, Secret, Unknown, now_ms};
+use crate::config::RawRequests;
+use crate::llm::shortened;
 
 /// Paths that are open whatever the settings say.
 const OPEN: [&str; 4] = ["/", "/api/ping", "/livez", "/readyz"];
@@ -21,6 +23,8 @@ const OPEN: [&str; 4] = ["/", "/api/ping", "/livez", "/readyz"];
 const PAGES: [&str; 3] = ["/metrics", "/docs", "/openapi.json"];
 /// Paths that tell the holder of a key about that key.
 const OWN: [&str; 3] = ["/api/me", "/api/me/usage", "/api/me/rotate"];
+/// Raw requests, which reach whatever the account of a provider reaches.
+const RAW: &str = "/api/passthrough";
 /// Headers that may hold a key alone.
 static KEY_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
@@ -40,6 +44,8 @@ pub(super) enum Door {
     Open,
     /// Callers with a key; others as well where none is asked for.
     Callers(Arc<Doorkeeper>),
+    /// Callers whose key lists the path; others as well where no key is asked for.
+    Listed(Arc<Doorkeeper>),
     /// Holders of a key, whatever else they may ask: what is told there is about themselves.
     Holders(Arc<Doorkeeper>),
     /// Whoever has the admin key.
@@ -66,6 +72,14 @@ impl Door {
         if PAGES.contains(&path) {
             return Self::Admin(Gate::new(context));
         }
+        let asks_for_keys = context.doorkeeper.is_strict;
+        if is_for_operators(path) && asks_for_keys {
+            return Self::Admin(Gate::new(context));
+        }
+        let is_raw = path.strip_prefix(RAW).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if is_raw && asks_for_keys && context.raw_requests == RawRequests::Listed {
+            return Self::Listed(context.doorkeeper.clone());
+        }
         if OWN.contains(&path) {
             return Self::Holders(context.doorkeeper.clone());
         }
@@ -78,14 +92,48 @@ impl Door {
         match self {
             Self::Open => Ok(()),
             Self::Admin(gate) => gate.admit(request),
-            Self::Callers(keeper) => keeper.admit(request, |caller, path| caller.key.may_ask(path)),
-            Self::Holders(keeper) => keeper.admit(request, |_, _| true),
+            Self::Callers(keeper) => keeper.admit(request, |caller, path| {
+                if caller.key.may_ask(path) { Ok(()) } else { Err(not_allowed(path, "")) }
+            }),
+            Self::Listed(keeper) => keeper.admit(request, |caller, path| {
+                let is_listed = !caller.key.allowed_endpoints.is_empty() && caller.key.may_ask(path);
+                if is_listed { Ok(()) } else { Err(not_allowed(path, UNLISTED)) }
+            }),
+            Self::Holders(keeper) => keeper.admit(request, |_, _| Ok(())),
         }
+    }
+
+    /// Whether callers come in here, who may ask models.
+    pub(super) fn is_for_callers(&self) -> bool {
+        matches!(self, Self::Callers(_) | Self::Listed(_))
     }
 }
 
+/// Whether an operation that is declared at this path is one of operators, wherever keys tell them from callers: what
+/// starts and stops engines, and what tells of the work of all callers.
+pub(super) fn is_for_operators(path: &str) -> bool {
+    let of_engine = path.strip_prefix("/api/engines/");
+    of_engine.is_some_and(|rest| {
+        let of_model = rest.split_once('/').map(|(_model, what)| what);
+        rest == "events" || matches!(of_model, Some("log" | "load" | "unload"))
+    })
+}
+
+/// Why a key does not suffice for a raw request.
+const UNLISTED: &str =
+    ": raw requests need a key whose `allowed_endpoints` list them, such as `/api/passthrough/*`";
+
+fn not_allowed(path: &str, why: &str) -> ApiError {
+    let message = format!("the key may not be used for {}{why}", shortened(path));
+    ApiError::new(StatusCode::FORBIDDEN, "endpoint_not_allowed", message)
+}
+
 impl Doorkeeper {
-    fn admit(&self, request: &Request, may_ask: impl Fn(&Caller, &str) -> bool) -> Result<(), ApiError> {
+    fn admit(
+        &self,
+        request: &Request,
+        check: impl Fn(&Caller, &str) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
         let caller = match self.caller(request.headers()) {
             Ok(Some(caller)) => caller,
             Ok(None) => return Ok(()),
@@ -93,11 +141,7 @@ impl Doorkeeper {
             Err(_) if !self.is_strict => return Ok(()),
             Err(error) => return Err(error),
         };
-        let path = request.original_uri().path();
-        if !may_ask(&caller, path) {
-            let message = format!("the key may not be used for {path}");
-            return Err(ApiError::new(StatusCode::FORBIDDEN, "endpoint_not_allowed", message));
-        }
+        check(&caller, request.original_uri().path())?;
         record_of(request).comes_from(caller);
         Ok(())
     }

@@ -5,11 +5,8 @@ use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
 use super::error::ApiError;
 use crate::lint::{did_you_mean, expected_in_words};
-use crate::llm::RawObject;
+use crate::llm::{RawObject, shortened};
 use crate::wire::Invalid;
-
-/// So much of a name that nobody knows is told to who sent it.
-const MOST_OF_A_NAME: usize = 128;
 
 /// Reads a body.
 ///
@@ -32,7 +29,7 @@ pub(super) fn read<T: DeserializeOwned + Validate>(body: &[u8]) -> Result<T, Api
 /// The names of members that are not among the `known` ones.
 pub(super) fn unknown_members(body: &RawObject, known: &[&[&str]]) -> Vec<String> {
     let is_known = |name: &str| known.iter().any(|names| names.contains(&name));
-    body.names().filter(|name| !is_known(name)).map(str::to_owned).collect()
+    body.names().filter(|name| !is_known(name)).map(|name| shortened(name).into_owned()).collect()
 }
 
 /// A body as an object, for its members' names.
@@ -63,7 +60,7 @@ fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
         let known: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
         let Some((name, known)) = known.split_first() else { return ApiError::invalid(path, "unknown") };
         let cure = did_you_mean(name, known.iter().copied());
-        let path: String = path.chars().take(MOST_OF_A_NAME).collect();
+        let path = shortened(path).into_owned();
         return Invalid::value(path.clone(), format!("`{path}` is not known here; {cure}")).into();
     }
     if let Some(name) = text.strip_prefix("duplicate field").and_then(quoted) {

@@ -55,15 +55,16 @@ impl EnginesApi {
     /// Steps of engines
     ///
     /// Begins with the present states, then tells each step as it happens. Who reads too slowly is told how many steps
-    /// were missed, by `{"missed": 3}`, and then the present states again.
+    /// were missed, by `{"missed": 3}`, and then the present states again. Where callers need keys, this needs the admin key.
     #[oai(path = "/engines/events", method = "get", operation_id = "engine_events")]
-    async fn events(&self) -> Result<StepsAnswer<EngineStep>, ApiError> {
-        Ok(steps::response(&self.context).into())
+    async fn events(&self, request: &Request) -> Result<StepsAnswer<EngineStep>, ApiError> {
+        Ok(steps::response(&self.context, record_of(request).caller()).into())
     }
 
     /// Words of an engine
     ///
-    /// What the last engine of a model has written, oldest line first; nothing if none has run.
+    /// What the last engine of a model has written, oldest line first; nothing if none has run. Where callers
+    /// need keys, this needs the admin key.
     #[oai(path = "/engines/:model/log", method = "get", operation_id = "engine_log")]
     async fn log(
         &self,
@@ -79,7 +80,8 @@ impl EnginesApi {
 
     /// Start an engine
     ///
-    /// Answers when the engine has loaded. One that runs already stays as it is.
+    /// Answers when the engine has loaded. One that runs already stays as it is. Where callers need keys, this
+    /// needs the admin key.
     #[oai(path = "/engines/:model/load", method = "post", operation_id = "load_engine")]
     async fn load(
         &self,
@@ -98,6 +100,7 @@ impl EnginesApi {
     /// Stop an engine
     ///
     /// Lets the engine end the answers that it is giving, and answers when it is gone. One that does not run is gone.
+    /// Where callers need keys, this needs the admin key.
     #[oai(path = "/engines/:model/unload", method = "post", operation_id = "unload_engine")]
     async fn unload(
         &self,

@@ -19,6 +19,7 @@ use super::payload::Json;
 use super::standing;
 use crate::accounts::AccountError;
 use crate::gateway::GatewayError;
+use crate::llm::shortened;
 use crate::prompts::PromptError;
 use crate::providers::{ENGINE_START_FAILED, ErrorKind, ProviderError, RESTING, Rejection};
 use crate::router::RouteError;
@@ -115,7 +116,8 @@ impl ApiError {
     }
 
     pub(super) fn param(mut self, param: impl Into<String>) -> Self {
-        self.0.param = Some(param.into());
+        // It may hold a caller's own word.
+        self.0.param = Some(shortened(&param.into()).into_owned());
         self
     }
 
@@ -197,6 +199,11 @@ impl ApiError {
     /// Who asks has no key, or not the right one.
     pub(super) fn unauthorized(code: &'static str, message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, message)
+    }
+
+    /// The key of a request was disabled or deleted while its answer was under way.
+    pub(super) fn revoked_key() -> Self {
+        Self::unauthorized("invalid_api_key", "the API key has been disabled or deleted")
     }
 
     /// Keys and usage cannot be asked for or changed.
@@ -448,9 +455,13 @@ impl From<GatewayError> for ApiError {
             GatewayError::UnknownProvider(_) => {
                 Self::new(StatusCode::NOT_FOUND, "provider_not_found", message).param("provider")
             }
-            GatewayError::NotAllowed(_) | GatewayError::ModelUntold => {
+            GatewayError::NotAllowed(_) => {
                 Self::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")
             }
+            GatewayError::ModelUntold(doubt) => {
+                Self::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param(doubt.param())
+            }
+            GatewayError::PriceUnknown => Self::new(StatusCode::FORBIDDEN, "price_unknown", message),
             GatewayError::Refused(refusal) => standing::refused(&refusal),
             GatewayError::Prompt(error) => error.into(),
             GatewayError::Route(error) => error.into(),

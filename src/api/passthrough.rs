@@ -3,16 +3,17 @@
 //! The caller says which provider, which path there, and what to send. It must not get to another host, out of
 //! the provider's own paths, or past the headers that matter to an answer.
 
+mod passing;
 mod target;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use http_body_util::StreamBody;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Frame;
-use poem::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use poem::http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use poem::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use poem::{Body, Request, RequestBody, Response};
 use poem_openapi::registry::{self, MetaMediaType, MetaSchema, MetaSchemaRef};
@@ -26,9 +27,10 @@ use super::payload::RawAnswer;
 use super::schema::PassthroughBody;
 use super::{Tag, dto, record_of};
 use crate::callers::Caller;
-use crate::llm::{Change, RawObject, TOO_DEEP, is_too_deep};
+use crate::llm::{Change, RawObject, TOO_DEEP, is_too_deep, shortened};
 use crate::providers::{RawRequest, RawResponse};
 use crate::wire::Invalid;
+use passing::passing;
 use target::{query, safe_path};
 
 /// Raw requests.
@@ -54,28 +56,6 @@ const TRAVELLING: &[&str] = &[
     "range",
     "if-match",
     "if-none-match",
-];
-
-/// Headers of an answer that stay: those that concern the upstream's connection, those that tell its address, and
-/// those by which it would speak to the caller's browser about this host.
-const STAYING: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "set-cookie",
-    "location",
-    "content-location",
-    "refresh",
-    "alt-svc",
-    "strict-transport-security",
-    "access-control-allow-origin",
-    "access-control-allow-credentials",
 ];
 
 #[OpenApi(prefix_path = "/api", tag = "Tag::Facade")]
@@ -233,12 +213,12 @@ impl PassthroughApi {
             answer.headers.remove(CONTENT_LENGTH);
         }
         let own = format!("{}/passthrough/{provider}", self.context.prefix);
-        Ok(as_it_came(answer, provider, &own).into())
+        Ok(as_it_came(answer, record.caller(), (provider, &own)).into())
     }
 }
 
 /// The answer for the caller. `own` is the path at which the provider's root is found here.
-fn as_it_came(answer: RawResponse, provider: &str, own: &str) -> Response {
+fn as_it_came(answer: RawResponse, caller: Option<&Caller>, (provider, own): (&str, &str)) -> Response {
     let mut response = Response::default();
     response.set_status(answer.status);
     if answer.status.is_client_error() || answer.status.is_server_error() {
@@ -246,15 +226,7 @@ fn as_it_came(answer: RawResponse, provider: &str, own: &str) -> Response {
         response.extensions_mut().insert(ErrorLabel("upstream_rejected"));
     }
     let headers = response.headers_mut();
-    let of_connection = named_by_connection(&answer.headers);
-    let travels = |name: &str| {
-        !STAYING.contains(&name)
-            && !name.starts_with("x-llm-")
-            && !of_connection.iter().any(|other| other.eq_ignore_ascii_case(name))
-    };
-    for (name, value) in answer.headers.iter().filter(|(name, _)| travels(name.as_str())) {
-        headers.append(name, value.clone());
-    }
+    headers.extend(passing(&answer.headers, &answer.more_headers));
     let location = answer.location.and_then(|path| HeaderValue::try_from(format!("{own}{path}")).ok());
     if let Some(location) = location {
         headers.insert(LOCATION, location);
@@ -263,7 +235,13 @@ fn as_it_came(answer: RawResponse, provider: &str, own: &str) -> Response {
         headers.insert("x-llm-provider", provider);
     }
     // After the head nothing can be told but that the answer broke off.
-    let frames = answer.body.map_ok(Frame::data).map_err(std::io::Error::other);
+    let caller = caller.cloned();
+    let frames = answer.body.map(move |piece| match piece {
+        Ok(_) if caller.as_ref().is_some_and(|caller| caller.is_revoked()) => {
+            Err(std::io::Error::other("the key has been disabled or deleted"))
+        }
+        piece => piece.map(Frame::data).map_err(std::io::Error::other),
+    });
     let body: BoxBody<Bytes, std::io::Error> =
         BoxBody::new(StreamBody::new(sync_wrapper::SyncStream::new(frames)));
     response.set_body(Body::from(body));
@@ -283,12 +261,6 @@ fn in_its_type(body: Bytes, headers: &HeaderMap) -> Bytes {
 fn is_deep_json(body: &[u8]) -> bool {
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
     matches!(text.first(), Some(b'{' | b'[')) && is_too_deep(text)
-}
-
-/// Headers that the upstream says are for its own connection.
-fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
-    let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).map(|name| name.trim().to_owned()).collect()
 }
 
 /// The body with the public model's name replaced, where it has one.
@@ -312,7 +284,7 @@ fn method(name: &str) -> Result<Method, ApiError> {
 fn travelling(headers: &Map<String, Value>) -> Result<HeaderMap, ApiError> {
     let mut travelling = HeaderMap::new();
     for (name, value) in headers {
-        let param = format!("headers.{name}");
+        let param = format!("headers.{}", shortened(name));
         let lower = name.to_ascii_lowercase();
         if !TRAVELLING.contains(&lower.as_str()) {
             let message = format!("`{param}` is not allowed; allowed are {}", TRAVELLING.join(", "));

@@ -73,7 +73,7 @@ impl Path {
         allowed.sort_unstable();
         let name = docs::documented_path(path, &context.prefix);
         let is_free = FREE.iter().any(|free| docs::rebased(free, &context.prefix) == path);
-        let is_for_callers = matches!(door, Door::Callers(_)) && methods.contains_key(&Method::POST);
+        let is_for_callers = door.is_for_callers() && methods.contains_key(&Method::POST);
         let mut metrics = context.metrics.of_endpoint(&name);
         metrics.asks_models = is_for_callers && !is_free;
         let metrics = Arc::new(metrics);

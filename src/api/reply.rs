@@ -391,6 +391,12 @@ impl Body for EventBody {
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if !matches!(self.phase, Phase::Over)
+            && self.record.caller().is_some_and(|caller| caller.is_revoked())
+        {
+            let end = self.fail(&ApiError::revoked_key());
+            return Poll::Ready(Some(Ok(Frame::data(end))));
+        }
         let first = match self.poll_run(cx) {
             Poll::Ready(first) => first,
             Poll::Pending if self.context.health.is_cutting_off() => Some(self.fail(&ApiError::draining())),

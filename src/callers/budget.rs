@@ -397,6 +397,7 @@ mod tests {
             input: 1_000_000.0,
             output: 2_000_000.0,
             cached_input: None,
+            request: None,
         };
         let free = Price { output: 0.0, ..price.clone() };
         let left = |tokens, money| Left { tokens, money };

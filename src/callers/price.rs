@@ -20,6 +20,9 @@ pub struct Price {
     pub output: f64,
     /// For a million tokens of prompts that the provider had in its cache; as `input` if not said.
     pub cached_input: Option<f64>,
+    /// For a raw request, besides its tokens: of images, speech and the like, whose answers report none. Such requests have no
+    /// price without it.
+    pub request: Option<f64>,
 }
 
 /// All prices.
@@ -128,6 +131,7 @@ mod tests {
             input,
             output: 10.0,
             cached_input: None,
+            request: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -42,6 +42,8 @@ pub struct Known {
     pub owner: Option<Arc<str>>,
     pub(super) scope: Arc<Scope>,
     used_ms: Arc<AtomicI64>,
+    /// Whether the key was disabled or deleted since. Shared by all that was ever known of it.
+    is_revoked: Arc<AtomicBool>,
 }
 
 impl Deref for Caller {
@@ -114,6 +116,9 @@ impl KeyRing {
         for key in keys {
             all.add(key, &before);
         }
+        for (_, gone) in before.by_id.iter().filter(|(id, _)| !all.by_id.contains_key(*id)) {
+            gone.is_revoked.store(true, Ordering::Relaxed);
+        }
         self.keys.store(Arc::new(all));
     }
 
@@ -131,6 +136,9 @@ impl KeyRing {
     pub fn remove(&self, id: &str) {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Keys::clone(&self.keys.load());
+        if let Some(gone) = all.by_id.get(id) {
+            gone.is_revoked.store(true, Ordering::Relaxed);
+        }
         all.take_out(id);
         self.keys.store(Arc::new(all));
     }
@@ -165,18 +173,20 @@ fn opened(key: &Key, digest: &Digest) -> Option<By> {
 
 impl Keys {
     fn add(&mut self, key: Key, before: &Self) {
-        let (scope, used_ms) = match before.by_id.get(&key.id) {
+        let (scope, used_ms, is_revoked) = match before.by_id.get(&key.id) {
             Some(caller) => {
                 caller.scope.limit(key.limits);
-                (caller.scope.clone(), caller.used_ms.clone())
+                (caller.scope.clone(), caller.used_ms.clone(), caller.is_revoked.clone())
             }
             None => (
                 Arc::new(Scope::new(key.limits, Instant::now()).called("key", &key.id)),
                 Arc::new(AtomicI64::new(key.last_used_ms.unwrap_or(0))),
+                Arc::default(),
             ),
         };
+        is_revoked.store(key.disabled, Ordering::Relaxed);
         let (id, owner) = (key.id.as_str().into(), key.owner.as_deref().map(Arc::from));
-        let caller = Caller(Arc::new(Known { key, id, owner, scope, used_ms }));
+        let caller = Caller(Arc::new(Known { key, id, owner, scope, used_ms, is_revoked }));
         for prefix in prefixes(&caller.key) {
             self.by_prefix.entry(prefix.to_owned()).or_default().push(caller.clone());
         }
@@ -206,6 +216,11 @@ impl Known {
     /// How much is left of what is limited.
     pub fn figures(&self) -> impl Iterator<Item = Figures> {
         self.scope.figures(Instant::now()).into_iter().flatten()
+    }
+
+    /// Whether the key has been disabled or deleted since it was shown.
+    pub fn is_revoked(&self) -> bool {
+        self.is_revoked.load(Ordering::Relaxed)
     }
 
     /// Notes that it is used: to the second, so that requests on several threads seldom write what the others read.

@@ -14,6 +14,7 @@ use crate::accounts::{Accounts, Actor, SwitchEdit};
 use crate::app::Sources;
 use crate::callers::{KeyRing, moment_as_text};
 use crate::config::{Environment, Settings};
+use crate::llm::is_invisible;
 use crate::router::RoutingTable;
 use crate::store::{self, ModelSwitch, StoreError};
 use crate::telemetry::{Metrics, Progress};
@@ -105,7 +106,9 @@ async fn list(routes: &RoutingTable, url: &str) -> Result<(), CommandError> {
     }
     let gone = switches.values();
     lines.extend(gone.map(|switch| format!("{}: nobody serves it just now{}", switch.model, told(switch))));
-    print(&lines.join("\n"))
+    // Names and notes may hold what would move a terminal's cursor.
+    let visible = |line: &String| line.chars().filter(|letter| !is_invisible(*letter)).collect::<String>();
+    print(&lines.iter().map(visible).collect::<Vec<_>>().join("\n"))
 }
 
 /// The public name of the model that a name is for: one that is served, or one that was switched before.

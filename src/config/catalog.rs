@@ -9,6 +9,7 @@ mod checks;
 mod discovery;
 mod engines;
 mod expand;
+mod headers;
 mod judged;
 mod leaderboard;
 mod lua;
@@ -27,10 +28,12 @@ use serde_json::{Map, Value};
 
 use self::engines::Outer;
 use self::expand::Expansion;
+pub use self::headers::is_kept_header;
 pub use self::judged::Judged;
 pub use self::lua::{LUA_LIMITS, RUN_LUA, running_lua};
 pub use self::older::Imported;
 use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
+use super::routing::unusable_name;
 use super::{
     Adjustment, ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig,
     ListenAddress, ProbeConfig, Routing, Strategy, Timeouts, never_meant,
@@ -87,6 +90,8 @@ pub struct ProviderConfig {
     pub timeouts: Timeouts,
     /// How its server is asked for a sign of life, if it is.
     pub probe: Option<ProbeConfig>,
+    /// Patterns of headers of its raw answers that pass besides the usual ones.
+    pub raw_headers: Vec<String>,
     /// What the scores of its models are multiplied by.
     pub base_priority: f64,
     /// Its models.
@@ -267,6 +272,7 @@ impl Reader<'_> {
         }
         let timeouts = self.timeouts_of(&place, stated);
         let probe = self.probe(&place, raw.probe);
+        self.check_raw_headers(&place, &raw.raw_headers);
         self.catalog.providers.push(ProviderConfig {
             name,
             kind,
@@ -278,6 +284,7 @@ impl Reader<'_> {
             headers,
             timeouts,
             probe,
+            raw_headers: raw.raw_headers,
             base_priority: raw.base_priority.unwrap_or(1.0),
             models,
             engines: outer.map(|outer| outer.settings).unwrap_or_default(),
@@ -399,12 +406,10 @@ impl Reader<'_> {
         }
         let missing = expansion.missing.len();
         let upstream = raw.upstream.map_or_else(|| public.clone(), |text| expansion.expand(&text));
-        if upstream.trim().is_empty() && expansion.missing.len() == missing && !public.is_empty() {
-            self.fault(
-                &place,
-                "`upstream` is empty",
-                "give the provider's name of the model, or leave it out",
-            );
+        let is_said = upstream != public && expansion.missing.len() == missing;
+        if let Some(why) = unusable_name(&upstream).filter(|_| is_said) {
+            let problem = format!("`upstream` {why}");
+            self.fault(&place, &problem, "give the provider's name of the model, or leave it out");
         }
         ModelConfig {
             upstream,
@@ -431,8 +436,9 @@ impl Reader<'_> {
     }
 
     fn check_model_name(&mut self, place: &str, name: &str) {
-        if name.trim().is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
-            self.fault(place, "this is no usable model name", "use 1 to 256 visible characters");
+        if let Some(why) = unusable_name(name) {
+            let problem = format!("this is no usable model name: it {why}");
+            self.fault(place, &problem, "use 1 to 256 visible characters");
         } else if name.contains("${") {
             let cure = "write the name itself, with ${NAME} in its `upstream` if need be";
             self.fault(place, "${…} is not replaced in a name", cure);

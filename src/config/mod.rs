@@ -21,7 +21,7 @@ pub use crate::lint::nearest;
 pub use adjustment::Adjustment;
 pub use catalog::{
     Catalog, Imported, Judged, LUA_LIMITS, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, RUN_LUA,
-    running_lua,
+    is_kept_header, running_lua,
 };
 pub use engine::{
     EngineAddress, EngineEnvironment, EngineModel, EngineSettings, EngineTimeouts, EngineVariant,
@@ -34,7 +34,8 @@ pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use network::Network;
 pub use probe::ProbeConfig;
 pub use replicas::{OnRedisAway, RedisSettings};
-pub use routing::{AUTO, Routing, ScoreScalars, Strategy, never_meant};
+pub use routing::{AUTO, Routing, ScoreScalars, Strategy, never_meant, unfit_name};
 pub use settings::{
-    Auth, Found, ListenAddress, LogFormat, LogSettings, Serving, Settings, Storage, Timeouts, TlsFiles,
+    Auth, Found, ListenAddress, LogFormat, LogSettings, RawRequests, Serving, Settings, Storage, Timeouts,
+    TlsFiles,
 };

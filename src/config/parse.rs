@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Auth, Fault, ListenAddress, LogFormat, Network};
+use super::{Auth, Fault, ListenAddress, LogFormat, Network, RawRequests};
 use crate::callers::Zone;
 use crate::lint::is_language_tag;
 
@@ -155,6 +155,18 @@ impl Parsed {
             _ => {
                 self.bad(name, value.unwrap_or_default(), "auto, keys or none");
                 Auth::Auto
+            }
+        }
+    }
+
+    /// Which keys may make raw requests.
+    pub(super) fn raw_requests(&mut self, name: &str, value: Option<&str>) -> RawRequests {
+        match value.map(str::to_lowercase).as_deref() {
+            None | Some("listed") => RawRequests::Listed,
+            Some("open") => RawRequests::Open,
+            _ => {
+                self.bad(name, value.unwrap_or_default(), "listed or open");
+                RawRequests::Listed
             }
         }
     }

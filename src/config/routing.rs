@@ -2,8 +2,29 @@
 
 use std::time::Duration;
 
+use crate::llm::is_invisible;
+
 /// The model that every deployment serves, the best score first.
 pub const AUTO: &str = "priority-auto";
+
+/// The longest name of a model, in bytes.
+const LONGEST_NAME: usize = 256;
+
+/// Why nothing can have this name: it would be no line of a list, or none that can be read. For the names of the models file
+/// and for those that providers tell.
+pub(super) fn unusable_name(name: &str) -> Option<&'static str> {
+    match name {
+        name if name.trim().is_empty() => Some("is empty"),
+        name if name.len() > LONGEST_NAME => Some("is too long"),
+        name if name.chars().any(is_invisible) => Some("holds characters that cannot be seen"),
+        _ => None,
+    }
+}
+
+/// Why a model that a provider tells of cannot be served under its name.
+pub fn unfit_name(name: &str) -> Option<&'static str> {
+    unusable_name(name).or_else(|| never_meant(name))
+}
 
 /// Why no request could ask for a model of this name.
 pub fn never_meant(name: &str) -> Option<&'static str> {

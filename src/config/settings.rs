@@ -46,6 +46,8 @@ pub struct Settings {
     pub in_debug: bool,
     /// `AUTH`
     pub auth: Auth,
+    /// `RAW_REQUESTS`
+    pub raw_requests: RawRequests,
     /// `ADMIN_KEY`: without one there is no admin API.
     pub admin_key: Option<SecretString>,
     /// `REDIS_URL` and `REDIS_FAIL`: without the first, this is the only replica.
@@ -165,6 +167,15 @@ pub enum Auth {
     Keys,
 }
 
+/// Which keys may make raw requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawRequests {
+    /// Those whose `allowed_endpoints` list them.
+    Listed,
+    /// Those whose `allowed_endpoints` list them, or are empty.
+    Open,
+}
+
 /// What other programs' variables say about providers that may be near.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
@@ -232,6 +243,7 @@ variables! {
     redis_url: String,
     redis_fail: String,
     admin_key: String,
+    raw_requests: String,
 }
 
 impl Settings {
@@ -342,6 +354,7 @@ impl Raw {
             log: self.log(check, in_debug),
             in_debug,
             auth: check.auth("AUTH", self.auth.as_deref()),
+            raw_requests: check.raw_requests("RAW_REQUESTS", self.raw_requests.as_deref()),
             admin_key: check.key("ADMIN_KEY", self.admin_key.as_deref()),
             redis: check.redis(self.redis_url.as_deref(), self.redis_fail.as_deref()),
             cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::chain::{Chain, Tried};
 use super::{Gateway, GatewayError, State};
-use crate::callers::{Caller, Part, Spent, now_ms};
+use crate::callers::{Caller, Part, Price, Spent, now_ms};
 use crate::llm::Usage;
 use crate::router::{Ask, Deployment, Route};
 use crate::telemetry::RequestRecord;
@@ -46,26 +46,24 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        let first = route.deployments.first();
-        self.admit_expected(Some((route, first)), record, || expected(request, route)).await
+        self.admit_expected(Some(route), record, || expected(request, route)).await
     }
 
-    /// Sets aside what is expected to be used of a model at the deployment that is asked first, if they are known.
+    /// Sets aside what is expected to be used of a model, if it is known.
     ///
     /// # Errors
     /// As [`Gateway::admit`].
-    pub(super) async fn admit_expected(
+    pub(super) async fn admit_expected<'p>(
         &self,
-        model: Option<(&Route, Option<&Arc<Deployment>>)>,
+        model: Option<&Route>,
         record: &RequestRecord,
-        expected: impl FnOnce() -> Expected,
+        expected: impl FnOnce() -> Expected<'p>,
     ) -> Result<(), GatewayError> {
         if !self.gate.limits(record.caller()) {
             return Ok(());
         }
-        let deployment = model.and_then(|(_, deployment)| deployment);
-        let part = expected().part(deployment, record);
-        self.enter(model.map_or("", |(route, _)| &route.model), part, record).await
+        let part = expected().part(record);
+        self.enter(model.map_or("", |route| &route.model), part, record).await
     }
 
     /// As [`Gateway::admit`] for the first model that is asked. Of those that take over only their own limits matter.
@@ -85,7 +83,7 @@ impl Gateway {
         if tried.seen.contains(&route.model) || !self.gate.limits(None) {
             return Ok(());
         }
-        let part = expected(request, route).part(route.deployments.first(), record);
+        let part = expected(request, route).part(record);
         if let Some(more) = self.gate.admit_also(&route.model, part).await? {
             let mut facts = record.facts();
             match &mut facts.permit {
@@ -120,19 +118,23 @@ impl Gateway {
 
 /// What a request is expected to use.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
+pub(super) struct Expected<'p> {
     pub(super) usage: Usage,
     /// Whether nobody says how long the answer may get.
     pub(super) is_guess: bool,
+    /// What the request costs besides its tokens.
+    pub(super) request_cost: f64,
+    /// The price of its tokens, if there is one.
+    pub(super) price: Option<&'p Arc<Price>>,
 }
 
-impl Expected {
-    fn part(&self, deployment: Option<&Arc<Deployment>>, record: &RequestRecord) -> Part {
+impl Expected<'_> {
+    fn part(&self, record: &RequestRecord) -> Part {
         let Usage { input_tokens, output_tokens, .. } = self.usage;
-        let price = deployment.and_then(|deployment| deployment.prices.now());
+        let price = self.price;
         let spent = Spent {
             tokens: input_tokens.saturating_add(output_tokens),
-            money: price.map_or(0.0, |price| price.cost(&self.usage)),
+            money: self.request_cost + price.map_or(0.0, |price| price.cost(&self.usage)),
         };
         let least = if output_tokens == 0 {
             Spent::default()
@@ -140,7 +142,7 @@ impl Expected {
             let shortest = Usage { input_tokens, output_tokens: 1, ..Usage::default() };
             // What costs nothing is ended by no sum of money.
             let price = price.filter(|price| price.output > 0.0);
-            let money = price.map_or(0.0, |price| price.cost(&shortest));
+            let money = self.request_cost + price.map_or(0.0, |price| price.cost(&shortest));
             Spent { tokens: input_tokens.saturating_add(1), money }
         };
         let guessed = if self.is_guess { output_tokens } else { 0 };
@@ -148,14 +150,16 @@ impl Expected {
     }
 }
 
-fn expected<R: Ask>(request: &R, route: &Route) -> Expected {
+fn expected<'r, R: Ask>(request: &R, route: &'r Route) -> Expected<'r> {
     let stated = request.output_tokens();
     let usage = Usage {
         input_tokens: request.input_tokens(),
         output_tokens: stated.unwrap_or(USUAL_ANSWER).min(most_of(route)).saturating_mul(request.answers()),
         ..Usage::default()
     };
-    Expected { usage, is_guess: stated.is_none() }
+    // At the deployment that is asked first.
+    let price = route.deployments.first().and_then(|deployment| deployment.prices.now());
+    Expected { usage, is_guess: stated.is_none(), request_cost: 0.0, price }
 }
 
 /// The longest answer of a model: nothing answers with more, whatever is asked for.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::admission::allowed;
 use super::chain::Chain;
 use super::{Gateway, GatewayError, Opening, State, note_route};
+use crate::llm::Doubt;
 use crate::prompts::Rendered;
-use crate::router::Route;
+use crate::router::{Deployment, Route};
 use crate::telemetry::RequestRecord;
 
 /// The way of a request, which a reload does not change.
@@ -45,5 +46,29 @@ impl Gateway {
         let mut others = allowed(&state, state.wanted(model, caller)?, caller)?;
         let first = others.next().ok_or_else(|| state.unknown(model))?;
         Ok(Course { state, first, others })
+    }
+
+    /// As [`Gateway::course`], for a body that goes on as it is, with a `rival` of its member `model`.
+    ///
+    /// # Errors
+    /// As there; or a server could take the request for another model, where it matters which one it is for.
+    pub(super) fn course_of_body(
+        &self,
+        model: &str,
+        rival: Option<&str>,
+        record: &RequestRecord,
+    ) -> Result<Course, GatewayError> {
+        let course = self.course(model, record)?;
+        let Some(rival) = rival else { return Ok(course) };
+        let first = std::iter::once(course.first.clone());
+        let reachable = course.state.reachable(first.chain(course.others.clone()));
+        let asked = reachable.iter().flat_map(|route| route.all_deployments());
+        let is_asked = |deployment: &Deployment| {
+            asked.clone().any(|asked| asked.provider_name == deployment.provider_name)
+        };
+        if course.state.guards_models(record.caller(), is_asked) {
+            return Err(GatewayError::ModelUntold(Doubt::of_member(rival)));
+        }
+        Ok(course)
     }
 }

@@ -4,6 +4,8 @@
 //! the body, and the reports of usage that servers write.
 
 mod cut;
+mod meant;
+mod priced;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,15 +18,15 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method};
 
 use self::cut::{Passed, RawCut};
-use super::admission::{Expected, USUAL_ANSWER, may_use};
+use self::meant::{meant, naming_of};
+use self::priced::{may_cost, price_of, require_price};
+use super::admission::{Expected, USUAL_ANSWER};
 use super::asking::Asking;
 use super::meter::note_first_token;
-use super::{Gateway, GatewayError, State, note_route};
-use crate::callers::{Caller, now_ms};
+use super::{Gateway, GatewayError, note_route};
 use crate::lint::percent_decoded;
-use crate::llm::{NamedModel, RawTask, Tally, TaskKind, Usage, UsageSource};
+use crate::llm::{InvalidObject, RawObject, RawTask, Tally, TaskKind, Usage, UsageSource};
 use crate::providers::{ProviderError, RawRequest, RawResponse};
-use crate::router::{Deployment, Route};
 use crate::telemetry::RequestRecord;
 
 impl Gateway {
@@ -40,23 +42,27 @@ impl Gateway {
     ) -> Result<RawResponse, GatewayError> {
         let provider = self.provider(provider)?;
         record.facts().provider = Some(provider.name().into());
-        let last = request.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        let last = percent_decoded(last.as_bytes()).unwrap_or_default();
-        let is_post = request.method == Method::POST;
-        let task = RawTask::of(is_post, &String::from_utf8_lossy(&last), request.body.as_ref());
-        let meant = meant(&self.state(), provider.name(), (&request, &task), record.caller())?;
+        let (is_post, may_cost) = (request.method == Method::POST, may_cost(&request.method));
+        let object = request.body.clone().map(RawObject::parse);
+        let task = task_of(&request, is_post, object.as_ref());
+        let naming = naming_of(&request, object.as_ref());
+        drop(object);
+        let state = self.state();
+        let meant = meant(&state, provider.name(), (&request, &naming), record.caller())?;
         if let Some((route, deployment)) = &meant {
             note_route(record, route);
-            let mut facts = record.facts();
-            facts.deployment = Some(deployment.id.clone());
-            facts.price = deployment.prices.at(now_ms()).cloned();
+            record.facts().deployment = Some(deployment.id.clone());
         }
-        let of_model = meant.as_ref().map(|(route, deployment)| (&**route, Some(deployment)));
+        let price = price_of(&state, provider.name(), (meant.as_ref(), &naming));
+        require_price(&state, (&request.method, &task), (meant.is_some(), price.as_deref()), record)?;
+        record.facts().price.clone_from(&price);
         let expected = || Expected {
             usage: task.expected(USUAL_ANSWER),
             is_guess: task.kind == TaskKind::Generates && task.output_tokens.is_none(),
+            request_cost: price.as_ref().filter(|_| may_cost).and_then(|price| price.request).unwrap_or(0.0),
+            price: price.as_ref(),
         };
-        self.admit_expected(of_model, record, expected).await?;
+        self.admit_expected(meant.as_ref().map(|(route, _)| &**route), record, expected).await?;
         let asked = record.elapsed();
         record.facts().attempts = 1;
         let asking = Asking::new(record, task.expected(0).input_tokens);
@@ -64,6 +70,9 @@ impl Gateway {
         asking.end();
         record.facts().upstream = record.elapsed().saturating_sub(asked);
         let mut response = response.map_err(Box::new)?;
+        if may_cost && response.status.is_success() {
+            record.accepted();
+        }
         if is_post && response.status.is_success() {
             let meter = RawMeter::new(task, &response.headers, record);
             let cut = meter.cut();
@@ -77,62 +86,16 @@ impl Gateway {
     }
 }
 
-/// A model, and who serves it.
-type Meant = (Arc<Route>, Arc<Deployment>);
-
-/// The model that a raw request is for, as one that is served there; `None` if it is none of those, or nobody says.
-///
-/// # Errors
-/// The caller may not use it, or it is off. Who may not use all models must say which one is meant, where the server reads
-/// it; where one is off, nobody may say it in a way that can be read as that one.
-fn meant(
-    state: &State,
-    provider: &str,
-    (request, task): (&RawRequest, &RawTask),
-    caller: Option<&Caller>,
-) -> Result<Option<Meant>, GatewayError> {
-    let served = || {
-        let routes = state.routes.on_and_off().iter();
-        let all = routes.flat_map(|route| route.all_deployments().map(move |deployment| (route, deployment)));
-        all.filter(|(_, deployment)| *deployment.provider_name == *provider)
-    };
-    let caller = caller.filter(|caller| !caller.key.allowed_models.is_empty());
-    let is_on = |route: &Route| !state.routes.is_off(&route.model);
-    let is_managed = served().any(|(_, deployment)| deployment.is_managed());
-    let named = if is_managed {
-        // Each model has a server of its own, whatever a body says. Where there is one only, it need not be named.
-        let first = served().next().map(|(_, deployment)| &deployment.upstream_model);
-        let is_only = served().all(|(_, deployment)| Some(&deployment.upstream_model) == first);
-        request.model.as_deref().or(first.filter(|_| is_only).map(|name| &**name))
-    } else {
-        match &task.model {
-            NamedModel::Named(name) => Some(name.as_str()),
-            // A header would be believed here, and not be read there.
-            _ if caller.is_some() => None,
-            _ => request.model.as_deref(),
-        }
-    };
-    let is_it = |deployment: &Deployment| named.is_some_and(|name| is_same(name, &deployment.upstream_model));
-    let is_allowed = |route: &Route| may_use(caller, route);
-    if !is_managed && task.model == NamedModel::Unclear && served().any(|(route, _)| !is_on(route)) {
-        // The server may read the one that is off.
-        return Err(GatewayError::ModelUntold);
-    }
-    let mut known = served().filter(|(route, deployment)| is_it(deployment) && is_allowed(route));
-    let found = known.clone().find(|(route, _)| is_on(route)).or_else(|| known.next());
-    match (found, caller, named) {
-        (Some((route, _)), _, _) if !is_on(route) => Err(GatewayError::Off(route.model.to_string())),
-        (Some((route, deployment)), _, _) => Ok(Some((route.clone(), deployment.clone()))),
-        (None, None, _) => Ok(None),
-        (None, Some(_), Some(name)) => Err(GatewayError::NotAllowed(name.to_owned())),
-        (None, Some(_), None) => Err(GatewayError::ModelUntold),
-    }
-}
-
-/// Ollama's `:latest` may be left out.
-fn is_same(name: &str, upstream: &str) -> bool {
-    let short = |name| str::strip_suffix(name, ":latest").unwrap_or(name);
-    short(name) == short(upstream)
+/// What a request makes a model do.
+fn task_of(
+    request: &RawRequest,
+    is_post: bool,
+    object: Option<&Result<RawObject, InvalidObject>>,
+) -> RawTask {
+    let last = request.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let last = percent_decoded(last.as_bytes()).unwrap_or_default();
+    let object = object.and_then(|object| object.as_ref().ok());
+    RawTask::of(is_post, &String::from_utf8_lossy(&last), request.body.as_ref(), object)
 }
 
 /// In which form an answer comes, which tells how to estimate it.

@@ -8,7 +8,7 @@ use super::admission::may_use;
 use super::chain::Chain;
 use crate::callers::{Caller, Rules};
 use crate::prompts::PromptLibrary;
-use crate::router::{Fallback, Route, RoutingTable};
+use crate::router::{Deployment, Fallback, Route, RoutingTable};
 
 /// Routes and prompts, which belong together: a reload changes both or neither.
 #[derive(Debug)]
@@ -84,6 +84,32 @@ impl State {
             Some(off) if may_use(caller, off) => GatewayError::Off(off.model.to_string()),
             Some(off) => GatewayError::NotAllowed(off.model.to_string()),
         }
+    }
+
+    /// Whether it matters which model a request is for that goes to these deployments' providers: its caller may use some
+    /// models only, or one of theirs is off.
+    pub(super) fn guards_models(
+        &self,
+        caller: Option<&Caller>,
+        is_there: impl Fn(&Deployment) -> bool,
+    ) -> bool {
+        let is_bound = caller.is_some_and(|caller| !caller.key.allowed_models.is_empty());
+        let mut off = self.routes.on_and_off().iter().filter(|route| self.routes.is_off(&route.model));
+        is_bound || off.any(|route| route.all_deployments().any(|deployment| is_there(deployment)))
+    }
+
+    /// The models that may answer a request for these: they, and all that may take over.
+    pub(super) fn reachable(&self, first: impl Iterator<Item = Arc<Route>>) -> Vec<Arc<Route>> {
+        let mut reachable: Vec<Arc<Route>> = Vec::new();
+        let mut open: Vec<Arc<Route>> = first.collect();
+        while let Some(route) = open.pop() {
+            if reachable.iter().all(|known| known.model != route.model) {
+                let names = route.fallbacks.iter().chain(&route.context_fallbacks);
+                open.extend(names.filter_map(|name| self.routes.route(name).cloned()));
+                reachable.push(route);
+            }
+        }
+        reachable
     }
 
     /// The models that take over from one after such a failure, as far as the caller may use them.

@@ -15,8 +15,15 @@ pub use paths::{path_fault, percent_decoded};
 pub use ranges::out_of_range;
 pub use read::{Misread, Object, Syntax, expected_in_words, read};
 
+/// Nothing of a longer name is looked for.
+const LONGEST_NAME: usize = 512;
+
 /// The one of `known` that was most likely meant by `name`, if any comes near.
 pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    // No name that is known anywhere is longer, and looking costs the product of the lengths.
+    if name.len() > LONGEST_NAME {
+        return None;
+    }
     let name = name.to_lowercase();
     known
         .into_iter()
@@ -66,5 +73,6 @@ mod tests {
         assert_eq!(nearest("zzz", ["context", "upstream"]), None);
         assert_eq!(did_you_mean("zzz", ["context", "upstream"]), "known here are context, upstream");
         assert_eq!(did_you_mean("zzz", []), "take it out");
+        assert_eq!(nearest(&"a".repeat(5_000_000), ["aaaa"]), None);
     }
 }

@@ -47,11 +47,9 @@ fn is_safe_segment(segment: &str) -> bool {
     // What it may become when somebody decodes it, and when somebody decodes that.
     let mut decoded = segment.as_bytes().to_vec();
     for _ in 0..4 {
-        let visible: Vec<u8> = decoded.iter().copied().filter(|b| *b != b' ').collect();
-        let leads_up = matches!(visible.as_slice(), b"." | b"..");
         let forbidden =
             decoded.iter().any(|b| matches!(b, b'/' | b'\\' | b'?' | b'#') || b.is_ascii_control());
-        if forbidden || leads_up {
+        if forbidden || leads_up(&decoded) || has_overlong_form(&decoded) {
             return false;
         }
         let Some(next) = percent_decoded(&decoded) else { return false };
@@ -62,6 +60,23 @@ fn is_safe_segment(segment: &str) -> bool {
     }
     // Encoded so often for no good reason.
     false
+}
+
+/// Whether a segment is one of dots. Some servers (Tomcat, Jetty) take what stands behind a semicolon for parameters.
+fn leads_up(segment: &[u8]) -> bool {
+    let name = segment.split(|b| *b == b';').next().unwrap_or_default();
+    let mut visible = name.iter().filter(|b| **b != b' ').peekable();
+    // What is empty before a semicolon may become an empty segment.
+    let is_empty = visible.peek().is_none() && !segment.is_empty();
+    is_empty || (visible.clone().count() <= 2 && visible.peek().is_some() && visible.all(|b| *b == b'.'))
+}
+
+/// Whether old decoders would read ASCII characters, such as dots and slashes, out of longer forms of UTF-8.
+fn has_overlong_form(segment: &[u8]) -> bool {
+    let is_overlong = |pair: &[u8]| {
+        matches!(pair, [0xc0 | 0xc1 | 0xf8..=0xff, _] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
+    };
+    segment.windows(2).any(is_overlong) || matches!(segment.last(), Some(0xc0 | 0xc1))
 }
 
 /// What a part of a path is once it is decoded; `None` where a percent sign is not followed by two digits.
@@ -96,6 +111,11 @@ mod tests {
             "/v1/",
             "/models/gpt-4o:latest",
             "/x/.../y",
+            "/a;b=c/x",
+            "/...;/y",
+            "/%c3%b3%C4%85",
+            "/%e0%a4%85",
+            "/%f0%9f%98%80",
         ] {
             assert_eq!(path_fault(path), None, "{path}");
         }
@@ -133,6 +153,23 @@ mod tests {
             "/a b",
             "/%2",
             "/..%20",
+            "/..;/x",
+            "/..;a=b/x",
+            "/.;/x",
+            "/%2e%2e;/x",
+            "/..%3bx/y",
+            "/%252e%252e%253b/x",
+            "/;/x",
+            "/;a=b/x",
+            "/%20;/x",
+            "/%c0%ae%c0%ae/x",
+            "/%c0%af",
+            "/%C1%9C",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
+            "/%f8%80%80%80%af",
+            "/%25c0%25ae",
+            "/a%c0",
         ] {
             assert!(path_fault(path).is_some(), "{path:?}");
         }

@@ -64,6 +64,7 @@ impl CountRequest {
                 options: super::Options::default(),
                 patience: None,
                 answer_at_most: None,
+                rival: None,
                 places: Places::of(&body),
                 body,
             }

@@ -105,6 +105,7 @@ mod tests {
             options,
             patience: None,
             answer_at_most: None,
+            rival: None,
             places: Places::of(&body),
             body,
         };

@@ -9,6 +9,8 @@ use super::{RawObject, Usage};
 pub struct EmbedRequest {
     /// The public model name, as the caller wrote it.
     pub model: String,
+    /// A member of `body` that a server could take for the model, besides `model` itself.
+    pub rival: Option<String>,
     /// The request as OpenAI's JSON.
     pub body: RawObject,
 }

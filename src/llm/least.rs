@@ -141,6 +141,7 @@ mod tests {
             options: Options::default(),
             patience: None,
             answer_at_most: None,
+            rival: None,
             places: Places::of(&body),
             body,
         }

@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Map, Value};
 
-use super::{TOO_DEEP, is_too_deep, json_fault};
+use super::{TOO_DEEP, is_too_deep, json_fault, shortened};
 
 /// A JSON object kept as its own text.
 #[derive(Clone, Debug)]
@@ -185,7 +185,7 @@ impl RawObject {
                 _ => None,
             })
         };
-        twice.map_or(Ok(()), |name| Err(InvalidObject::Duplicate(shortened(name))))
+        twice.map_or(Ok(()), |name| Err(InvalidObject::Duplicate(shortened(name).into_owned())))
     }
 
     /// Replaces values in place and appends what is new.
@@ -362,11 +362,6 @@ fn explain(text: &[u8]) -> InvalidObject {
             Ok(_) => InvalidObject::NotAnObject,
         },
     }
-}
-
-/// A caller's own word, fit for a message.
-fn shortened(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 #[cfg(test)]

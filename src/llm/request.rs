@@ -29,6 +29,8 @@ pub struct ChatRequest {
     pub patience: Option<Duration>,
     /// The most tokens of an answer that its caller can pay for, whatever else is said; without bounds, if none.
     pub answer_at_most: Option<u64>,
+    /// A member of `body` that a server could take for the model, besides `model` itself.
+    pub rival: Option<String>,
     /// Where in `body` the members stand that are replaced on the way.
     pub places: Places,
 }

@@ -139,7 +139,11 @@ impl EmbedRequest {
         if changes.is_empty() {
             return Ok(Cow::Borrowed(self));
         }
-        Ok(Cow::Owned(Self { model: self.model.clone(), body: self.body.edited(&changes)? }))
+        Ok(Cow::Owned(Self {
+            model: self.model.clone(),
+            rival: self.rival.clone(),
+            body: self.body.edited(&changes)?,
+        }))
     }
 }
 
@@ -289,6 +293,7 @@ mod tests {
             body: raw,
             patience: None,
             answer_at_most: None,
+            rival: None,
             places: Places::default(),
         }
     }
@@ -437,7 +442,7 @@ mod tests {
     #[test]
     fn embeddings_take_what_is_for_them() {
         let body = RawObject::parse(r#"{"model":"m","input":"a"}"#.into()).unwrap();
-        let request = EmbedRequest { model: "m".to_owned(), body };
+        let request = EmbedRequest { model: "m".to_owned(), rival: None, body };
         let (defaults, overrides) = (json!({"temperature": 1, "user": "u"}), json!({"dimensions": 256}));
         let settled =
             request.with_settings(defaults.as_object().unwrap(), overrides.as_object().unwrap()).unwrap();

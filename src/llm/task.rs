@@ -20,8 +20,8 @@ const LIMITS: &[&str] =
 pub struct RawTask {
     /// What it makes a model do.
     pub kind: TaskKind,
-    /// The model that its body names.
-    pub model: NamedModel,
+    /// Whether answers at its path report what was used.
+    pub reports_usage: bool,
     /// The most tokens of all its answers together, if it says.
     pub output_tokens: Option<u64>,
     /// About so long is its body.
@@ -39,38 +39,21 @@ pub enum TaskKind {
     Other,
 }
 
-/// The model that a body names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamedModel {
-    /// This one.
-    Named(String),
-    /// None.
-    Unnamed,
-    /// One reader may see this in it and another that.
-    Unclear,
-}
-
 impl RawTask {
     /// Looks at a request. `last` is the last segment of its path, decoded; `is_post` says whether it may make anybody
-    /// do anything.
-    pub fn of(is_post: bool, last: &str, body: Option<&Bytes>) -> Self {
+    /// do anything; `object` is its body, if that is a JSON object.
+    pub fn of(is_post: bool, last: &str, body: Option<&Bytes>, object: Option<&RawObject>) -> Self {
         let input_tokens = body.map_or(0, |body| Usage::estimated_prompt(body));
-        let object = body.map(|body| RawObject::parse(body.clone()));
-        let model = match &object {
-            Some(Ok(object)) => model(object),
-            // A member twice, a form, or whatever else may hold a model somewhere.
-            Some(Err(_)) => NamedModel::Unclear,
-            None => NamedModel::Unnamed,
-        };
-        let output_tokens = object.and_then(Result::ok).as_ref().and_then(answer_limit);
+        let output_tokens = object.and_then(answer_limit);
         // Google's methods stand behind a colon.
         let is_any = |ends: &[&str]| ends.contains(&last) || last.ends_with("enerateContent");
+        let reports_usage = is_post && (is_any(GENERATING) || READING.contains(&last));
         let kind = match is_post {
             true if is_any(GENERATING) || output_tokens.is_some() => TaskKind::Generates,
             true if READING.contains(&last) => TaskKind::Reads,
             _ => TaskKind::Other,
         };
-        Self { kind, model, output_tokens, input_tokens }
+        Self { kind, reports_usage, output_tokens, input_tokens }
     }
 
     /// What it may use, where answers of which nobody says how long they get take `usual`.
@@ -89,18 +72,6 @@ impl RawTask {
     }
 }
 
-/// Some servers do not care how the letters of a name are written, so neither may we.
-fn model(body: &RawObject) -> NamedModel {
-    let mut named = body.members().filter(|(name, _)| name.eq_ignore_ascii_case("model"));
-    match (named.next(), named.next()) {
-        (None, _) => NamedModel::Unnamed,
-        (Some(("model", name)), None) => {
-            serde_json::from_slice(name).map_or(NamedModel::Unclear, NamedModel::Named)
-        }
-        _ => NamedModel::Unclear,
-    }
-}
-
 fn answer_limit(body: &RawObject) -> Option<u64> {
     let number = |name: &str| serde_json::from_slice::<u64>(body.get(name)?).ok();
     let options =
@@ -115,7 +86,8 @@ mod tests {
     use super::*;
 
     fn task(last: &str, body: &str) -> RawTask {
-        RawTask::of(true, last, Some(&Bytes::from(body.to_owned())))
+        let body = Bytes::from(body.to_owned());
+        RawTask::of(true, last, Some(&body), RawObject::parse(body.clone()).ok().as_ref())
     }
 
     #[test]
@@ -132,7 +104,7 @@ mod tests {
             assert_eq!(task(last, "{}").kind, kind, "{last}");
         }
         assert_eq!(task("unheard_of", r#"{"max_tokens":5}"#).kind, TaskKind::Generates);
-        assert_eq!(RawTask::of(false, "completions", None).kind, TaskKind::Other);
+        assert_eq!(RawTask::of(false, "completions", None, None).kind, TaskKind::Other);
     }
 
     #[test]
@@ -147,22 +119,5 @@ mod tests {
         assert_eq!(expected("completion", r#"{"n_predict":-1}"#), (4, 100));
         assert_eq!(expected("embeddings", r#"{"input":"abcd"}"#), (4, 0));
         assert_eq!(expected("files", "abcdefgh"), (0, 0));
-    }
-
-    #[test]
-    fn only_one_reading_of_a_model_counts() {
-        let named = |body: &str| task("chat", body).model;
-        assert_eq!(named(r#"{"model":"a\u0062"}"#), NamedModel::Named("ab".to_owned()));
-        for body in [
-            r#"{"model":"a","model":"b"}"#,
-            r#"{"model":"a","Model":"b"}"#,
-            r#"{"MODEL":"a"}"#,
-            r#"{"model":["a"]}"#,
-            "model=a",
-        ] {
-            assert_eq!(named(body), NamedModel::Unclear, "{body}");
-        }
-        assert_eq!(named(r#"{"nested":{"model":"a"}}"#), NamedModel::Unnamed);
-        assert_eq!(RawTask::of(true, "chat", None).model, NamedModel::Unnamed);
     }
 }

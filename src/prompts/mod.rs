@@ -27,14 +27,16 @@ pub use library::{PromptLibrary, PromptSummary, Rendered, Translation};
 pub use parts::PromptPart;
 pub use schema::Schema;
 
+use crate::llm::shortened;
+
 /// Why a prompt cannot be rendered. All of them are the caller's to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
     /// No prompt has that name.
-    #[error("the prompt `{0}` does not exist")]
+    #[error("the prompt `{}` does not exist", shortened(.0))]
     Unknown(String),
     /// The prompt has no variant or version with that label.
-    #[error("the prompt `{name}` has no variant `{label}`")]
+    #[error("the prompt `{}` has no variant `{}`", shortened(name), shortened(label))]
     UnknownLabel {
         /// The prompt.
         name: String,
@@ -42,7 +44,7 @@ pub enum PromptError {
         label: String,
     },
     /// Asked for strictly, and not there.
-    #[error("the prompt `{name}` is not translated to `{language}`")]
+    #[error("the prompt `{}` is not translated to `{}`", shortened(name), shortened(language))]
     NotTranslated {
         /// The prompt.
         name: String,
@@ -50,7 +52,7 @@ pub enum PromptError {
         language: String,
     },
     /// A variable that the template needs.
-    #[error("the prompt `{name}` needs the variable `{variable}`")]
+    #[error("the prompt `{}` needs the variable `{}`", shortened(name), shortened(variable))]
     MissingVariable {
         /// The prompt.
         name: String,
@@ -58,7 +60,7 @@ pub enum PromptError {
         variable: String,
     },
     /// A variable that is not what the schema says.
-    #[error("the variable `{variable}` {problem}")]
+    #[error("the variable `{}` {problem}", shortened(variable))]
     InvalidVariable {
         /// Where in the variables.
         variable: String,
@@ -71,7 +73,7 @@ pub enum PromptError {
     )]
     TooLarge(String),
     /// The template failed for another reason.
-    #[error("the prompt `{name}` cannot be rendered: {problem}")]
+    #[error("the prompt `{}` cannot be rendered: {problem}", shortened(name))]
     Failed {
         /// The prompt.
         name: String,

@@ -126,7 +126,13 @@ impl Provider for Echo {
             "headers": headers, "body": body});
         let json = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let body = stream::iter([Ok(echo.to_string().into())]).boxed();
-        Ok(RawResponse { status: StatusCode::OK, headers: json, location: None, body })
+        Ok(RawResponse {
+            status: StatusCode::OK,
+            headers: json,
+            more_headers: Arc::default(),
+            location: None,
+            body,
+        })
     }
 }
 

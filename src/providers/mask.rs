@@ -6,12 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use http::HeaderMap;
-use memchr::memmem::Finder;
 use secrecy::ExposeSecret;
 
+use super::secret_forms::forms;
 use crate::config::ProviderConfig;
 
 /// What stands in the place of each byte.
@@ -19,9 +20,18 @@ const MASKED: u8 = b'*';
 /// Shorter ones may be innocent words.
 const LEAST_BYTES: usize = 8;
 
-/// One provider's keys.
+/// One provider's keys, in every form in which a server may repeat them.
 #[derive(Clone, Default)]
-pub(super) struct Mask(Arc<[Finder<'static>]>);
+pub(super) struct Mask(Option<Arc<Known>>);
+
+struct Known {
+    finder: AhoCorasick,
+    forms: Vec<String>,
+    /// Whether a form begins with a byte.
+    begins: [bool; 256],
+    /// The length of the longest form.
+    longest: usize,
+}
 
 /// Bytes on their way, without the keys.
 pub(super) struct Masked<S> {
@@ -54,7 +64,7 @@ impl Mask {
         // `Bearer …`: the word in front is no secret.
         let bare = secrets.map(|secret| secret.rsplit(' ').next().unwrap_or_default());
         let long = bare.filter(|secret| secret.len() >= LEAST_BYTES);
-        Self(long.map(|secret| Finder::new(secret).into_owned()).collect())
+        Self(Known::of(long.flat_map(forms).collect()).map(Arc::new))
     }
 
     /// The same bytes without the keys.
@@ -64,7 +74,8 @@ impl Mask {
 
     /// Leaves out the headers that tell one.
     pub(super) fn clean(&self, headers: &mut HeaderMap) {
-        let tells = |value: &[u8]| self.0.iter().any(|secret| secret.find(value).is_some());
+        let Some(known) = &self.0 else { return };
+        let tells = |value: &[u8]| known.finder.is_match(value);
         let telling: Vec<_> = headers
             .iter()
             .filter(|(_, value)| tells(value.as_bytes()))
@@ -76,17 +87,15 @@ impl Mask {
     }
 
     fn cover(&self, bytes: Bytes) -> Bytes {
-        let found = |bytes: &[u8]| {
-            self.0.iter().find_map(|secret| Some((secret.find(bytes)?, secret.needle().len())))
-        };
-        let Some(mut next) = found(&bytes) else { return bytes };
+        let Some(known) = &self.0 else { return bytes };
+        let Some(mut next) = known.finder.find(&bytes) else { return bytes };
         let mut covered = BytesMut::from(bytes);
         loop {
-            let (at, length) = next;
-            if let Some(part) = covered.get_mut(at..at + length) {
+            if let Some(part) = covered.get_mut(next.range()) {
                 part.fill(MASKED);
             }
-            match found(&covered) {
+            // From the start again: forms may overlap.
+            match known.finder.find(&covered) {
                 Some(more) => next = more,
                 None => return covered.freeze(),
             }
@@ -95,13 +104,32 @@ impl Mask {
 
     /// How many bytes at the end may be the beginning of a key.
     fn open_end(&self, bytes: &[u8]) -> usize {
-        let of_one = |secret: &Finder<'static>| {
-            let longest = secret.needle().len().saturating_sub(1).min(bytes.len());
-            let begins =
-                |length: &usize| secret.needle().get(..*length).is_some_and(|part| bytes.ends_with(part));
-            (1..=longest).rev().find(begins).unwrap_or(0)
+        self.0.as_ref().map_or(0, |known| known.open_end(bytes))
+    }
+}
+
+impl Known {
+    fn of(forms: Vec<String>) -> Option<Self> {
+        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms).ok()?;
+        let mut begins = [false; 256];
+        for first in forms.iter().filter_map(|form| form.bytes().next()) {
+            if let Some(begins) = begins.get_mut(usize::from(first)) {
+                *begins = true;
+            }
+        }
+        let longest = forms.iter().map(String::len).max()?;
+        Some(Self { finder, forms, begins, longest })
+    }
+
+    fn open_end(&self, bytes: &[u8]) -> usize {
+        let start = bytes.len().saturating_sub(self.longest - 1);
+        let tail = bytes.get(start..).unwrap_or_default();
+        let may_begin = |at: &usize| {
+            let rest = tail.get(*at..).unwrap_or_default();
+            let first = rest.first().and_then(|first| self.begins.get(usize::from(*first)));
+            first == Some(&true) && self.forms.iter().any(|form| form.as_bytes().starts_with(rest))
         };
-        self.0.iter().map(of_one).max().unwrap_or(0)
+        (0..tail.len()).find(may_begin).map_or(0, |at| tail.len() - at)
     }
 }
 
@@ -166,6 +194,18 @@ mod tests {
             assert_eq!(masked(vec![one.to_vec(), other.to_vec()]).await, covered, "cut at {at}");
         }
         assert_eq!(masked(vec![b"sk-".to_vec(), KEY.as_bytes().to_vec()]).await, "sk-*************");
+    }
+
+    #[tokio::test]
+    async fn every_form_of_a_key_is_covered_byte_by_byte() {
+        let forms = forms(KEY);
+        assert!(forms.len() > 10);
+        for form in forms {
+            let text = format!("{{\"you sent\":\"{form}\"}}");
+            let covered = text.replace(&form, &"*".repeat(form.len()));
+            assert_eq!(masked(vec![text.clone().into_bytes()]).await, covered);
+            assert_eq!(masked(text.bytes().map(|byte| vec![byte]).collect()).await, covered);
+        }
     }
 
     #[test]

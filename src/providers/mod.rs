@@ -17,6 +17,7 @@ mod near;
 mod ollama;
 mod openai;
 mod redact;
+mod secret_forms;
 mod stream;
 mod transport;
 mod upstream;
@@ -155,6 +156,8 @@ pub struct RawResponse {
     pub status: StatusCode,
     /// Its headers, all of them.
     pub headers: HeaderMap,
+    /// Patterns of those that pass to callers besides the usual ones.
+    pub more_headers: Arc<[String]>,
     /// The path at the provider, with its query, to which it sends the caller on, if it is one of the provider's.
     pub location: Option<String>,
     /// Its body as it comes. Dropping it aborts the upstream request.

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use super::secret_forms::forms;
+
 /// Longer texts are cut: a message is not the place for a page.
 const MAX_CHARS: usize = 1000;
 
@@ -22,8 +24,13 @@ impl std::fmt::Debug for Redactor {
 impl Redactor {
     /// A redactor that also knows these texts. Those of fewer than four characters would hit innocent words.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut secrets: Vec<String> =
-            secrets.into_iter().filter(|secret| secret.chars().count() >= 4).collect();
+        // `Bearer …`: the key alone may come back, too.
+        let with_bare = |secret: String| {
+            let bare = secret.rsplit_once(' ').map(|(_, bare)| bare.to_owned());
+            std::iter::once(secret).chain(bare)
+        };
+        let known = secrets.into_iter().flat_map(with_bare).filter(|secret| secret.chars().count() >= 4);
+        let mut secrets: Vec<String> = known.flat_map(|secret| forms(&secret)).collect();
         // A host is part of an address: the longer one first.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Self { secrets }
@@ -129,6 +136,21 @@ mod tests {
             ("żółw: nie ma pola `messages`", "żółw: nie ma pola `messages`"),
         ] {
             assert_eq!(redactor.clean(text), cleaned);
+        }
+    }
+
+    #[test]
+    fn secrets_are_taken_out_in_whatever_form_they_come() {
+        let redactor = Redactor::new(["planted/key".to_owned()]);
+        for text in [
+            "cGxhbnRlZC9rZXk=",
+            "706c616e7465642f6b6579",
+            "planted%2Fkey",
+            "planted&#x2F;key",
+            r"planted\/key",
+        ] {
+            let cleaned = redactor.clean(&format!("you sent {text} to us"));
+            assert!(cleaned.starts_with("you sent [redacted]"), "{text}: {cleaned}");
         }
     }
 

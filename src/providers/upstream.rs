@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use secrecy::ExposeSecret;
@@ -42,6 +44,7 @@ pub(super) struct Upstream {
     json_headers: HeaderMap,
     pub(super) redactor: Arc<Redactor>,
     mask: Mask,
+    raw_headers: Arc<[String]>,
     pub(super) timeouts: Timeouts,
 }
 
@@ -85,6 +88,7 @@ impl Upstream {
             transport,
             redactor: Arc::new(Redactor::new(transport::secrets(config))),
             mask: Mask::of(config),
+            raw_headers: config.raw_headers.clone().into(),
             timeouts: config.timeouts,
             headers,
             json_headers,
@@ -211,7 +215,21 @@ impl Upstream {
 
     async fn good(&self, sent: Result<Response, Failure>) -> Result<Response, ProviderError> {
         let response = sent.map_err(|failure| self.unreachable(failure))?;
-        if response.status.is_success() { Ok(response) } else { Err(self.failure_of(response).await) }
+        if !response.status.is_success() {
+            return Err(self.failure_of(response).await);
+        }
+        self.require_plain(&response.headers)?;
+        Ok(response)
+    }
+
+    /// Of an encoded answer nothing could be read: not what it used, and not whether it holds a key.
+    fn require_plain(&self, headers: &HeaderMap) -> Result<(), ProviderError> {
+        let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+        if headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
+            return Ok(());
+        }
+        let reason = "its answer is compressed, though it was not asked for that".to_owned();
+        Err(self.failed(ErrorKind::Protocol(reason)))
     }
 
     /// The bytes of an answer as they come.
@@ -242,6 +260,7 @@ impl Upstream {
                 headers.insert(name, value.clone());
             }
         }
+        let is_head = request.method == Method::HEAD;
         let started = Instant::now();
         let limit = self.timeouts.request;
         let sent = timeout(limit, self.transport.send(request.method, &target, &headers, request.body)).await;
@@ -252,11 +271,16 @@ impl Upstream {
             return Err(self.failed(ErrorKind::Unauthorized { status: status.as_u16() }));
         }
         let mut headers = std::mem::take(&mut response.headers);
+        if is_head || matches!(status.as_u16(), 204 | 304) {
+            headers.remove(CONTENT_ENCODING);
+        }
+        self.require_plain(&headers)?;
         self.mask.clean(&mut headers);
         let location = headers.get(LOCATION).and_then(|value| self.own_path(&target, value.to_str().ok()?));
         Ok(RawResponse {
             status,
             headers,
+            more_headers: self.raw_headers.clone(),
             location,
             body: self.mask.over(self.timed(response, started)).boxed(),
         })

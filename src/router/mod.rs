@@ -35,7 +35,7 @@ pub use keys::Key;
 pub use probe::Probe;
 pub use route::Route;
 pub use score::Score;
-pub use table::{Deployment, RoutingTable, Served};
+pub use table::{Deployment, MOST_DISCOVERED, RoutingTable, Served};
 
 /// An answer, and who gave it.
 #[derive(Debug)]

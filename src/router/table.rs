@@ -16,10 +16,10 @@ use super::keys::{Key, Keys};
 use super::probe::Probe;
 use super::route::Route;
 use super::score::{Merits, Score};
-use crate::callers::PriceHistory;
+use crate::callers::{PriceHistory, Prices};
 use crate::config::{
     AUTO, Adjustment, Catalog, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, Strategy, Timeouts,
-    nearest, never_meant,
+    nearest, unfit_name,
 };
 use crate::leaderboard::Leaderboard;
 use crate::llm::Abilities;
@@ -42,6 +42,8 @@ pub struct RoutingTable {
     /// In the order of the catalog.
     providers: Vec<Arc<dyn Provider>>,
     probes: Vec<Arc<Probe>>,
+    /// Those of all models, for requests to models that are not served.
+    prices: Prices,
 }
 
 /// One model at one provider.
@@ -122,6 +124,9 @@ impl Deployment {
     }
 }
 
+/// So many models are served of a provider that is asked what it has.
+pub const MOST_DISCOVERED: usize = 10_000;
+
 /// A provider of the catalog, made, with the models that it was found to have if it was asked.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -141,9 +146,15 @@ impl Served {
         matches!(self.config.models, ModelSource::Discovered)
     }
 
-    /// Models that it said it has and that are not served, for no request could ask for them; with the reason.
-    pub fn never_meant(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.discovered.iter().filter_map(|card| Some((card.id.as_str(), never_meant(&card.id)?)))
+    /// Models that it said it has and that are not served for their names; with the reason.
+    pub fn unfit(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.discovered.iter().filter_map(|card| Some((card.id.as_str(), unfit_name(&card.id)?)))
+    }
+
+    /// How many models it said it has beyond those that are served of one provider.
+    pub fn beyond_the_most(&self) -> usize {
+        let fit = self.discovered.iter().filter(|card| unfit_name(&card.id).is_none());
+        fit.count().saturating_sub(MOST_DISCOVERED)
     }
 }
 
@@ -158,9 +169,12 @@ impl RoutingTable {
     ) -> Self {
         let mut table = Self {
             providers: served.iter().map(|served| served.provider.clone()).collect(),
+            prices: catalog.prices.clone(),
             ..Self::default()
         };
         let mut deployments: Vec<(Arc<str>, Vec<Arc<Deployment>>)> = Vec::new();
+        // Where each model stands among them.
+        let mut places: HashMap<Arc<str>, usize> = HashMap::new();
         for served in served {
             let keys = Arc::new(keys_of(served, health));
             for (model, card) in models_of(served) {
@@ -170,9 +184,12 @@ impl RoutingTable {
                 let prices =
                     catalog.prices.history(&deployment.provider_name, [&deployment.upstream_model, &public]);
                 let deployment = Arc::new(Deployment { keys: keys.clone(), prices, ..deployment });
-                match deployments.iter_mut().find(|(name, _)| *name == public) {
+                match places.get(&public).and_then(|place| deployments.get_mut(*place)) {
                     Some((_, of_model)) => of_model.push(deployment),
-                    None => deployments.push((public, vec![deployment])),
+                    None => {
+                        places.insert(public.clone(), deployments.len());
+                        deployments.push((public, vec![deployment]));
+                    }
                 }
             }
         }
@@ -206,6 +223,7 @@ impl RoutingTable {
             auto: self.auto.clone(),
             providers: self.providers.clone(),
             probes: self.probes.clone(),
+            prices: self.prices.clone(),
             ..Self::default()
         };
         for route in &self.all {
@@ -279,6 +297,11 @@ impl RoutingTable {
         &self.probes
     }
 
+    /// What models cost, whether they are served or not.
+    pub fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
     /// A provider by its name.
     pub fn provider(&self, name: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.name() == name)
@@ -346,8 +369,10 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
                 context_tokens: card.context_tokens,
                 ..ModelConfig::default()
             };
-            let meant = served.discovered.iter().filter(|card| never_meant(&card.id).is_none());
-            meant.map(|card| (config(card), card.clone())).collect()
+            let mut seen = HashSet::new();
+            let fit = served.discovered.iter().filter(|card| unfit_name(&card.id).is_none());
+            let fit = fit.take(MOST_DISCOVERED).filter(|card| seen.insert(card.id.as_str()));
+            fit.map(|card| (config(card), card.clone())).collect()
         }
     }
 }

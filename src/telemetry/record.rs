@@ -59,6 +59,8 @@ pub struct Facts {
     pub price: Option<Arc<Price>>,
     /// What it cost, as far as there are prices.
     pub cost: f64,
+    /// What it costs besides its tokens, which is a part of `cost`.
+    pub request_cost: Option<f64>,
     /// Whether there is something without a price in it.
     pub is_unpriced: bool,
     /// Whether the gateway ended the answer, for a budget was used up.
@@ -144,13 +146,20 @@ impl RequestRecord {
         let mut facts = self.facts();
         facts.usage = Some(usage);
         match &facts.price {
-            Some(price) => facts.cost = price.cost(&usage),
+            Some(price) => facts.cost = price.cost(&usage) + facts.request_cost.unwrap_or(0.0),
             None => facts.is_unpriced = true,
         }
         if let Some(metrics) = &facts.model_metrics {
             metrics.input_tokens.inc_by(usage.input_tokens);
             metrics.output_tokens.inc_by(usage.output_tokens);
         }
+    }
+
+    /// Notes that a raw request was accepted, which costs what its price says of requests.
+    pub fn accepted(&self) {
+        let mut facts = self.facts();
+        facts.request_cost = facts.price.as_ref().and_then(|price| price.request);
+        facts.cost += facts.request_cost.unwrap_or(0.0);
     }
 
     /// Time since the start.

@@ -2,6 +2,7 @@
 //!
 //! Pure translation. Nothing here opens a connection or waits for one.
 
+pub mod naming;
 pub mod ollama;
 pub mod openai;
 

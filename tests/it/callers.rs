@@ -137,7 +137,9 @@ async fn a_key_may_use_what_it_is_allowed_and_nothing_else() {
     let refused = answer(gateway.get("/api/tags").bearer_auth(&key)).await;
     assert_eq!((refused.0, &refused.1["error"]["code"]), (403, &json!("endpoint_not_allowed")));
     let raw = json!({"provider": "echo", "path": "/v1/chat/completions", "body": says("other")});
-    let (wide, _) = make(&gateway, json!({"name": "raw", "allowed_models": ["ec*"]})).await;
+    let (wide, _) =
+        make(&gateway, json!({"name": "raw", "allowed_models": ["ec*"], "allowed_endpoints": ["/api/*"]}))
+            .await;
     let refused = answer(gateway.post("/api/passthrough", &raw).bearer_auth(&wide)).await;
     assert_eq!((refused.0, &refused.1["error"]["code"]), (403, &json!("model_not_allowed")));
 
@@ -306,7 +308,9 @@ async fn every_end_of_a_request_is_in_the_ledger() {
 async fn every_request_of_a_key_is_in_the_ledger_however_early_it_is_refused() {
     let limits = json!({"limits": {"models": {"other": {"requests_per_minute": 1}}}});
     let gateway = keyed(limits).env("MAX_BODY_BYTES", "1000").start();
-    let (key, _) = make(&gateway, json!({"name": "k", "allowed_models": ["echo", "other"]})).await;
+    let (key, _) =
+        make(&gateway, json!({"name": "k", "allowed_models": ["echo", "other"], "allowed_endpoints": ["*"]}))
+            .await;
     let chat = |body: Value| gateway.post(CHAT, &body);
     let planted = json!({"model": "planted-name", "messages": [{"role": "user", "content": "Hi"}]});
     let prompt = json!({"model": "echo", "user_last_statement": "Hi", "prompt": "none"});

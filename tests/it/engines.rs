@@ -616,3 +616,23 @@ async fn embeddings_of_an_engine_have_a_limit_too() {
     let (status, told) = embed("hi").await;
     assert_eq!((status, &told["data"][0]["embedding"]), (200, &json!([0.5, -0.5])), "{told}");
 }
+
+#[tokio::test]
+async fn a_listener_hears_of_no_engine_whose_model_its_key_may_not_use() {
+    let models = json!({"tiny": one(""), "other": one("")});
+    let gateway = setup(&models, &json!({})).env("ADMIN_KEY", "an-admin-key-of-some-length").start();
+    let wanted = json!({"name": "k", "allowed_models": ["other"]});
+    let made =
+        answer(gateway.post("/admin/keys", &wanted).bearer_auth("an-admin-key-of-some-length")).await.1;
+    let key = made["key"].as_str().unwrap();
+    let mut steps = Events::of(gateway.get("/api/engines/events").bearer_auth(key).send().await.unwrap());
+    assert_eq!(steer(&gateway, "tiny", "load").await.0, 200);
+    assert_eq!(steer(&gateway, "other", "load").await.0, 200);
+    loop {
+        let event = steps.next().await.unwrap();
+        assert!(!event.contains("tiny"), "{event}");
+        if event.contains("\"other\"") {
+            break;
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod support;
 
 mod accounts;
 mod admin;
+mod boundaries;
 mod callers;
 mod cancellation;
 mod chat;

@@ -11,7 +11,7 @@ async fn both() -> (Upstream, Gateway) {
         "/v1/stream" => vec![sse(&["one", "two"]), Step::Close],
         "/teapot" => vec![json(
             418,
-            "x-own: kept\r\nset-cookie: a=b\r\nproxy-authenticate: x\r\n",
+            "openai-version: kept\r\nset-cookie: a=b\r\nproxy-authenticate: x\r\n",
             &json!({"tea": true}),
         )],
         _ => vec![json(200, "x-ratelimit-remaining-requests: 9\r\n", &json!({"ok": true}))],
@@ -102,7 +102,7 @@ async fn status_headers_and_bytes_come_back_as_they_are() {
         assert_eq!(response.status(), 418);
         let headers = response.headers();
         assert_eq!(
-            (&headers["x-own"], &headers["x-llm-provider"]),
+            (&headers["openai-version"], &headers["x-llm-provider"]),
             (&"kept".parse().unwrap(), &"up".parse().unwrap())
         );
         assert!(headers.get("set-cookie").is_none() && headers.get("proxy-authenticate").is_none());
@@ -328,7 +328,7 @@ async fn echo_shows_what_would_have_travelled() {
 #[tokio::test]
 async fn a_head_is_asked_for_as_one_in_both_forms() {
     let upstream = Upstream::start(|_| {
-        vec![Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\nx-own: kept\r\n\r\n".to_vec())]
+        vec![Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\netag: kept\r\n\r\n".to_vec())]
     })
     .await;
     let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
@@ -342,7 +342,7 @@ async fn a_head_is_asked_for_as_one_in_both_forms() {
 
     let wrapped = json!({"provider": "up", "method": "HEAD", "path": "/v1/files/x"});
     let response = gateway.post("/api/passthrough", &wrapped).send().await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["x-own"]), (200, &"kept".parse().unwrap()));
+    assert_eq!((response.status().as_u16(), &response.headers()["etag"]), (200, &"kept".parse().unwrap()));
     assert_eq!(response.bytes().await.unwrap(), "");
 
     assert!(upstream.seen().iter().all(|seen| seen.method == "HEAD") && upstream.seen().len() == 2);
@@ -373,7 +373,7 @@ async fn an_answer_tells_no_address_and_nothing_of_its_connection() {
             _ => "http://10.0.0.7:9/secret".to_owned(),
         };
         let headers = format!(
-            "location: {location}\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\nx-llm-attempts: 99\r\nx-own: kept\r\n"
+            "location: {location}\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\nx-llm-attempts: 99\r\nx-request-id: theirs\r\nx-accel-redirect: /etc\r\n"
         );
         vec![json(302, &headers, &json!({}))]
     })
@@ -389,7 +389,64 @@ async fn an_answer_tells_no_address_and_nothing_of_its_connection() {
         let headers = http.get(url).send().await.unwrap().headers().clone();
         assert_eq!(headers.get("location").map(|value| value.to_str().unwrap()), location, "{path}");
         assert!(headers.get("x-hop").is_none() && headers.get("x-llm-attempts").is_none());
-        assert_eq!(headers["x-own"], "kept");
+        assert_eq!(headers["x-upstream-request-id"], "theirs");
+        assert!(headers["x-request-id"] != "theirs" && headers.get("x-accel-redirect").is_none());
+    }
+}
+
+#[tokio::test]
+async fn further_headers_of_an_answer_pass_where_the_models_file_lists_them() {
+    let upstream = Upstream::answering(json(
+        200,
+        "x-foo-id: 7\r\nx-sendfile: /etc\r\nset-cookie: a=b\r\nx-bar: 1\r\n",
+        &json!({}),
+    ))
+    .await;
+    let file = |listed: Value| json!({"providers": {"up": {"type": "openai", "base_url": upstream.v1(), "models": {"m": {}}, "raw_headers": listed}}});
+    let gateway = Setup::new().models(&file(json!(["x-foo-*"]))).start();
+    let headers = gateway.get("/api/passthrough/up/v1/x").send().await.unwrap().headers().clone();
+    assert_eq!(headers["x-foo-id"], "7");
+    for name in ["x-sendfile", "set-cookie", "x-bar"] {
+        assert!(headers.get(name).is_none(), "{name}");
+    }
+    for (listed, word) in [
+        (json!(["Set-Cookie"]), "lower case"),
+        (json!(["set-cookie"]), "never passes"),
+        (json!([""]), "lower case"),
+    ] {
+        let checked = Setup::new().models(&file(listed)).run(&["check"]);
+        assert!(checked.code == Some(1) && (checked.stderr + &checked.stdout).contains(word));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_compressed_though_nothing_asked_for_that_is_refused() {
+    let upstream = Upstream::answering(json(200, "content-encoding: gzip\r\n", &json!({"ok": true}))).await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    for (path, body) in [("/api/passthrough/up/v1/x", json!({})), ("/v1/chat/completions", chat)] {
+        let (status, error) = gateway.ask(path, &body).await;
+        assert_eq!((status, &error["error"]["code"]), (502, &json!("upstream_protocol")), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_masked_in_whatever_form_a_server_repeats_it() {
+    // In base64 behind a word, in hexadecimal digits, escaped for JSON, and for a URL.
+    let told = "QmVhcmVyIHByb3ZpZGVyLWtleS0x 70726f76696465722d6b65792d31 provider\\u002dkey\\u002d1 provider%2Dkey%2D1";
+    let upstream = Upstream::start(move |seen| {
+        let status = if seen.path == "/v1/chat/completions" { 400 } else { 200 };
+        vec![json(status, "", &json!({"error": {"message": told}}))]
+    })
+    .await;
+    let gateway = Setup::upstream("openai", &upstream.v1(), &["m"]).start();
+    let raw = gateway.get("/api/passthrough/up/x").send().await.unwrap().text().await.unwrap();
+    let chat = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+    let error = gateway.ask("/v1/chat/completions", &chat).await.1.to_string();
+    for part in
+        ["cHJvdmlkZXIta2V5LT", "BwcmVkZXI", "IHByb3ZpZGVyLWtleS0x", "70726f7669646572", "u002dkey", "%2Dkey"]
+    {
+        assert!(!raw.contains(part) && !error.contains(part), "{part}: {raw} {error}");
     }
 }
 

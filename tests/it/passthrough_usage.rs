@@ -202,8 +202,9 @@ async fn what_a_raw_request_may_use_is_set_aside_until_it_has_ended() {
 /// Asks with a key whose budget of so many tokens ends answers, and returns the text of the answer.
 async fn asked_within(gateway: &Gateway, tokens: u64, path: &str, body: &Value) -> String {
     let budget = json!({"tokens": tokens, "period": "day", "cut_off": true});
-    let made =
-        gateway.post("/admin/keys", &json!({"name": "k", "budget": budget})).header("x-admin-key", ADMIN);
+    let made = gateway
+        .post("/admin/keys", &json!({"name": "k", "budget": budget, "allowed_endpoints": ["*"]}))
+        .header("x-admin-key", ADMIN);
     let key = answer(made).await.1["key"].as_str().unwrap().to_owned();
     let asked = gateway.post(&format!("/api/passthrough/up{path}"), body).bearer_auth(key);
     let answer = asked.send().await.unwrap();

@@ -18,7 +18,10 @@ use tokio::time::{Instant, timeout};
 use super::super::context::Context;
 use super::super::payload::event_stream;
 use super::super::schema::EngineStep;
+use crate::callers::Caller;
 use crate::engine::EngineEvent;
+use crate::gateway::may_use;
+use crate::router::Route;
 
 /// How long the stream may be silent before a sign of life is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -28,6 +31,8 @@ const GLANCE: Duration = Duration::from_millis(250);
 /// One who listens.
 struct Listener {
     context: Arc<Context>,
+    /// Whose key it has, if any: it hears of models that the key may use.
+    caller: Option<Caller>,
     steps: broadcast::Receiver<EngineEvent>,
     /// What is to be sent.
     ahead: VecDeque<Bytes>,
@@ -36,11 +41,12 @@ struct Listener {
 }
 
 /// The present states, then each step.
-pub(super) fn response(context: &Arc<Context>) -> Response {
+pub(super) fn response(context: &Arc<Context>, caller: Option<&Caller>) -> Response {
     // First the ear, then the eye: a step in between is told twice, and none is lost.
     let steps = context.engines.events();
     let ahead = VecDeque::from([Bytes::from_static(b": the engines as they are\n\n")]);
-    let mut listener = Listener { context: context.clone(), steps, ahead, heard: Instant::now() };
+    let (context, caller) = (context.clone(), caller.cloned());
+    let mut listener = Listener { context, caller, steps, ahead, heard: Instant::now() };
     listener.tell_states();
     let frames = stream::unfold(listener, async |mut listener| {
         let piece = listener.next().await?;
@@ -83,9 +89,10 @@ impl Listener {
     }
 
     fn tell(&mut self, step: &EngineEvent) {
+        let Some(model) = self.public_name(step) else { return };
         let told = EngineStep {
             provider: step.provider.to_string(),
-            model: self.public_name(step),
+            model,
             variant: step.variant.to_string(),
             state: step.phase.to_owned(),
             progress: step.progress,
@@ -94,15 +101,22 @@ impl Listener {
         self.ahead.push_back(event(&json!(told)));
     }
 
-    /// What callers call the model, if the present configuration still knows it.
-    fn public_name(&self, step: &EngineEvent) -> String {
+    /// What callers call the model, if the present configuration still knows it; `None` if this one may not use it.
+    fn public_name(&self, step: &EngineEvent) -> Option<String> {
+        let caller = self.caller.as_ref();
         let state = self.context.gateway.state();
-        let route = state.routes.on_and_off().iter().find(|route| {
+        let is_of = |route: &Route| {
             route.all_deployments().any(|deployment| {
                 deployment.provider_name == step.provider && deployment.upstream_model == step.model
             })
-        });
-        route.map_or(&step.model, |route| &route.model).to_string()
+        };
+        let mut routes = state.routes.on_and_off().iter().filter(|route| is_of(route)).peekable();
+        if routes.peek().is_none() {
+            // One that is gone from the configuration belongs to no key.
+            let is_open = caller.is_none_or(|caller| caller.key.allowed_models.is_empty());
+            return is_open.then(|| step.model.to_string());
+        }
+        routes.find(|route| may_use(caller, route)).map(|route| route.model.to_string())
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::ApiError;
 use crate::lint::path_fault;
+use crate::llm::shortened;
 
 /// A path that stays below the provider's root, whoever reads it and however often it is decoded.
 pub(super) fn safe_path(path: &str) -> Result<String, ApiError> {
@@ -26,10 +27,8 @@ pub(super) fn query(query: &Map<String, Value>) -> Result<Option<String>, ApiErr
                 Value::String(text) => text.clone(),
                 Value::Number(_) | Value::Bool(_) => value.to_string(),
                 _ => {
-                    return Err(ApiError::invalid(
-                        &format!("query.{name}"),
-                        format!("`query.{name}` must be a text or a number"),
-                    ));
+                    let param = format!("query.{}", shortened(name));
+                    return Err(ApiError::invalid(&param, format!("`{param}` must be a text or a number")));
                 }
             };
             pairs.push(format!("{}={}", percent_encoded(name), percent_encoded(&value)));

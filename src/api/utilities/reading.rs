@@ -9,7 +9,7 @@ use super::super::error::ApiError;
 use super::super::schema::{GenerationOptions, Passages, SeveralTexts, Streaming, UtilityRequest};
 use super::super::{dto, prompts, rest};
 use crate::gateway::{Conversation, Offer, Opening};
-use crate::llm::{Options, RawObject};
+use crate::llm::{Options, RawObject, shortened};
 use crate::prompts::Wanted;
 
 /// More texts than these are a job for several requests.
@@ -122,7 +122,9 @@ pub(super) fn check_passages(passages: &Passages) -> Result<(), ApiError> {
         Passages::List(list) => check_texts("texts", list),
         Passages::Documents(documents) => {
             check_count("texts", documents.iter().map(|(_, list)| list.len().max(1)).sum())?;
-            documents.iter().try_for_each(|(name, list)| check_texts(&format!("texts.{name}"), list))
+            documents
+                .iter()
+                .try_for_each(|(name, list)| check_texts(&format!("texts.{}", shortened(name)), list))
         }
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Loaded;
 use crate::callers::{Price, matches};
-use crate::router::{Route, Served};
+use crate::llm::shortened;
+use crate::router::{MOST_DISCOVERED, Route, Served};
 
 /// So many names are told in one line.
 const MOST_NAMED: usize = 5;
@@ -35,7 +36,8 @@ impl Loaded {
             ));
         }
         warnings.extend(self.nobodies());
-        warnings.extend(self.served.iter().filter_map(never_meant));
+        warnings.extend(self.served.iter().filter_map(unfit));
+        warnings.extend(self.served.iter().filter_map(too_many));
         for served in self.served.iter().filter(|served| served.discovers()) {
             let name = &served.config.name;
             let why = self.silent.get(name).map(String::as_str);
@@ -107,13 +109,25 @@ fn some(names: &[String]) -> String {
 }
 
 /// Which models of a provider are not served for their names. A list that is not the operator's must not stop the gateway.
-fn never_meant(served: &Served) -> Option<String> {
-    let all: Vec<String> = served.never_meant().map(|(name, why)| format!("`{name}` ({why})")).collect();
+fn unfit(served: &Served) -> Option<String> {
+    let all: Vec<String> =
+        served.unfit().map(|(name, why)| format!("`{}` ({why})", shortened(name))).collect();
     (!all.is_empty()).then(|| {
         format!(
             "provider `{}` has models that no request can ask for by their names, so they are left out: {}; list them in the models file under other names",
             served.config.name,
             some(&all)
+        )
+    })
+}
+
+/// How many models of a provider are not served because there are too many.
+fn too_many(served: &Served) -> Option<String> {
+    let beyond = served.beyond_the_most();
+    (beyond > 0).then(|| {
+        format!(
+            "provider `{}` has too many models: the first {MOST_DISCOVERED} are served, {beyond} are not; list those that are wanted in the models file",
+            served.config.name
         )
     })
 }

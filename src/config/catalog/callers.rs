@@ -71,11 +71,14 @@ struct RawPrice {
     provider: Option<String>,
     #[serde(default)]
     from: Option<String>,
-    input: f64,
+    #[serde(default)]
+    input: Option<f64>,
     #[serde(default)]
     output: f64,
     #[serde(default)]
     cached_input: Option<f64>,
+    #[serde(default)]
+    request: Option<f64>,
     #[serde(default, rename = "comment")]
     _comment: Option<IgnoredAny>,
 }
@@ -174,16 +177,27 @@ fn price(raw: RawPrice) -> Result<Price, (String, &'static str)> {
             (format!("`from` is `{text}`"), "give a day such as 2026-11-21, or leave it out")
         })?,
     };
-    let sums = [Some(raw.input), Some(raw.output), raw.cached_input];
+    // What has a price for a request may have none for tokens; all else must say what a prompt costs.
+    let input = raw.input.or(raw.request.map(|_| 0.0)).ok_or_else(|| {
+        (
+            "`input` is missing".to_owned(),
+            "give what a million tokens of prompts cost, or `request`: what a raw request costs",
+        )
+    })?;
+    let sums = [Some(input), Some(raw.output), raw.cached_input, raw.request];
     if let Some(sum) = sums.into_iter().flatten().find(|sum| !sum.is_finite() || *sum < 0.0) {
-        return Err((format!("a price is {sum}"), "give what a million tokens cost, 0 or more"));
+        return Err((
+            format!("a price is {sum}"),
+            "give what a million tokens, or a request, cost, 0 or more",
+        ));
     }
     Ok(Price {
         model: raw.model,
         provider: raw.provider,
         from_ms,
-        input: raw.input,
+        input,
         output: raw.output,
         cached_input: raw.cached_input,
+        request: raw.request,
     })
 }

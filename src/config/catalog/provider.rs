@@ -22,6 +22,7 @@ impl ProviderConfig {
             headers: Vec::new(),
             timeouts: Timeouts::default(),
             probe: None,
+            raw_headers: Vec::new(),
             base_priority: 1.0,
             models: ModelSource::Discovered,
             engines: EngineSettings::default(),

@@ -59,6 +59,7 @@ pub(super) struct RawProvider {
     pub(super) stall_timeout: Option<f64>,
     pub(super) base_priority: Option<f64>,
     pub(super) probe: Option<RawProbe>,
+    pub(super) raw_headers: Vec<String>,
     pub(super) binary: Option<String>,
     pub(super) args: Vec<String>,
     pub(super) env: Pairs<String>,

@@ -73,7 +73,7 @@ fn raw(path: &str, body: &Value) -> crate::providers::RawRequest {
         method: http::Method::POST,
         path: path.to_owned(),
         query: None,
-        headers: http::HeaderMap::new(),
+        headers: [(http::header::CONTENT_TYPE, "application/json".parse().unwrap())].into_iter().collect(),
         body: (!body.is_null()).then(|| body.to_string().into()),
         model: None,
     }
@@ -100,12 +100,12 @@ async fn a_key_may_not_use_another_model_by_a_raw_request() {
     }
     for body in [Value::Null, json!({}), json!({"Model": "mini"}), json!({"model": 3}), json!(["model"])] {
         let refused = asked("a", body.clone()).await.unwrap_err();
-        assert!(matches!(refused, GatewayError::ModelUntold), "{body}: {refused:?}");
+        assert!(matches!(refused, GatewayError::ModelUntold(_)), "{body}: {refused:?}");
     }
     let mut named = raw("/v1/audio/speech", &json!({"input": "x"}));
     named.model = Some("mini".into());
     let refused = gateway.forward("a", named, &record_of(&caller)).await.unwrap_err();
-    assert!(matches!(refused, GatewayError::ModelUntold), "the server does not read it: {refused:?}");
+    assert!(matches!(refused, GatewayError::ModelUntold(_)), "the server does not read it: {refused:?}");
 }
 
 #[tokio::test]
@@ -122,17 +122,68 @@ async fn no_unclear_body_reaches_a_model_that_is_off() {
     gateway.switch_off(["good".to_owned()].into());
     for body in unclear {
         let refused = asked("a", body).await.unwrap_err();
-        assert!(matches!(refused, GatewayError::ModelUntold), "{body}: {refused:?}");
+        assert!(matches!(refused, GatewayError::ModelUntold(_)), "{body}: {refused:?}");
         let words = refused.to_string();
         assert!(!words.contains("the key") && words.contains("`model`"), "{words}");
         asked("b", body).await.unwrap();
     }
     asked("a", r#"{"model":"mini"}"#).await.unwrap();
-    asked("a", r#"{"input":"x"}"#).await.unwrap();
+    asked("a", r#"{"model":"unlisted"}"#).await.unwrap();
+    for body in [r#"{"model":"LARGE"}"#, r#"{"model":"library/large:latest"}"#] {
+        let refused = asked("a", body).await.unwrap_err();
+        assert!(matches!(refused, GatewayError::Off(_)), "{body}: {refused:?}");
+    }
+    assert!(
+        asked("a", r#"{"input":"x"}"#).await.is_err(),
+        "the server chooses the model, whatever a header says"
+    );
     gateway.switch_off(HashSet::new());
     for body in unclear {
         asked("a", body).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_member_that_rivals_the_model_is_refused_where_it_matters_and_carried_elsewhere() {
+    let state = state(&[("a", &[("fast", "mini"), ("good", "large")]), ("b", &[("other", "else")])]);
+    let gateway = Gateway::new(state, Budgets::default());
+    let bound = caller(&["fast", "other"], None);
+    let asked = async |model: &str, member: &str, caller: Option<&Caller>| {
+        let body = format!(
+            r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}],"{member}":"large"}}"#
+        );
+        let record = caller.map_or_else(|| Arc::new(RequestRecord::new("id")), record_of);
+        let request = crate::wire::openai::chat_request(body.into(), false).unwrap();
+        let chat = gateway.chat(request, record.clone()).await.map(drop);
+        let body = format!(r#"{{"model":"{model}","input":"x","{member}":"large"}}"#);
+        let request = crate::wire::openai::embed_request(body.into()).unwrap();
+        let embedded = gateway.embed(request, record).await.map(drop);
+        [chat, embedded].map(|answer| match answer {
+            Ok(()) => None,
+            Err(GatewayError::ModelUntold(doubt)) => Some(doubt.param().to_owned()),
+            Err(other) => panic!("{other}"),
+        })
+    };
+    for member in ["Model", "MODEL", "models", "fallbacks", "route", r"\u004dodel", "engine", r"model\u0000"]
+    {
+        let refused = asked("fast", member, Some(&bound)).await;
+        assert!(refused.iter().all(Option::is_some), "{member}: {refused:?}");
+        assert_eq!(asked("fast", member, None).await, [None, None], "{member}");
+    }
+    assert_eq!(asked("fast", "modell", Some(&bound)).await, [None, None]);
+    gateway.switch_off(["good".to_owned()].into());
+    let models = Some("models".to_owned());
+    assert_eq!(
+        asked("fast", "models", None).await,
+        [models.clone(), models.clone()],
+        "one of its provider is off"
+    );
+    assert_eq!(asked("other", "models", None).await, [None, None], "none of this provider is");
+    assert_eq!(
+        asked("other,fast", "models", None).await,
+        [models.clone(), models],
+        "it may go on to the first one"
+    );
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ pub(super) fn details(old: &Prices, new: &Prices) -> Vec<String> {
                 let cached = |price: &Price| price.cached_input;
                 fields.shown_if_any("cached_input", cached(before).as_ref(), cached(price).as_ref());
                 fields.shown("output", &before.output, &price.output);
+                fields.shown_if_any("request", before.request.as_ref(), price.request.as_ref());
                 details
                     .extend(fields.into_words().into_iter().map(|words| format!("{}: {words}", name(price))));
             }
@@ -57,7 +58,7 @@ mod tests {
 
     fn price(model: &str, provider: Option<&str>, from_ms: i64, output: f64) -> Price {
         let (model, provider) = (model.to_owned(), provider.map(str::to_owned));
-        Price { model, provider, from_ms, input: 1.0, output, cached_input: None }
+        Price { model, provider, from_ms, input: 1.0, output, cached_input: None, request: None }
     }
 
     #[test]

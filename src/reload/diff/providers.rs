@@ -39,6 +39,7 @@ fn differences(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         headers,
         timeouts,
         probe,
+        raw_headers,
         base_priority,
         models,
         models_url,
@@ -61,6 +62,7 @@ fn differences(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
     fields.named("headers", &exposed_headers(&old.headers), &exposed_headers(headers));
     of_timeouts(&mut fields, &old.timeouts, timeouts);
     fields.named("probe", &old.probe, probe);
+    fields.named("raw_headers", &old.raw_headers, raw_headers);
     fields.shown("base_priority", &old.base_priority, base_priority);
     fields.shown("models", &source(&old.models), &source(models));
     fields.named("models_url", &old.models_url, models_url);

@@ -9,59 +9,111 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::messages::Message;
-use crate::llm::{ChatRequest, Options, Places, RawObject, RequestKind, is_too_deep_around};
+use crate::llm::{
+    ChatRequest, Options, Places, RawObject, RequestKind, is_too_deep_around, rivals_model,
+};
 
-/// The members that have a rule, with their values checked as they are read.
-#[derive(Deserialize)]
+/// The members that have a rule, with their values checked as they are read. Numbers may be null, which stands for nothing.
+#[derive(Default)]
 struct Chat<'a> {
-    #[serde(borrow)]
-    model: &'a RawValue,
-    messages: Messages,
-    #[serde(borrow, default, deserialize_with = "even_null")]
+    model: Option<&'a RawValue>,
+    messages: Option<Messages>,
     stream: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "even_null")]
     stream_options: Option<&'a RawValue>,
-    #[serde(default)]
-    max_tokens: Option<u64>,
-    #[serde(default)]
-    max_completion_tokens: Option<u64>,
-    #[serde(default)]
-    temperature: Option<f64>,
-    #[serde(default)]
-    top_p: Option<f64>,
-    #[serde(default)]
-    n: Option<u64>,
-    #[serde(default)]
-    presence_penalty: Option<f64>,
-    #[serde(default)]
-    frequency_penalty: Option<f64>,
-    #[serde(default)]
-    top_logprobs: Option<u64>,
-    #[serde(borrow, default)]
+    max_tokens: Maybe<u64>,
+    max_completion_tokens: Maybe<u64>,
+    temperature: Maybe<f64>,
+    top_p: Maybe<f64>,
+    n: Maybe<u64>,
+    presence_penalty: Maybe<f64>,
+    frequency_penalty: Maybe<f64>,
+    top_logprobs: Maybe<u64>,
     logprobs: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     stop: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     logit_bias: Option<&'a RawValue>,
-    #[serde(default, rename = "tools")]
-    _tools: Option<List>,
-    #[serde(borrow, default)]
+    tools: Maybe<List>,
     tool_choice: Option<&'a RawValue>,
-    #[serde(default, rename = "parallel_tool_calls")]
-    _parallel_tool_calls: Option<bool>,
-    #[serde(borrow, default)]
+    parallel_tool_calls: Maybe<bool>,
     response_format: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     user: Option<&'a RawValue>,
+    /// Of the members without a rule, the first one that a server could take for the model.
+    rival: Option<String>,
 }
 
-/// A member that is null stands somewhere, too.
-fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&'de RawValue>::deserialize(deserializer).map(Some)
+/// A member that is missing, or null, or a value.
+type Maybe<T> = Option<Option<T>>;
+
+impl<'de> Deserialize<'de> for Chat<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Chat<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a chat request")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Chat<'de>, A::Error> {
+                let mut chat = Chat::default();
+                while let Some(Name(name)) = members.next_key::<Name<'de>>()? {
+                    chat.take(&name, &mut members)?;
+                }
+                Ok(chat)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl<'de> Chat<'de> {
+    fn take<A: MapAccess<'de>>(&mut self, name: &str, members: &mut A) -> Result<(), A::Error> {
+        match name {
+            "model" => once(&mut self.model, members),
+            "messages" => once(&mut self.messages, members),
+            "stream" => once(&mut self.stream, members),
+            "stream_options" => once(&mut self.stream_options, members),
+            "max_tokens" => once(&mut self.max_tokens, members),
+            "max_completion_tokens" => once(&mut self.max_completion_tokens, members),
+            "temperature" => once(&mut self.temperature, members),
+            "top_p" => once(&mut self.top_p, members),
+            "n" => once(&mut self.n, members),
+            "presence_penalty" => once(&mut self.presence_penalty, members),
+            "frequency_penalty" => once(&mut self.frequency_penalty, members),
+            "top_logprobs" => once(&mut self.top_logprobs, members),
+            "logprobs" => once(&mut self.logprobs, members),
+            "stop" => once(&mut self.stop, members),
+            "logit_bias" => once(&mut self.logit_bias, members),
+            "tools" => once(&mut self.tools, members),
+            "tool_choice" => once(&mut self.tool_choice, members),
+            "parallel_tool_calls" => once(&mut self.parallel_tool_calls, members),
+            "response_format" => once(&mut self.response_format, members),
+            "user" => once(&mut self.user, members),
+            other => {
+                if self.rival.is_none() && rivals_model(other) {
+                    self.rival = Some(other.to_owned());
+                }
+                members.next_value::<IgnoredAny>().map(drop)
+            }
+        }
+    }
+}
+
+/// Reads a member that may stand once.
+fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    place: &mut Option<T>,
+    members: &mut A,
+) -> Result<(), A::Error> {
+    if place.is_some() {
+        return Err(A::Error::custom("a member twice"));
+    }
+    *place = Some(members.next_value()?);
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -75,11 +127,13 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads a chat request, if it is plainly right.
 pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<ChatRequest> {
-    let chat: Chat<'_> = serde_json::from_slice(body).ok()?;
-    if !chat.is_plain() || is_too_deep_around(body, &chat.messages.into_long_texts(body)) {
+    let mut chat: Chat<'_> = serde_json::from_slice(body).ok()?;
+    let messages = chat.messages.take()?;
+    if !chat.is_plain() || is_too_deep_around(body, &messages.into_long_texts(body)) {
         return None;
     }
-    let Name(model) = serde_json::from_str(chat.model.get()).ok()?;
+    let model_text = chat.model?;
+    let Name(model) = serde_json::from_str(model_text.get()).ok()?;
     if model.trim().is_empty() {
         return None;
     }
@@ -99,14 +153,15 @@ pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<Cha
         kind: RequestKind::Chat,
         stream,
         include_usage,
-        max_output_tokens: chat.max_completion_tokens.or(chat.max_tokens),
-        n: chat.n,
+        max_output_tokens: chat.max_completion_tokens.flatten().or(chat.max_tokens.flatten()),
+        n: chat.n.flatten(),
         options: Options::default(),
         body: RawObject::known(body.clone()),
         patience: None,
         answer_at_most: None,
+        rival: chat.rival,
         places: Places {
-            model: Some(place(chat.model)),
+            model: Some(place(model_text)),
             stream: chat.stream.map(place),
             stream_options: chat.stream_options.map(place),
         },
@@ -121,8 +176,9 @@ fn place(text: &Bytes, value: &RawValue) -> Range<usize> {
 
 impl Chat<'_> {
     fn is_plain(&self) -> bool {
-        let between =
-            |value: Option<f64>, from: f64, to: f64| value.is_none_or(|value| (from..=to).contains(&value));
+        let between = |value: Maybe<f64>, from: f64, to: f64| {
+            value.flatten().is_none_or(|value| (from..=to).contains(&value))
+        };
         let begins = |value: Option<&RawValue>, first: &[char]| {
             value.is_none_or(|value| value.get().starts_with(first))
         };
@@ -130,16 +186,17 @@ impl Chat<'_> {
             && between(self.top_p, 0.0, 1.0)
             && between(self.presence_penalty, -2.0, 2.0)
             && between(self.frequency_penalty, -2.0, 2.0)
-            && self.n.is_none_or(|n| (1..=128).contains(&n))
-            && self.max_tokens.is_none_or(|tokens| tokens > 0)
-            && self.max_completion_tokens.is_none_or(|tokens| tokens > 0)
-            && self.top_logprobs.is_none_or(|count| count <= 20)
-            && begins(self.logprobs, &['t', 'f'])
-            && begins(self.stop, &['"', '['])
-            && begins(self.logit_bias, &['{'])
-            && begins(self.tool_choice, &['"', '{'])
-            && begins(self.response_format, &['{'])
-            && begins(self.user, &['"'])
+            && self.n.flatten().is_none_or(|n| (1..=128).contains(&n))
+            && self.max_tokens.flatten().is_none_or(|tokens| tokens > 0)
+            && self.max_completion_tokens.flatten().is_none_or(|tokens| tokens > 0)
+            && self.top_logprobs.flatten().is_none_or(|count| count <= 20)
+            // `n` begins null.
+            && begins(self.logprobs, &['t', 'f', 'n'])
+            && begins(self.stop, &['"', '[', 'n'])
+            && begins(self.logit_bias, &['{', 'n'])
+            && begins(self.tool_choice, &['"', '{', 'n'])
+            && begins(self.response_format, &['{', 'n'])
+            && begins(self.user, &['"', 'n'])
             && begins(self.stream_options, &['{'])
     }
 }

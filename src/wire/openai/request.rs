@@ -9,7 +9,9 @@ use serde_json::value::RawValue;
 
 use super::fields::{self, FieldRule};
 use super::{messages, quick};
-use crate::llm::{ChatRequest, EmbedRequest, Options, Places, RawObject, RequestKind, answers_to_each};
+use crate::llm::{
+    ChatRequest, EmbedRequest, Options, Places, RawObject, RequestKind, answers_to_each, rivals_model,
+};
 use crate::wire::Invalid;
 
 /// Reads a chat request. `streams_by_default` says what a caller means who does not say.
@@ -50,7 +52,7 @@ pub fn embed_request(body: Bytes) -> Result<EmbedRequest, Invalid> {
     if matches!(input, b"\"\"" | b"[]") {
         return Err(Invalid::value("input", "`input` must not be empty"));
     }
-    Ok(EmbedRequest { model: model(&body)?, body })
+    Ok(EmbedRequest { model: model(&body)?, rival: rival(&body), body })
 }
 
 use FieldRule::{Bool, BoolOrCount, List, Number, Object, Text, TextOrList, TextOrObject, Whole};
@@ -126,6 +128,7 @@ fn request(body: RawObject, kind: RequestKind, streams_by_default: bool) -> Resu
         options: Options::default(),
         patience: None,
         answer_at_most: None,
+        rival: rival(&body),
         places: Places::of(&body),
         body,
     })
@@ -139,6 +142,11 @@ pub(super) fn model(body: &RawObject) -> Result<String, Invalid> {
         return Err(Invalid::value("model", "`model` must not be empty"));
     }
     Ok(model)
+}
+
+/// The first member that a server could take for the model, besides `model` itself.
+fn rival(body: &RawObject) -> Option<String> {
+    body.names().find(|name| rivals_model(name)).map(str::to_owned)
 }
 
 #[derive(Deserialize)]
@@ -345,6 +353,7 @@ mod tests {
                 (Some(quick), Ok(slow)) => {
                     prop_assert_eq!(quick.model, slow.model);
                     prop_assert_eq!((quick.stream, quick.include_usage, quick.max_output_tokens), (slow.stream, slow.include_usage, slow.max_output_tokens));
+                    prop_assert_eq!(quick.rival, slow.rival);
                     prop_assert_eq!(quick.places, slow.places);
                     prop_assert_eq!(quick.n, slow.n);
                 }
