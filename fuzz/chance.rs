@@ -83,7 +83,7 @@ impl Chance {
                     let (open, close) = *self.one_of(pairs);
                     let inner = self.text_of(pieces, pairs, depth - 1);
                     let times = if self.once_in(20) { 1 + self.below(300) } else { 1 };
-                    text += &format!("{}{inner}{}", open.repeat(times), close.repeat(times));
+                    text.extend([open.repeat(times), inner, close.repeat(times)]);
                 }
                 _ => {
                     let piece = *self.one_of(pieces);

@@ -29,9 +29,11 @@ use std::time::{Duration, Instant};
 
 use chance::Chance;
 
-/// What is fuzzed, by name: tries one input.
-const TARGETS: &[(&str, fn(&mut Chance, &Path))] =
-    &[("model-files", model_files::attempt), ("prompts", prompts::attempt)];
+/// Tries one input, in a folder for its files.
+type Attempt = fn(&mut Chance, &Path);
+
+/// What is fuzzed, by name.
+const TARGETS: &[(&str, Attempt)] = &[("model-files", model_files::attempt), ("prompts", prompts::attempt)];
 
 /// Longer than any input may take in a program that is not optimised, on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -27,7 +27,7 @@
 //!
 //! | rank | rooms |
 //! |---|---|
-//! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write. [`confined`]: child processes that read hostile files |
+//! | 0 | [`llm`]: requests, frames, completions, usage. Values only. [`lint`]: reading what operators write. [`confined`]: child processes that read hostile files. [`fairness`]: turns of tasks, and large work on other threads |
 //! | 1 | [`callers`]: keys, limits, budgets, prices, in memory |
 //! | 2 | [`config`], [`prompts`], [`wire`]: settings and models file, library, dialects |
 //! | 3 | [`telemetry`]: logs, figures, the record of a request. [`leaderboard`]: how well models do. [`fetch`]: a document from the web. [`local`]: sockets of this machine, and who listens there |
@@ -51,6 +51,7 @@
 
 // In reading order.
 pub mod confined;
+pub mod fairness;
 pub mod lint;
 pub mod llm;
 

@@ -63,11 +63,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
             status: None,
             ended: false,
         };
-        request.extensions_mut().insert(Admitted {
-            record: record.clone(),
-            limits: self.context.limits,
-            peer,
-        });
+        request.extensions_mut().insert(Admitted::new(&record, &self.context, peer));
         let answer = if let Some(error) = self.turned_away(&request) {
             Ok(Err(error.into()))
         } else {

@@ -1,5 +1,7 @@
 //! Bodies of requests: read once, within limits.
 
+mod memory;
+
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
 use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use poem::http::{HeaderMap, StatusCode};
 use poem::{Request, RequestBody};
@@ -18,15 +20,24 @@ use tokio::time::{Instant, timeout_at};
 
 use super::context::{Admitted, Limits};
 use super::error::ApiError;
+use memory::{Reserved, SMALL_BYTES};
+
+pub(crate) use memory::BodyMemory;
 
 /// A body that comes slower than this, beyond the time for a silence, holds its connection for nothing.
 pub(super) const LEAST_BYTES_PER_SECOND: usize = 4096;
+/// The same while others wait for the memory that it takes.
+const LEAST_BYTES_PER_SECOND_IF_SHORT: usize = 64 * 1024;
+/// How long it takes until some of the bodies have ended.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The bytes of a JSON request, which the document describes as `T`.
 #[derive(Debug)]
 pub(super) struct JsonBody<T> {
     pub(super) bytes: Bytes,
     described: PhantomData<fn() -> T>,
+    /// For as long as the request is worked on.
+    _memory: Option<Reserved>,
 }
 
 impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
@@ -53,8 +64,8 @@ impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         require_json(request.headers())?;
-        let bytes = read(request, body).await?;
-        Ok(Self { bytes, described: PhantomData })
+        let body = read(request, body).await?;
+        Ok(Self { bytes: body.bytes, described: PhantomData, _memory: body.memory })
     }
 }
 
@@ -74,57 +85,127 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     unsupported("the body must be JSON; send the header `content-type: application/json`")
 }
 
+/// A body of any kind.
+#[derive(Debug, Default)]
+pub(super) struct AnyBody {
+    pub(super) bytes: Bytes,
+    /// To be kept for as long as the request is worked on.
+    memory: Option<Reserved>,
+}
+
 /// Reads the whole body of a request within the limits.
-pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Bytes, ApiError> {
-    let limits = request.data::<Admitted>().map_or_else(Limits::default, |admitted| admitted.limits);
+pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<AnyBody, ApiError> {
+    let by_itself;
+    let admitted = match request.data::<Admitted>() {
+        Some(admitted) => admitted,
+        None => {
+            by_itself = Admitted::default();
+            &by_itself
+        }
+    };
+    let limits = admitted.limits;
     let headers = request.headers();
-    let Ok(body) = body.take() else { return Ok(Bytes::new()) };
+    let Ok(body) = body.take() else { return Ok(AnyBody::default()) };
     let mut body: BoxBody<Bytes, std::io::Error> = body.into();
+    if body.is_end_stream() {
+        return Ok(AnyBody::default());
+    }
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limits.max_body_bytes as u64) {
-        return Err(too_large(limits));
-    }
-    let mut first: Option<Bytes> = None;
-    let mut all = BytesMut::new();
-    let mut started: Option<Instant> = None;
-    while !body.is_end_stream() {
-        let received = first.as_ref().map_or(0, Bytes::len) + all.len();
-        // Mostly it is there already, and nobody needs to look at a clock.
-        let frame = match body.frame().now_or_never() {
-            Some(frame) => frame,
-            None => {
-                let now = Instant::now();
-                let due = now.min(*started.get_or_insert(now) + slowest(received)) + limits.body_timeout;
-                timeout_at(due, body.frame()).await.map_err(|_| late())?
+    let announced = match announced.map(usize::try_from) {
+        Some(Ok(length)) if length <= limits.max_body_bytes => Some(length),
+        None => None,
+        Some(_) => return Err(too_large(limits)),
+    };
+    let first = announced.unwrap_or(SMALL_BYTES).min(limits.max_body_bytes);
+    let reserved = admitted.bodies.reserve(first).await.ok_or_else(full)?;
+    let mut reading = Reading { admitted, first: None, all: BytesMut::new(), reserved, started: None };
+    reading.read_on(&mut body).await?;
+    let (bytes, memory) = reading.reserved.keep(reading.first.unwrap_or_else(|| reading.all.freeze()));
+    Ok(AnyBody { bytes, memory })
+}
+
+/// A body that is being read.
+struct Reading<'a> {
+    admitted: &'a Admitted,
+    /// Most bodies come in one piece, which need not be copied.
+    first: Option<Bytes>,
+    all: BytesMut,
+    reserved: Reserved,
+    started: Option<Instant>,
+}
+
+impl Reading<'_> {
+    /// Reads to the end.
+    async fn read_on(&mut self, body: &mut BoxBody<Bytes, std::io::Error>) -> Result<(), ApiError> {
+        let limits = self.admitted.limits;
+        while !body.is_end_stream() {
+            let received = self.first.as_ref().map_or(0, Bytes::len) + self.all.len();
+            // Mostly it is there already, and nobody needs to look at a clock.
+            let frame = match body.frame().now_or_never() {
+                Some(frame) => frame,
+                None => self.in_time(received, body).await?,
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|_| broken_off())?;
+            let Ok(data) = frame.into_data() else { continue };
+            if received + data.len() > limits.max_body_bytes {
+                return Err(too_large(limits));
             }
+            if received + data.len() > self.reserved.bytes() {
+                // Of unknown length, and not small: it may become as large as any.
+                let bodies = &self.admitted.bodies;
+                let more = bodies.reserve(limits.max_body_bytes).await;
+                self.reserved = more.ok_or_else(full)?;
+            }
+            self.push(data);
+        }
+        Ok(())
+    }
+
+    /// What comes next of a body of which so much has come.
+    async fn in_time(
+        &mut self,
+        received: usize,
+        body: &mut BoxBody<Bytes, std::io::Error>,
+    ) -> Result<Option<Result<Frame<Bytes>, std::io::Error>>, ApiError> {
+        let now = Instant::now();
+        let rate = if self.admitted.bodies.is_short() {
+            LEAST_BYTES_PER_SECOND_IF_SHORT
+        } else {
+            LEAST_BYTES_PER_SECOND
         };
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| {
-            ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off before its end")
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
-        if received + data.len() > limits.max_body_bytes {
-            return Err(too_large(limits));
-        }
-        // Most bodies come in one piece, which need not be copied.
-        match first.take() {
-            None if all.is_empty() => first = Some(data),
+        let slowest = Duration::from_secs((received / rate) as u64);
+        let due = now.min(*self.started.get_or_insert(now) + slowest) + self.admitted.limits.body_timeout;
+        timeout_at(due, body.frame()).await.map_err(|_| late())
+    }
+
+    fn push(&mut self, data: Bytes) {
+        match self.first.take() {
+            None if self.all.is_empty() => self.first = Some(data),
             before => {
-                all.extend_from_slice(&before.unwrap_or_default());
-                all.extend_from_slice(&data);
+                if self.all.is_empty() {
+                    // All at once: what grows by doubling takes more than it holds.
+                    self.all.reserve(self.reserved.bytes());
+                }
+                self.all.extend_from_slice(&before.unwrap_or_default());
+                self.all.extend_from_slice(&data);
             }
         }
     }
-    Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+fn broken_off() -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off before its end")
+}
+
+fn full() -> ApiError {
+    let message = "the bodies of other requests take all of the memory for them; try again";
+    let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "body_memory_full", message);
+    error.retry_after(Some(FULL_RETRY_AFTER))
 }
 
 fn late() -> ApiError {
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")
-}
-
-/// How long so many bytes take at the slowest rate that is waited for.
-fn slowest(bytes: usize) -> Duration {
-    Duration::from_secs((bytes / LEAST_BYTES_PER_SECOND) as u64)
 }
 
 fn too_large(limits: Limits) -> ApiError {

@@ -83,10 +83,11 @@ pub async fn rehearse(
                 let target = reachable(address);
                 match timeout(CONNECT, connected(&target, tls.is_some())).await {
                     Ok(Ok(socket)) => over_tcp(socket, tls, key).await,
-                    Ok(Err(error)) if error.get_ref().is_some_and(|cause| cause.is::<Untrusted>()) => {
-                        Err(NoReport::Untrusted(error.to_string()))
-                    }
-                    _ => continue,
+                    Ok(Err(error)) => match Untrusted::in_error(&error) {
+                        Some(untrusted) => Err(NoReport::Untrusted(untrusted.to_string())),
+                        None => continue,
+                    },
+                    Err(_) => continue,
                 }
             }
         };

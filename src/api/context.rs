@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::AdminKey;
+use super::body::BodyMemory;
 use super::cors::Pages;
 use super::door::Doorkeeper;
 use super::error::ApiError;
@@ -36,6 +37,8 @@ pub struct Context {
     pub in_debug: bool,
     /// What a request may take.
     pub limits: Limits,
+    /// The memory for bodies of requests.
+    pub(super) bodies: Arc<BodyMemory>,
     /// Who may call from a browser.
     pub(super) pages: Pages,
     /// Proxies that are believed where a request came from.
@@ -84,6 +87,21 @@ pub(super) struct Admitted {
     pub(super) record: Arc<RequestRecord>,
     pub(super) limits: Limits,
     pub(super) peer: Peer,
+    pub(super) bodies: Arc<BodyMemory>,
+}
+
+impl Admitted {
+    pub(super) fn new(record: &Arc<RequestRecord>, context: &Context, peer: Peer) -> Self {
+        Self { record: record.clone(), limits: context.limits, peer, bodies: context.bodies.clone() }
+    }
+}
+
+impl Default for Admitted {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let bodies = Arc::new(BodyMemory::new(0, limits.max_body_bytes));
+        Self { record: Arc::new(RequestRecord::new("")), limits, peer: Peer::Unix, bodies }
+    }
 }
 
 impl Default for Limits {
@@ -114,6 +132,10 @@ impl Context {
                 max_body_bytes: settings.serving.max_body_bytes,
                 body_timeout: settings.serving.body_timeout,
             },
+            bodies: Arc::new(BodyMemory::new(
+                settings.serving.max_body_memory_bytes,
+                settings.serving.max_body_bytes,
+            )),
             pages: Pages::new(settings.cors_origins.clone(), !is_strict, callers.is_loopback),
             trusted_proxies: settings.trusted_proxies.clone(),
             guesses: Guesses::default(),

@@ -71,7 +71,9 @@ pub(super) fn policy(page: &str) -> String {
         .and_then(|(_, tag)| tag.split_once('>'))
         .and_then(|(_, text)| text.split_once("</script>"))
     {
-        scripts.push_str(&format!(" 'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text))));
+        scripts += " 'sha256-";
+        BASE64_STANDARD.encode_string(Sha256::digest(text), &mut scripts);
+        scripts.push('\'');
         rest = behind;
     }
     format!(

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::error::ApiError;
 use super::payload::{EmbeddingsResponse, Json, json_response};
 use super::record_of;
-use super::reply::{self, GeneratedResponse, StreamForm, as_it_is};
+use super::reply::{self, GeneratedResponse, StreamForm, WholeForm};
 use super::schema::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
@@ -177,5 +177,5 @@ pub(super) async fn generate(
     let form = chat.stream.then(|| StreamForm::wanted(request.headers()));
     let (gateway, of_request) = (context.gateway.clone(), record.clone());
     let asked = Box::pin(async move { gateway.chat(chat, of_request).await });
-    reply::respond(context, &record, asked, form, as_it_is).await
+    reply::respond(context, &record, asked, form, WholeForm::AsItIs).await
 }

@@ -20,7 +20,7 @@ use poem_openapi::registry::{self, MetaMediaType, MetaSchema, MetaSchemaRef};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OpenApi};
 use serde_json::{Map, Value, json};
 
-use super::body::{self, JsonBody};
+use super::body::{self, AnyBody, JsonBody};
 use super::context::Context;
 use super::error::{ApiError, ErrorLabel};
 use super::payload::RawAnswer;
@@ -116,25 +116,25 @@ impl PassthroughApi {
     /// Raw request, unwrapped
     #[oai(path = "/passthrough/:provider/*path", method = "post", operation_id = "passthrough_post")]
     async fn post(&self, request: &Request, body: RawBody) -> Result<RawAnswer, ApiError> {
-        self.unwrapped(request, Some(body.0)).await
+        self.unwrapped(request, Some(body.0.bytes)).await
     }
 
     /// Raw request, unwrapped
     #[oai(path = "/passthrough/:provider/*path", method = "put", operation_id = "passthrough_put")]
     async fn put(&self, request: &Request, body: RawBody) -> Result<RawAnswer, ApiError> {
-        self.unwrapped(request, Some(body.0)).await
+        self.unwrapped(request, Some(body.0.bytes)).await
     }
 
     /// Raw request, unwrapped
     #[oai(path = "/passthrough/:provider/*path", method = "patch", operation_id = "passthrough_patch")]
     async fn patch(&self, request: &Request, body: RawBody) -> Result<RawAnswer, ApiError> {
-        self.unwrapped(request, Some(body.0)).await
+        self.unwrapped(request, Some(body.0.bytes)).await
     }
 
     /// Raw request, unwrapped
     #[oai(path = "/passthrough/:provider/*path", method = "delete", operation_id = "passthrough_delete")]
     async fn delete(&self, request: &Request, body: RawBody) -> Result<RawAnswer, ApiError> {
-        self.unwrapped(request, Some(body.0)).await
+        self.unwrapped(request, Some(body.0.bytes)).await
     }
 }
 
@@ -301,7 +301,7 @@ fn travelling(headers: &Map<String, Value>) -> Result<HeaderMap, ApiError> {
 }
 
 /// A body of any kind, within the limits.
-pub(super) struct RawBody(Bytes);
+pub(super) struct RawBody(AnyBody);
 
 impl<'a> ApiExtractor<'a> for RawBody {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];

@@ -12,18 +12,18 @@ use poem::{Endpoint, Request, Response, Route};
 
 use super::context::Context;
 use super::door::Door;
+use super::error::ApiError;
 use super::{docs, error, record_of};
+use crate::callers::Gate;
+use crate::gateway::GatewayError;
 use crate::telemetry::EndpointMetrics;
 
-/// What callers may post that is asked of no model, and so uses nothing.
-const FREE: [&str; 6] = [
-    "/api/explain",
-    "/api/tokenize/count",
-    "/extras/tokenize/count",
-    "/api/prompts/:name/render",
-    "/api/engines/:model/load",
-    "/api/engines/:model/unload",
-];
+/// What callers may post that is asked of no model, and so uses no tokens, as the document writes it. It takes time all the same, so it counts as a
+/// request.
+const UNMETERED: [&str; 4] =
+    ["/api/explain", "/api/tokenize/count", "/extras/tokenize/count", "/api/prompts/{name}/render"];
+/// What operators post.
+const OPERATING: [&str; 2] = ["/api/engines/{model}/load", "/api/engines/{model}/unload"];
 
 /// All paths of the service.
 #[derive(Default)]
@@ -65,6 +65,19 @@ struct Path {
     allowed: String,
     metrics: Arc<EndpointMetrics>,
     door: Door,
+    limits: Limited,
+    gate: Arc<Gate>,
+}
+
+/// What is taken of a caller's limits before a request is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limited {
+    /// Nothing.
+    No,
+    /// A request.
+    Request,
+    /// A place among the parallel requests. The rest is taken once it is known what is asked of which model.
+    Place,
 }
 
 impl Path {
@@ -72,12 +85,33 @@ impl Path {
         let mut allowed: Vec<&str> = methods.keys().map(Method::as_str).collect();
         allowed.sort_unstable();
         let name = docs::documented_path(path, &context.prefix);
-        let is_free = FREE.iter().any(|free| docs::rebased(free, &context.prefix) == path);
+        let is_one_of = |paths: &[&str]| paths.iter().any(|one| docs::rebased(one, &context.prefix) == name);
         let is_for_callers = door.is_for_callers() && methods.contains_key(&Method::POST);
+        let limits = match () {
+            () if !is_for_callers || is_one_of(&OPERATING) => Limited::No,
+            () if is_one_of(&UNMETERED) => Limited::Request,
+            () => Limited::Place,
+        };
         let mut metrics = context.metrics.of_endpoint(&name);
-        metrics.asks_models = is_for_callers && !is_free;
+        metrics.asks_models = limits == Limited::Place;
         let metrics = Arc::new(metrics);
-        Self { allowed: allowed.join(", "), metrics, methods, door }
+        let gate = context.gateway.gate().clone();
+        Self { allowed: allowed.join(", "), metrics, methods, door, limits, gate }
+    }
+
+    /// # Errors
+    /// Too many requests of the caller are under way, or have been made.
+    async fn enter(&self, request: &Request) -> Result<(), ApiError> {
+        let record = record_of(request);
+        let place = match self.limits {
+            Limited::No => return Ok(()),
+            Limited::Request => self.gate.admit_unmetered(record.caller()).await,
+            Limited::Place => self.gate.place(record.caller()),
+        };
+        if let Some(place) = place.map_err(GatewayError::from)? {
+            record.facts().place = Some(place);
+        }
+        Ok(())
     }
 }
 
@@ -88,6 +122,7 @@ impl Endpoint for Path {
         record_of(&request).facts().endpoint = Some(self.metrics.clone());
         self.door.admit(&request)?;
         if let Some(endpoint) = self.methods.get(request.method()) {
+            self.enter(&request).await?;
             return endpoint.call(request).await;
         }
         let Some(endpoint) = self.methods.get(&Method::GET).filter(|_| request.method() == Method::HEAD)

@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::context::Context;
 use super::error::ApiError;
 use super::payload::{self, json_response};
+use crate::fairness;
 use crate::gateway::{GatewayError, Generated, MeteredStream, Reply};
 use crate::llm::{Completion, Frames};
 use crate::prompts::Rendered;
@@ -155,16 +156,12 @@ impl StreamForm {
 pub(super) type Waiting = Pin<Box<dyn Future<Output = Result<Reply<Generated>, GatewayError>> + Send>>;
 
 /// How an operation puts a whole answer into words.
-pub(super) type WholeForm = fn(&Completion, Option<&Rendered>, &RequestRecord) -> Result<Bytes, ApiError>;
-
-/// A whole answer as the provider gave it.
-#[expect(clippy::unnecessary_wraps, reason = "the signature of a form")]
-pub(super) fn as_it_is(
-    completion: &Completion,
-    _: Option<&Rendered>,
-    _: &RequestRecord,
-) -> Result<Bytes, ApiError> {
-    Ok(completion.body.clone())
+#[derive(Clone, Copy)]
+pub(super) enum WholeForm {
+    /// As the provider gave it.
+    AsItIs,
+    /// In words of its own, which takes time that grows with the answer.
+    Own(fn(&Completion, Option<&Rendered>, &RequestRecord) -> Result<Bytes, ApiError>),
 }
 
 /// Answers with what `asked` brings. A stream that is slow to begin is begun without it, so that
@@ -178,7 +175,7 @@ pub(super) async fn respond(
 ) -> Result<Response, ApiError> {
     let Some(form) = stream else {
         let reply = asked.await?;
-        return whole_response(&reply, record, whole);
+        return whole_response(reply, record, whole).await;
     };
     let (phase, engine) = match waiting::first(context, record, &mut asked).await {
         Ok(reply) => {
@@ -190,7 +187,7 @@ pub(super) async fn respond(
                 Generated::Whole(Completion { body: Bytes::new(), usage: None }),
             );
             let Generated::Stream(frames) = body else {
-                return whole_response(&Reply { body, ..reply }, record, whole);
+                return whole_response(Reply { body, ..reply }, record, whole).await;
             };
             return Ok(stream_response(
                 response,
@@ -206,14 +203,23 @@ pub(super) async fn respond(
     Ok(stream_response(Response::default(), body))
 }
 
-fn whole_response(
-    reply: &Reply<Generated>,
-    record: &RequestRecord,
+async fn whole_response(
+    reply: Reply<Generated>,
+    record: &Arc<RequestRecord>,
     form: WholeForm,
 ) -> Result<Response, ApiError> {
     let Generated::Whole(completion) = &reply.body else { return Err(ApiError::internal()) };
-    let mut response = json_response(form(completion, reply.prompt.as_ref(), record)?);
-    add_headers(response.headers_mut(), reply);
+    let body = completion.body.clone();
+    let body = match form {
+        WholeForm::AsItIs => body,
+        WholeForm::Own(form) => {
+            let (completion, prompt, record) = (completion.clone(), reply.prompt.clone(), record.clone());
+            let made = fairness::aside(body.len(), move || form(&completion, prompt.as_ref(), &record));
+            made.await.ok_or_else(ApiError::internal)??
+        }
+    };
+    let mut response = json_response(body);
+    add_headers(response.headers_mut(), &reply);
     Ok(response)
 }
 

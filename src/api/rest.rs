@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use poem::{Request, Response};
 use poem_openapi::OpenApi;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::body::JsonBody;
@@ -75,7 +77,9 @@ impl FacadeApi {
         let conversation: Conversation = dto::read(object.text())?;
         let ignored = dto::unknown_members(&object, &[CONVERSATION]);
         let conversation = spoken(conversation, OwnPrompt::default(), request)?;
-        Ok(converse(&self.context, request, conversation, ignored, conversation_answer).await?.into())
+        Ok(converse(&self.context, request, conversation, ignored, WholeForm::Own(conversation_answer))
+            .await?
+            .into())
     }
 
     /// Conversation with options
@@ -94,7 +98,9 @@ impl FacadeApi {
         let object = dto::object(body.bytes)?;
         let ignored = dto::unknown_members(&object, &[CONVERSATION, GENERATION]);
         let conversation = extended(&object, request)?;
-        Ok(converse(&self.context, request, conversation, ignored, conversation_answer).await?.into())
+        Ok(converse(&self.context, request, conversation, ignored, WholeForm::Own(conversation_answer))
+            .await?
+            .into())
     }
 
     /// Models
@@ -306,9 +312,33 @@ pub(super) struct Said {
 
 /// Reads a provider's answer.
 pub(super) fn said(completion: &Completion) -> Result<Said, ApiError> {
-    let answer: Value = serde_json::from_slice(&completion.body).map_err(|_| ApiError::internal())?;
-    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok(Said { text: text("/choices/0/message/content"), finish_reason: text("/choices/0/finish_reason") })
+    let answer: Answer<'_> = serde_json::from_slice(&completion.body).map_err(|_| ApiError::internal())?;
+    let AnswerChoice { message, finish_reason } = answer.choices.into_iter().next().unwrap_or_default();
+    let message: AnswerMessage<'_> =
+        message.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default();
+    let text = message.content.and_then(|json| serde_json::from_str(json.get()).ok());
+    Ok(Said { text: text.unwrap_or_default(), finish_reason: finish_reason.unwrap_or_default() })
+}
+
+/// An answer, of which nothing becomes a value but what is said: all of its values would take many times its length.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    choices: Vec<AnswerChoice<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+struct AnswerChoice<'a> {
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct AnswerMessage<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
 }
 
 fn tag(context: &Context, route: &Route, library: &[String]) -> super::schema::Tag {

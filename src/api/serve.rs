@@ -30,6 +30,7 @@ use poem::{Addr, Body, Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::coop;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,9 @@ pub(super) use workers::{Crew, Place};
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 256;
+/// What waits to be sent on one of them, so that all of a connection hold some MiB at most: with what was handed over
+/// when there was room, a piece of an answer each.
+const HTTP2_SEND_BYTES: usize = 16 * 1024;
 /// Reading a body of this size takes about a millisecond.
 const LONG_BODY_BYTES: u64 = 256 * 1024;
 /// How often an HTTP/2 caller is asked whether it is still there.
@@ -236,8 +240,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
         let serving = self.drive(connection, &activity, http1::Connection::graceful_shutdown);
         let mut serving = pin!(serving);
+        // An answer that always has more uses up the turn, and its caller may leave all the same.
+        let mut left = pin!(coop::unconstrained(std::future::poll_fn(|cx| watch.poll_left(cx))));
         std::future::poll_fn(|cx| match serving.as_mut().poll(cx) {
-            Poll::Pending => watch.poll_left(cx).map(Ok),
+            Poll::Pending => left.as_mut().poll(cx).map(Ok),
             served @ Poll::Ready(_) => served,
         })
         .await
@@ -272,6 +278,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .timer(TokioTimer::new())
             .keep_alive_interval(HTTP2_PING)
             .max_concurrent_streams(HTTP2_STREAMS)
+            .max_send_buf_size(HTTP2_SEND_BYTES)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
         let connection = pin!(builder.serve_connection(io, service));
         self.drive(connection, &activity, http2::Connection::graceful_shutdown).await
@@ -286,7 +293,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     ) -> Result<(), BoxError> {
         let (mut stopping, mut killed) = (false, false);
         loop {
-            let called = pin!(self.called(activity, stopping, killed));
+            // It is asked only when it has called, and then it is to be heard, whatever the answer has used up of the turn.
+            let called = pin!(coop::unconstrained(self.called(activity, stopping, killed)));
             let called = tokio::select! {
                 biased;
                 ended = connection.as_mut() => return Ok(ended?),

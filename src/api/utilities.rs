@@ -7,10 +7,12 @@ mod reading;
 mod sources;
 mod target;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use poem::Request;
+use poem::http::StatusCode;
 use poem_openapi::OpenApi;
 use serde::Serialize;
 
@@ -28,6 +30,7 @@ use super::schema::{
     TranslateRequest, Translated,
 };
 use super::{Tag, prompts, record_of};
+use crate::fairness;
 use crate::gateway::{self, Offer, Opening, Replies, Unanswered};
 use crate::llm::Completion;
 use crate::prompts::Rendered;
@@ -62,10 +65,13 @@ impl UtilitiesApi {
         let conversation = asked.conversation("translate", offers, wanted)?;
         let target_language = conversation.opening.told(&library, "target_language");
 
-        let Answers { said, about, replies } = self.each(request, conversation, &texts).await?;
+        let Answers { said, size, about, replies } = self.each(request, conversation, &texts).await?;
         let pair = |(original, translated)| Translated { original, translated };
-        let response = texts.into_iter().zip(said).map(pair).collect();
-        listed(&TranslateAnswer { response, target_language, about }, &replies, &asked)
+        let make = move || {
+            let response = texts.into_iter().zip(said).map(pair).collect();
+            TranslateAnswer { response, target_language, about }
+        };
+        Ok(listed(made(size, make).await?, &replies, &asked))
     }
 
     /// Simplify texts
@@ -81,8 +87,8 @@ impl UtilitiesApi {
         let (texts, wanted) = (asked.texts()?, asked.wanted(request)?);
         let conversation = asked.conversation("simplify-text", Vec::new(), wanted)?;
 
-        let Answers { said, about, replies } = self.each(request, conversation, &texts).await?;
-        listed(&SimplifyAnswer { response: said, about }, &replies, &asked)
+        let Answers { said, size, about, replies } = self.each(request, conversation, &texts).await?;
+        Ok(listed(made(size, move || SimplifyAnswer { response: said, about }).await?, &replies, &asked))
     }
 
     /// Ask questions about texts
@@ -104,14 +110,20 @@ impl UtilitiesApi {
         ];
         let conversation = asked.conversation("generate-questions", offers, wanted)?;
 
-        let Answers { said, about, replies } = self.each(request, conversation, &texts).await?;
+        let Answers { said, size, about, replies } = self.each(request, conversation, &texts).await?;
+        if let Some(index) = said.iter().position(|said| said.len() > questions::MOST_BYTES) {
+            return Err(no_list(index));
+        }
         let most = usize::try_from(number).unwrap_or(usize::MAX);
-        let asked_of = |(text, said): (String, String)| TextQuestions {
+        let asked_of = move |(text, said): (String, String)| TextQuestions {
             text,
             questions: questions::listed(&said, most),
         };
-        let response = texts.into_iter().zip(said).map(asked_of).collect();
-        listed(&QuestionsAnswer { response, about }, &replies, &asked)
+        let make = move || {
+            let response = texts.into_iter().zip(said).map(asked_of).collect();
+            QuestionsAnswer { response, about }
+        };
+        Ok(listed(made(size, make).await?, &replies, &asked))
     }
 
     /// Answer a question from passages
@@ -136,7 +148,7 @@ impl UtilitiesApi {
             conversation.opening = own_opening(&own, &question);
         }
         conversation.statement = sources::question(&question);
-        let answered = self.one(request, conversation, asked, answer).await;
+        let answered = self.one(request, conversation, asked, WholeForm::Own(answer)).await;
         answered.map_err(|error| error.at_text("texts"))
     }
 
@@ -155,7 +167,7 @@ impl UtilitiesApi {
         let wanted = asked.wanted(request)?;
         let mut conversation = asked.conversation("news-on-sm", Vec::new(), wanted)?;
         conversation.statement = text;
-        let answered = self.one(request, conversation, asked, article).await;
+        let answered = self.one(request, conversation, asked, WholeForm::Own(article)).await;
         answered.map_err(|error| error.at_text("text"))
     }
 
@@ -181,7 +193,7 @@ impl UtilitiesApi {
         offers.extend(given(article_type.as_deref()).map(|kind| Offer::said(&["article_type"], kind)));
         let mut conversation = asked.conversation("full-article", offers, wanted)?;
         conversation.statement = sources::sources(&texts);
-        let answered = self.one(request, conversation, asked, article).await;
+        let answered = self.one(request, conversation, asked, WholeForm::Own(article)).await;
         answered.map_err(|error| error.at_text("texts"))
     }
 }
@@ -197,12 +209,10 @@ impl UtilitiesApi {
         let record = record_of(request);
         let asked = self.context.gateway.converse_about_each(conversation, texts, record.clone());
         let replies = asked.await.map_err(|error| told_of_text(error, &record))?;
-        let (mut said, mut finish_reasons) = (Vec::new(), Vec::new());
-        for reply in &replies.answers {
-            let Said { text, finish_reason } = rest::said(&reply.body)?;
-            said.push(answer_alone(&text).to_owned());
-            finish_reasons.push(finish_reason);
-        }
+        let answers: Vec<Completion> = replies.answers.iter().map(|reply| reply.body.clone()).collect();
+        let size = answers.iter().map(|answer| answer.body.len()).sum();
+        let read = fairness::aside(size, move || all_said(&answers)).await;
+        let (said, finish_reasons) = read.ok_or_else(ApiError::internal)??;
         let generation_time = record.elapsed().as_secs_f64();
         let facts = record.facts();
         let about = AboutAnswers {
@@ -213,7 +223,7 @@ impl UtilitiesApi {
             prompt: replies.prompt.as_ref().map(prompts::note),
         };
         drop(facts);
-        Ok(Answers { said, about, replies })
+        Ok(Answers { said, size, about, replies })
     }
 
     /// One answer.
@@ -231,15 +241,52 @@ impl UtilitiesApi {
 /// What was said about each text.
 struct Answers {
     said: Vec<String>,
+    /// Bytes of all answers, as they came.
+    size: usize,
     about: AboutAnswers,
     replies: Replies,
 }
 
-fn listed<W: Serialize>(body: &W, replies: &Replies, asked: &Asked) -> Listed<W> {
-    let body = serde_json::to_vec(body).map_err(|_| ApiError::internal())?;
-    let mut response = json_response(body.into());
+/// What is said in answers, without reasoning, and why each of them ended.
+fn all_said(answers: &[Completion]) -> Result<(Vec<String>, Vec<String>), ApiError> {
+    let one = |answer| {
+        let Said { text, finish_reason } = rest::said(answer)?;
+        Ok((answer_alone(&text).to_owned(), finish_reason))
+    };
+    answers.iter().map(one).collect()
+}
+
+/// The JSON of what is made of answers of so many bytes.
+async fn made<W: Serialize>(
+    size: usize,
+    make: impl FnOnce() -> W + Send + 'static,
+) -> Result<Made<W>, ApiError> {
+    let written = fairness::aside(size, move || serde_json::to_vec(&make())).await;
+    match written {
+        Some(Ok(body)) => Ok(Made { body: body.into(), of: PhantomData }),
+        _ => Err(ApiError::internal()),
+    }
+}
+
+/// The JSON of a `W`.
+struct Made<W> {
+    body: Bytes,
+    of: PhantomData<fn() -> W>,
+}
+
+/// The model has written so much about a text that it cannot be questions.
+fn no_list(index: usize) -> ApiError {
+    let most = questions::MOST_BYTES;
+    let message = format!(
+        "the answer about `texts[{index}]` is longer than {most} bytes, so it is no list of questions"
+    );
+    ApiError::new(StatusCode::BAD_GATEWAY, "upstream_protocol", message)
+}
+
+fn listed<W>(made: Made<W>, replies: &Replies, asked: &Asked) -> SeveralResponse<W> {
+    let mut response = json_response(made.body);
     reply::add_headers_of_several(response.headers_mut(), replies, &asked.ignored);
-    Ok(response.into())
+    response.into()
 }
 
 /// The error of one text names that text, if it is the text's own.

@@ -37,6 +37,11 @@ pub struct Spent {
     pub money: f64,
 }
 
+impl Spent {
+    /// Nothing.
+    pub const NONE: Self = Self { tokens: 0, money: 0.0 };
+}
+
 /// All budgets that have been touched.
 #[derive(Debug, Default)]
 pub struct Budgets {

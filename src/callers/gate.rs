@@ -258,6 +258,40 @@ impl Gate {
         Ok(permit)
     }
 
+    /// A place among the parallel requests of a caller's key, for a request of which nothing is known but who sends it: its
+    /// body is not read before it has one. `None` where there is no such limit.
+    ///
+    /// # Errors
+    /// All of them are taken.
+    pub fn place(self: &Arc<Self>, caller: Option<&Caller>) -> Result<Option<Permit>, Refusal> {
+        let limited = caller.filter(|caller| caller.key.limits.parallel_requests.is_some());
+        let Some(caller) = limited else { return Ok(None) };
+        let mut permit = Permit::of(self, Part::REQUEST);
+        let has_place = permit.take_place(&caller.scope)?;
+        Ok(has_place.then_some(permit))
+    }
+
+    /// Lets in a request that is asked of no model and uses no tokens: it counts as a request of its caller. `None` if
+    /// nothing is limited.
+    ///
+    /// # Errors
+    /// There are too many, or nobody can be asked and nothing is let through unasked.
+    pub async fn admit_unmetered(
+        self: &Arc<Self>,
+        caller: Option<&Caller>,
+    ) -> Result<Option<Permit>, Refusal> {
+        if !self.limits(caller) {
+            return Ok(None);
+        }
+        let rules = Guard::into_inner(self.rules());
+        let mut permit = Permit::of(self, Part::REQUEST);
+        permit.take(self.scopes_of(caller, None, &rules), Instant::now())?;
+        if let Some(pool) = self.pool.get() {
+            permit.share(pool.as_ref()).await?;
+        }
+        Ok(Some(permit))
+    }
+
     /// Another model takes over a request that has passed. `None` if that model has no limits of its own, which alone
     /// matter now; else what is to be joined to the request's leave.
     ///

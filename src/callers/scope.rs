@@ -86,6 +86,8 @@ const LEFT_HOLDS: Duration = Duration::from_secs(10);
 pub(super) struct Hold {
     /// None of what is only a part of a request.
     request: Option<Mark>,
+    /// Whether it has a place among those at the same time.
+    has_place: bool,
     tokens: Mark,
     reserved: u64,
 }
@@ -176,19 +178,43 @@ impl Scope {
     /// # Errors
     /// Something is short; nothing is taken then.
     pub(super) fn take(&self, asked: Want, now: Instant) -> Result<Hold, Short> {
+        self.take_beside(asked, asked.is_request, now)
+    }
+
+    /// The same for a request that has its place already.
+    pub(super) fn take_in_place(&self, asked: Want, now: Instant) -> Result<Hold, Short> {
+        self.take_beside(asked, false, now)
+    }
+
+    fn take_beside(&self, asked: Want, wants_place: bool, now: Instant) -> Result<Hold, Short> {
         let Want { tokens, is_request } = asked;
         let mut state = self.state();
-        state.has_enough(asked, now)?;
+        state.has_enough(asked, wants_place, now)?;
         // Without a limit nothing is counted before it is known.
         let reserved = state.limits.tokens_per_minute.map_or(0, |_| tokens);
         let request = is_request.then(|| state.requests.add(1, now));
-        state.parallel += u64::from(is_request);
-        Ok(Hold { request, tokens: state.tokens.add(reserved, now), reserved })
+        state.parallel += u64::from(wants_place);
+        Ok(Hold { request, has_place: wants_place, tokens: state.tokens.add(reserved, now), reserved })
+    }
+
+    /// Takes a place among the requests at the same time, for one of which nothing else is known yet. `None` where there is
+    /// no such limit.
+    ///
+    /// # Errors
+    /// All places are taken.
+    pub(super) fn take_place(&self, now: Instant) -> Result<Option<Hold>, Short> {
+        let mut state = self.state();
+        if state.limits.parallel_requests.is_none() {
+            return Ok(None);
+        }
+        state.lack_of_places().map_or(Ok(()), Err)?;
+        state.parallel += 1;
+        Ok(Some(Hold { request: None, has_place: true, tokens: state.tokens.add(0, now), reserved: 0 }))
     }
 
     /// What would be short for a request.
     pub(super) fn lacks(&self, asked: Want, now: Instant) -> Option<Short> {
-        self.state().has_enough(asked, now).err()
+        self.state().has_enough(asked, asked.is_request, now).err()
     }
 
     /// The request was not made after all.
@@ -202,7 +228,7 @@ impl Scope {
     /// The request has ended, and has used so many tokens.
     pub(super) fn settle(&self, hold: &Hold, tokens: u64, now: Instant) {
         let mut state = self.state();
-        state.parallel = state.parallel.saturating_sub(u64::from(hold.request.is_some()));
+        state.parallel = state.parallel.saturating_sub(u64::from(hold.has_place));
         state.tokens.correct(hold.tokens, hold.reserved, tokens, now);
     }
 
@@ -233,14 +259,17 @@ impl Scope {
 }
 
 impl State {
+    fn lack_of_places(&self) -> Option<Short> {
+        let limit = self.limits.parallel_requests?;
+        Short::of(Dimension::Parallel, (limit, 1, self.parallel), || 1)
+    }
+
     /// # Errors
     /// Something is short.
-    fn has_enough(&mut self, asked: Want, now: Instant) -> Result<(), Short> {
-        let Limits { requests_per_minute, tokens_per_minute, parallel_requests } = self.limits;
-        let of_request = |limit: Option<u64>| limit.filter(|_| asked.is_request);
-        let places = of_request(parallel_requests)
-            .and_then(|limit| Short::of(Dimension::Parallel, (limit, 1, self.parallel), || 1));
-        let requests = of_request(requests_per_minute).and_then(|limit| {
+    fn has_enough(&mut self, asked: Want, wants_place: bool, now: Instant) -> Result<(), Short> {
+        let Limits { requests_per_minute, tokens_per_minute, .. } = self.limits;
+        let places = if wants_place { self.lack_of_places() } else { None };
+        let requests = requests_per_minute.filter(|_| asked.is_request).and_then(|limit| {
             let window = &mut self.requests;
             let used = window.sum(now);
             Short::of(Dimension::Requests, (limit, 1, used), || window.seconds_until(limit - 1, now))
@@ -352,5 +381,24 @@ mod tests {
         assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Requests);
         scope.settle(&whole, 0, now);
         assert_eq!(scope.figures(now)[2].unwrap().remaining, 1);
+    }
+
+    #[test]
+    fn a_place_may_be_taken_before_the_rest() {
+        let now = Instant::now();
+        let scope = Scope::new(limits(Some(5), None, Some(2)), now);
+        let one = scope.take_place(now).unwrap().unwrap();
+        let two = scope.take_place(now).unwrap().unwrap();
+        assert_eq!(scope.take_place(now).unwrap_err().dimension, Dimension::Parallel);
+        assert_eq!(scope.take(want(0), now).unwrap_err().dimension, Dimension::Parallel);
+        let rest = scope.take_in_place(want(0), now).unwrap();
+        assert_eq!(scope.figures(now)[0].unwrap().remaining, 4, "it is one request");
+        scope.settle(&rest, 0, now);
+        assert_eq!(scope.figures(now)[2].unwrap().remaining, 0, "its place is given back by whoever has it");
+        scope.settle(&one, 0, now);
+        scope.settle(&two, 0, now);
+        assert_eq!(scope.figures(now)[2].unwrap().remaining, 2);
+        scope.limit(limits(Some(5), None, None));
+        assert!(scope.take_place(now).unwrap().is_none());
     }
 }

@@ -104,6 +104,8 @@ impl Default for Timeouts {
 pub struct Serving {
     /// `MAX_BODY_BYTES`
     pub max_body_bytes: usize,
+    /// `MAX_BODY_MEMORY_BYTES`: of all bodies together.
+    pub max_body_memory_bytes: usize,
     /// `MAX_CONNECTIONS`
     pub max_connections: usize,
     /// `HEADER_TIMEOUT`: from a request's first byte to the end of its head.
@@ -222,6 +224,7 @@ variables! {
     first_token_timeout: String,
     stall_timeout: String,
     max_body_bytes: String,
+    max_body_memory_bytes: String,
     max_connections: String,
     header_timeout: String,
     idle_timeout: String,
@@ -380,6 +383,11 @@ impl Raw {
         let seconds = Duration::from_secs;
         Serving {
             max_body_bytes: check.count("MAX_BODY_BYTES", self.max_body_bytes.as_deref(), 20_971_520),
+            max_body_memory_bytes: check.count(
+                "MAX_BODY_MEMORY_BYTES",
+                self.max_body_memory_bytes.as_deref(),
+                256 * 1024 * 1024,
+            ),
             max_connections: check.count("MAX_CONNECTIONS", self.max_connections.as_deref(), 16_384),
             header_timeout: check.seconds("HEADER_TIMEOUT", self.header_timeout.as_deref(), seconds(10)),
             idle_timeout: check.seconds("IDLE_TIMEOUT", self.idle_timeout.as_deref(), seconds(75)),

@@ -104,8 +104,7 @@ impl Gateway {
         route: &Route,
         record: &RequestRecord,
     ) -> Result<(), GatewayError> {
-        let (spent, least) = (Spent::default(), Spent::default());
-        self.enter(&route.model, Part { spent, guessed: 0, least, is_request: true }, record).await
+        self.enter(&route.model, Part { has_place: has_place(record), ..Part::REQUEST }, record).await
     }
 
     async fn enter(&self, model: &str, part: Part, record: &RequestRecord) -> Result<(), GatewayError> {
@@ -114,6 +113,11 @@ impl Gateway {
         record.facts().permit = Some(permit);
         Ok(())
     }
+}
+
+/// Whether a request has its place among those of its key since it came.
+fn has_place(record: &RequestRecord) -> bool {
+    record.facts().place.is_some()
 }
 
 /// What a request is expected to use.
@@ -146,7 +150,7 @@ impl Expected<'_> {
             Spent { tokens: input_tokens.saturating_add(1), money }
         };
         let guessed = if self.is_guess { output_tokens } else { 0 };
-        Part { spent, guessed, least, is_request: !record.is_part() }
+        Part { spent, guessed, least, is_request: !record.is_part(), has_place: has_place(record) }
     }
 }
 

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method};
 
 use self::cut::{Passed, RawCut};
@@ -135,8 +135,6 @@ struct RawMeter {
     record: Arc<RequestRecord>,
     task: RawTask,
     form: Form,
-    /// Whether the bytes are what they mean.
-    is_plain: bool,
     tally: Tally,
     has_begun: bool,
 }
@@ -144,15 +142,13 @@ struct RawMeter {
 impl RawMeter {
     fn new(task: RawTask, headers: &HeaderMap, record: &Arc<RequestRecord>) -> Self {
         let form = Form::of(headers);
-        let encodings = headers.get_all(CONTENT_ENCODING).iter();
-        let is_plain = encodings.into_iter().all(|encoding| encoding == "identity");
         record.facts().stream = form.is_stream();
-        Self { record: record.clone(), task, form, is_plain, tally: Tally::default(), has_begun: false }
+        Self { record: record.clone(), task, form, tally: Tally::default(), has_begun: false }
     }
 
     /// What may end the answer before its time, if it has a form that can be ended.
     fn cut(&self) -> Option<RawCut> {
-        let is_stream = self.form == Form::Events && self.is_plain;
+        let is_stream = self.form == Form::Events;
         is_stream.then(|| RawCut::of(&self.record, self.task.input_tokens())).flatten()
     }
 
@@ -174,10 +170,10 @@ impl RawMeter {
         }
         let output_tokens = match self.form {
             _ if !self.generates() => 0,
-            Form::Events if self.is_plain => self.tally.events(),
-            Form::Lines if self.is_plain => self.tally.lines(),
+            Form::Events => self.tally.events(),
+            Form::Lines => self.tally.lines(),
             Form::Other => 0,
-            Form::Events | Form::Lines | Form::Text => Usage::estimated_tokens(self.tally.bytes()),
+            Form::Text => Usage::estimated_tokens(self.tally.bytes()),
         };
         let input_tokens = self.task.input_tokens();
         Some(Usage { input_tokens, output_tokens, source: UsageSource::Estimated, ..Usage::default() })
@@ -186,8 +182,7 @@ impl RawMeter {
 
 impl Drop for RawMeter {
     fn drop(&mut self) {
-        let told = self.tally.usage().filter(|_| self.is_plain);
-        if let Some(usage) = told.or_else(|| self.estimate()) {
+        if let Some(usage) = self.tally.usage().or_else(|| self.estimate()) {
             self.record.used(usage);
         }
     }

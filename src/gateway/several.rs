@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::course::Course;
 use super::{Conversation, Gateway, GatewayError, Generated, Opening, Reply, note_route};
-use crate::llm::{ChatRequest, Completion};
+use crate::llm::{ChatRequest, Completion, MAX_ANSWER_BYTES};
 use crate::prompts::Rendered;
 use crate::providers::{ErrorKind, ProviderError};
 use crate::telemetry::RequestRecord;
@@ -82,7 +82,7 @@ impl Gateway {
         let mut answers = Vec::with_capacity(texts.len());
         let mut waiting: VecDeque<(usize, &String)> = texts.iter().enumerate().collect();
         let mut asked = FuturesUnordered::new();
-        let mut at_once = AT_ONCE;
+        let (mut at_once, mut bytes) = (AT_ONCE, 0);
         loop {
             while asked.len() < at_once
                 && let Some((index, text)) = waiting.pop_front()
@@ -93,7 +93,13 @@ impl Gateway {
                 asked.push(async move { (index, self.about_one(course.clone(), request, part).await) });
             }
             match asked.next().await {
-                Some((index, Ok(answer))) => answers.push((index, answer)),
+                Some((index, Ok(answer))) => {
+                    bytes += answer.body.body.len();
+                    if bytes > MAX_ANSWER_BYTES {
+                        return Err(Unanswered { error: too_long(&answer), text: Some(index) });
+                    }
+                    answers.push((index, answer));
+                }
                 // The others hold what it needs: it waits until one of them has ended.
                 Some((index, Err(GatewayError::Refused(refusal))))
                     if !asked.is_empty() && !refusal.is_for_good() =>
@@ -124,4 +130,11 @@ impl Gateway {
         };
         Ok(Reply { body, deployment, attempts, ignored_options, variant, prompt: None })
     }
+}
+
+/// All answers together are as long as one may be at most.
+fn too_long(answer: &Reply<Completion>) -> GatewayError {
+    let reason = format!("its answers are longer than {MAX_ANSWER_BYTES} bytes in all");
+    let kind = ErrorKind::Protocol(reason);
+    Box::new(ProviderError::new(&answer.deployment.provider_name, kind)).into()
 }

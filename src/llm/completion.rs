@@ -1,12 +1,22 @@
 //! A whole answer: as an upstream gave it, or folded from the chunks of a stream.
 
+mod choice;
+mod weight;
+
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{Frames, RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault};
+use choice::Choice;
+
+pub use weight::{MAX_ANSWER_BYTES, read_within};
+
+/// After so many bytes of chunks it is looked at how much of them is kept.
+const WEIGHED_AFTER: usize = 512 * 1024;
 
 /// A whole answer in OpenAI's JSON (`chat.completion` or `text_completion`).
 #[derive(Clone, Debug)]
@@ -20,7 +30,7 @@ pub struct Completion {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(default)]
-    choices: Option<Vec<IgnoredAny>>,
+    choices: Option<Vec<Choice>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
 }
@@ -29,14 +39,21 @@ impl Completion {
     /// Takes an upstream's answer as it is, after a look at its outermost members.
     ///
     /// # Errors
-    /// It is not a JSON object with a list of choices, or it is nested too deeply.
+    /// It is not a JSON object in UTF-8 with a list of choices that are objects, each of which says why it ended; or it is
+    /// nested too deeply.
     pub fn from_openai(body: Bytes) -> Result<Self, String> {
         if is_too_deep(&body) {
             return Err(TOO_DEEP.to_owned());
         }
-        let envelope: Envelope<'_> = serde_json::from_slice(&body).map_err(|error| json_fault(&error))?;
-        if envelope.choices.is_none_or(|choices| choices.is_empty()) {
+        // What is skipped below is not decoded, so its letters are checked here, in place of those of each text.
+        let text = std::str::from_utf8(&body).map_err(|_| "its answer is not in UTF-8".to_owned())?;
+        let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| json_fault(&error))?;
+        let choices = envelope.choices.unwrap_or_default();
+        if choices.is_empty() {
             return Err("no choices in the answer".to_owned());
+        }
+        if choices.iter().any(|choice| !choice.has_ended) {
+            return Err("its answer ended without a finish reason".to_owned());
         }
         let usage = envelope.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
         Ok(Self { body, usage })
@@ -48,50 +65,76 @@ impl Completion {
 /// Text that comes in pieces (content, reasoning, arguments of tool calls) is joined, lists of log
 /// probabilities are joined, and of everything else the last value counts, so that members this
 /// gateway does not know survive.
+///
+/// What it keeps is bounded, whatever comes.
 #[derive(Debug)]
 pub struct Fold {
     kind: RequestKind,
     envelope: Map<String, Value>,
-    choices: Vec<Value>,
+    choices: Vec<Folded>,
     usage: Option<Usage>,
+    /// Bytes of chunks since it was last weighed.
+    unweighed: usize,
+}
+
+/// A choice as far as it has come.
+#[derive(Debug, Default)]
+struct Folded {
+    members: Map<String, Value>,
+    /// The tool calls of its message, which has an empty list in their place.
+    calls: Vec<Value>,
+    /// Where the call with an index stands among them.
+    places: HashMap<u64, usize>,
 }
 
 impl Fold {
     /// A fold for the answer to a request of this kind.
     pub fn new(kind: RequestKind) -> Self {
-        Self { kind, envelope: Map::new(), choices: Vec::new(), usage: None }
+        Self { kind, envelope: Map::new(), choices: Vec::new(), usage: None, unweighed: 0 }
     }
 
     /// Adds the chunks of a run.
     ///
     /// # Errors
-    /// One of them is not a chunk.
+    /// One of them is not a chunk, or the answer has become too long.
     pub fn push(&mut self, frames: &Frames) -> Result<(), String> {
         for json in frames.jsons() {
-            let chunk: Map<String, Value> =
-                serde_json::from_slice(json).map_err(|error| json_fault(&error))?;
-            self.push_chunk(chunk);
+            self.push_chunk(read_within(json)?);
+        }
+        self.unweighed += frames.bytes().len();
+        if self.unweighed > WEIGHED_AFTER {
+            self.unweighed = 0;
+            if self.weight() > MAX_ANSWER_BYTES {
+                return Err(weight::too_long());
+            }
         }
         Ok(())
+    }
+
+    /// About how much memory it takes.
+    pub fn weight(&self) -> usize {
+        let of_choice = |choice: &Folded| {
+            weight::of_members(&choice.members) + choice.calls.iter().map(weight::of).sum::<usize>()
+        };
+        weight::of_members(&self.envelope) + self.choices.iter().map(of_choice).sum::<usize>()
     }
 
     /// The whole answer.
     ///
     /// # Errors
-    /// No choice came.
+    /// No choice came, or the answer is too long.
     pub fn finish(mut self) -> Result<Completion, String> {
         if self.choices.is_empty() {
             return Err("no choices in the answer".to_owned());
         }
-        for (index, choice) in self.choices.iter_mut().enumerate() {
-            self.kind.complete(index, choice);
-        }
+        let choices = self.choices.into_iter().enumerate();
+        let choices = choices.map(|(index, choice)| self.kind.complete(index, choice)).collect();
         let usage = self.envelope.shift_remove("usage");
-        self.envelope.insert("choices".into(), Value::Array(self.choices));
+        self.envelope.insert("choices".into(), Value::Array(choices));
         if let Some(usage) = usage {
             self.envelope.insert("usage".into(), usage);
         }
-        Ok(Completion { body: Value::Object(self.envelope).to_string().into(), usage: self.usage })
+        Ok(Completion { body: weight::written(&self.envelope)?, usage: self.usage })
     }
 
     fn push_chunk(&mut self, chunk: Map<String, Value>) {
@@ -116,27 +159,48 @@ impl Fold {
     }
 
     fn push_choice(&mut self, choice: Value) {
-        let Value::Object(mut choice) = choice else {
+        let Value::Object(choice) = choice else {
             return;
         };
-        let index = index_of(&choice).unwrap_or(0);
+        let index = index_of(&choice).and_then(|index| usize::try_from(index).ok()).unwrap_or(0);
         // More choices than any `n` allows can only be nonsense; they must not take the memory.
         if index > 128 {
             return;
         }
         while self.choices.len() <= index {
-            self.choices.push(json!({}));
+            self.choices.push(Folded::default());
         }
-        let delta = choice.shift_remove("delta");
-        choice.shift_remove("index");
-        let Some(Value::Object(whole)) = self.choices.get_mut(index) else {
-            return;
-        };
-        merge(whole, choice);
-        if let Some(Value::Object(delta)) = delta
-            && let Value::Object(message) = whole.entry("message").or_insert_with(|| json!({}))
-        {
+        if let Some(whole) = self.choices.get_mut(index) {
+            whole.push(choice);
+        }
+    }
+}
+
+impl Folded {
+    fn push(&mut self, mut piece: Map<String, Value>) {
+        let delta = piece.shift_remove("delta");
+        piece.shift_remove("index");
+        merge(&mut self.members, piece);
+        let Some(Value::Object(mut delta)) = delta else { return };
+        if let Some(Value::Array(pieces)) = delta.get_mut("tool_calls") {
+            self.push_calls(std::mem::take(pieces));
+        }
+        let message = self.members.entry("message").or_insert_with(|| json!({}));
+        if let Value::Object(message) = message {
             merge(message, delta);
+        }
+    }
+
+    /// Pieces of a call have its index. One without an index is a call of its own.
+    fn push_calls(&mut self, pieces: Vec<Value>) {
+        for piece in pieces {
+            let Value::Object(piece) = piece else { continue };
+            let next = self.calls.len();
+            let place = index_of(&piece).map_or(next, |index| *self.places.entry(index).or_insert(next));
+            match self.calls.get_mut(place) {
+                Some(Value::Object(call)) => merge(call, piece),
+                _ => self.calls.push(Value::Object(piece)),
+            }
         }
     }
 }
@@ -150,10 +214,8 @@ impl RequestKind {
     }
 
     /// Gives a folded choice the members that every whole choice has, in their usual order.
-    fn complete(self, index: usize, choice: &mut Value) {
-        let Value::Object(folded) = std::mem::take(choice) else {
-            return;
-        };
+    fn complete(self, index: usize, choice: Folded) -> Value {
+        let Folded { members: mut folded, calls, .. } = choice;
         let mut whole = Map::new();
         whole.insert("index".into(), index.into());
         match self {
@@ -161,10 +223,12 @@ impl RequestKind {
                 let mut message = Map::new();
                 message.insert("role".into(), "assistant".into());
                 message.insert("content".into(), Value::Null);
-                if let Some(Value::Object(said)) = folded.get("message") {
-                    message.extend(said.clone());
+                if let Some(Value::Object(said)) = folded.get_mut("message") {
+                    message.extend(std::mem::take(said));
                 }
-                strip_call_indices(&mut message);
+                if let Some(Value::Array(place)) = message.get_mut("tool_calls") {
+                    *place = without_indices(calls);
+                }
                 whole.insert("message".into(), Value::Object(message));
             }
             Self::Completion => {
@@ -174,18 +238,16 @@ impl RequestKind {
         whole.insert("logprobs".into(), Value::Null);
         whole.insert("finish_reason".into(), Value::Null);
         whole.extend(folded.into_iter().filter(|(name, _)| name != "message"));
-        *choice = Value::Object(whole);
+        Value::Object(whole)
     }
 }
 
 /// The position of a tool call belongs to the chunks of a stream only.
-fn strip_call_indices(message: &mut Map<String, Value>) {
-    let Some(Value::Array(calls)) = message.get_mut("tool_calls") else {
-        return;
-    };
+fn without_indices(mut calls: Vec<Value>) -> Vec<Value> {
     for call in calls.iter_mut().filter_map(Value::as_object_mut) {
         call.shift_remove("index");
     }
+    calls
 }
 
 /// Members whose text comes in pieces.
@@ -198,16 +260,8 @@ fn merge(whole: &mut Map<String, Value>, piece: Map<String, Value>) {
         match (whole.get_mut(&name), new) {
             (Some(_), Value::Null) => {}
             (Some(Value::String(text)), Value::String(more)) if joined => text.push_str(&more),
-            (Some(Value::Array(calls)), Value::Array(more)) if name == "tool_calls" => {
-                merge_calls(calls, more);
-            }
             (Some(Value::Array(all)), Value::Array(more)) => all.extend(more),
             (Some(Value::Object(members)), Value::Object(more)) => merge(members, more),
-            (_, Value::Array(more)) if name == "tool_calls" => {
-                let mut calls = Vec::new();
-                merge_calls(&mut calls, more);
-                whole.insert(name, Value::Array(calls));
-            }
             (_, new) => {
                 whole.insert(name, new);
             }
@@ -215,25 +269,8 @@ fn merge(whole: &mut Map<String, Value>, piece: Map<String, Value>) {
     }
 }
 
-fn merge_calls(calls: &mut Vec<Value>, pieces: Vec<Value>) {
-    for piece in pieces {
-        let Value::Object(piece) = piece else {
-            continue;
-        };
-        let index = index_of(&piece);
-        let same = calls
-            .iter_mut()
-            .filter_map(Value::as_object_mut)
-            .find(|call| index.is_some() && index_of(call) == index);
-        match same {
-            Some(call) => merge(call, piece),
-            None => calls.push(Value::Object(piece)),
-        }
-    }
-}
-
-fn index_of(map: &Map<String, Value>) -> Option<usize> {
-    map.get("index").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok())
+fn index_of(map: &Map<String, Value>) -> Option<u64> {
+    map.get("index").and_then(Value::as_u64)
 }
 
 #[cfg(test)]
@@ -339,5 +376,107 @@ mod tests {
             ],
         );
         assert_eq!(answer["choices"].as_array().map(Vec::len), Some(1));
+    }
+
+    /// Chunks of this choice until the fold takes no more, and why; how many bytes it has kept.
+    fn pushed_until_full(choice: &dyn Fn(usize) -> Value) -> (String, usize) {
+        let mut fold = Fold::new(RequestKind::Chat);
+        for number in 0.. {
+            let chunk = json!({"id": "c", "model": "m", "choices": [choice(number)]});
+            if let Err(reason) = fold.push(&Frames::of_json(chunk.to_string().as_bytes())) {
+                return (reason, fold.weight());
+            }
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_whatever_comes() {
+        let text = "x".repeat(100_000);
+        let numbers = vec![0; 10_000];
+        let of_text = |_| json!({"index": 0, "delta": {"content": text}});
+        let of_list = |_| json!({"index": 3, "logprobs": {"content": numbers}});
+        let of_names = |number: usize| json!({"index": 0, format!("{text}{number}"): 1});
+        let of_calls = |number: usize| {
+            let calls: Vec<Value> =
+                (0..500).map(|call| json!({"index": number * 500 + call, "id": "x"})).collect();
+            json!({"index": 0, "delta": {"tool_calls": calls}})
+        };
+        let kinds: [&dyn Fn(usize) -> Value; 4] = [&of_text, &of_list, &of_names, &of_calls];
+        for choice in kinds {
+            let (reason, weight) = pushed_until_full(choice);
+            assert_eq!(reason, format!("its answer is longer than {MAX_ANSWER_BYTES} bytes"));
+            assert!(weight < MAX_ANSWER_BYTES * 2, "{weight}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_becomes_longer_when_it_is_written_is_bounded() {
+        let mut fold = Fold::new(RequestKind::Chat);
+        let zeros =
+            json!({"choices": [{"index": 0, "delta": {"content": "\0".repeat(1 << 20)}}]}).to_string();
+        for _ in 0..20 {
+            fold.push(&Frames::of_json(zeros.as_bytes())).unwrap();
+        }
+        assert!(fold.finish().unwrap_err().contains("longer than"));
+    }
+
+    #[test]
+    fn values_in_strings_are_none() {
+        let text = json!({"choices": [], "text": ",[{\\\",".repeat(200_000)}).to_string();
+        assert!(read_within::<Value>(text.as_bytes()).is_ok());
+        let list = format!("{{\"a\":[{}1]}}", "1,".repeat(1_000_000));
+        assert!(read_within::<Value>(list.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn many_calls_in_pieces_take_linear_time() {
+        let mut fold = Fold::new(RequestKind::Chat);
+        let started = std::time::Instant::now();
+        let count = 12_000;
+        for round in 0..2 {
+            // From the last to the first, so that a search would look at all of them.
+            let calls: Vec<Value> = (0..count)
+                .rev()
+                .map(|index| json!({"index": index, "function": {"arguments": round.to_string()}}))
+                .collect();
+            for calls in calls.chunks(1000) {
+                let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]});
+                fold.push(&Frames::of_json(chunk.to_string().as_bytes())).unwrap();
+            }
+        }
+        let answer: Value = serde_json::from_slice(&fold.finish().unwrap().body).unwrap();
+        let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!((calls.len(), &calls[0]), (count, &json!({"function": {"arguments": "01"}})));
+        // By squares it takes several times as long.
+        assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_call_without_an_index_is_one_of_its_own() {
+        let calls = |calls: Value| json!({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]});
+        let answer = folded(
+            RequestKind::Chat,
+            &[calls(json!(null)), calls(json!([{"id": "a"}, 1])), calls(json!([{"id": "b"}]))],
+        );
+        assert_eq!(answer["choices"][0]["message"]["tool_calls"], json!([{"id": "a"}, {"id": "b"}]));
+    }
+
+    #[test]
+    fn choices_are_objects_that_say_why_they_end() {
+        let of = |body: &'static str| Completion::from_openai(body.into());
+        assert!(of(r#"{"choices":[{"finish_reason":"stop","message":{}}]}"#).is_ok());
+        for body in [
+            r#"{"choices":[["stop"]]}"#,
+            r#"{"choices":[{}]}"#,
+            r#"{"choices":[{"finish_reason":""}]}"#,
+            r#"{"choices":[{"finish_reason":null}]}"#,
+            r#"{"choices":[{"finish_reason":1}]}"#,
+            r#"{"choices":{"finish_reason":"stop"}}"#,
+        ] {
+            assert!(of(body).is_err(), "{body}");
+        }
+        let cut = b"{\"choices\":[{\"finish_reason\":\"stop\",\"text\":\"\xc5\"}]}";
+        assert!(Completion::from_openai(Bytes::from_static(cut)).is_err());
     }
 }

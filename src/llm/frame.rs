@@ -135,6 +135,12 @@ impl Frames {
         Self { bytes: self.bytes.slice(..end.min(self.bytes.len())) }
     }
 
+    /// The same run in memory of its own.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes) }
+    }
+
     /// The first events of the run, so many or as many as there are.
     #[must_use]
     pub fn first(&self, events: usize) -> Self {

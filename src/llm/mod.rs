@@ -24,7 +24,7 @@ mod tally;
 mod task;
 mod usage;
 
-pub use completion::{Completion, Fold};
+pub use completion::{Completion, Fold, MAX_ANSWER_BYTES, read_within};
 pub use count::{Count, CountRequest, CountSource};
 pub use demands::{Abilities, Demands};
 pub use depth::{MAX_JSON_DEPTH, TOO_DEEP, is_too_deep, is_too_deep_around};

@@ -90,6 +90,13 @@ pub struct Untrusted {
     pub uid: Option<u32>,
 }
 
+impl Untrusted {
+    /// The one that an error of a connection tells of.
+    pub fn in_error(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref::<Self>().copied()
+    }
+}
+
 impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.uid {
@@ -163,6 +170,9 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
     let port = u16::from_str_radix(port, 16).ok()?;
     let mut bytes = Vec::with_capacity(16);
     for word in ip.as_bytes().chunks(8) {
+        if word.len() < 8 {
+            return None;
+        }
         let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
         bytes.extend(word.to_ne_bytes());
     }

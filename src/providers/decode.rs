@@ -60,6 +60,11 @@ impl From<LineFault> for Fault {
 }
 
 impl Fault {
+    /// For a reason that is the end of a sentence about the provider.
+    pub(super) fn of(reason: String) -> Self {
+        Self { reason, words: None }
+    }
+
     pub(super) fn into_error(self, upstream: &Upstream) -> ProviderError {
         let error = upstream.failed(ErrorKind::Protocol(self.reason));
         match self.words {

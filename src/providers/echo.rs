@@ -34,6 +34,9 @@ use crate::wire::openai::ChunkWriter;
 /// Length of the vectors that stand for embeddings.
 const DIMENSIONS: usize = 8;
 
+/// Bytes of the pieces of an answer that is not given word by word.
+const PIECE_BYTES: usize = 32 * 1024;
+
 #[derive(Debug)]
 struct Echo {
     name: Arc<str>,
@@ -46,7 +49,7 @@ pub(super) fn build(config: &ProviderConfig, _shared: &Shared) -> Result<Arc<dyn
 }
 
 /// The trouble that a request asks for.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 struct Trouble {
     first_delay_ms: u64,
@@ -66,6 +69,12 @@ struct Asked {
     prompt: Value,
     #[serde(default)]
     echo: Value,
+}
+
+impl Trouble {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[async_trait]
@@ -199,28 +208,33 @@ fn ignored(request: &ChatRequest) -> Vec<String> {
 
 /// The frames of an answer, with the trouble that comes within it.
 fn frames(model: &str, request: &ChatRequest, asked: &Asked, trouble: &Trouble) -> RawFrames {
-    let (said, input_tokens) = heard(request.kind, asked);
+    let (mut said, input_tokens) = heard(request.kind, asked);
     let limit =
         request.max_output_tokens.or_else(|| request.options.get("max_tokens").and_then(Value::as_u64));
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let all: Vec<String> = said.split_inclusive(char::is_whitespace).map(str::to_owned).collect();
-    let reason = if all.len() > limit { "length" } else { "stop" };
-    let words: Vec<String> = all.into_iter().take(limit).collect();
-    let usage = Usage { input_tokens, output_tokens: words.len() as u64, ..Usage::default() };
+    let (words, bytes) = said
+        .split_inclusive(char::is_whitespace)
+        .take(limit)
+        .fold((0, 0), |(words, bytes), word| (words + 1, bytes + word.len()));
+    let reason = if bytes < said.len() { "length" } else { "stop" };
+    said.truncate(bytes);
+    let usage = Usage { input_tokens, output_tokens: words, ..Usage::default() };
+    // Of an answer that is put together again nobody sees the words, unless something happens between them.
+    let texts = Texts { said, at: 0, are_words: request.stream || !trouble.is_none() };
+    let after = trouble.cut_after.into_iter().chain(trouble.error_after).min().unwrap_or(usize::MAX);
+    let error = trouble.error_after.map(|_| Step::Error);
+    let steps = texts.map(Step::Text).chain([Step::Finish, Step::Usage]).take(after).chain(error);
     let mut writer = ChunkWriter::new(request.kind, model);
-    let mut steps: Vec<Result<Frames, ProviderError>> =
-        words.iter().map(|word| Ok(writer.text(word))).collect();
-    steps.push(Ok(writer.finish(reason)));
-    steps.push(Ok(writer.usage(&usage)));
-    if let Some(after) = trouble.cut_after {
-        steps.truncate(after);
-    }
-    if let Some(after) = trouble.error_after {
-        steps.truncate(after);
-        steps.push(Ok(Frames::of_json(
-            br#"{"error":{"message":"the echo model fails because it was asked to"}}"#,
-        )));
-    }
+    let steps = steps.map(move |step| {
+        Ok(match step {
+            Step::Text(text) => writer.text(&text),
+            Step::Finish => writer.finish(reason),
+            Step::Usage => writer.usage(&usage),
+            Step::Error => {
+                Frames::of_json(br#"{"error":{"message":"the echo model fails because it was asked to"}}"#)
+            }
+        })
+    });
     let (first_delay_ms, delay_ms) = (trouble.first_delay_ms, trouble.delay_ms);
     let paced = stream::iter(steps).enumerate().then(move |(index, step)| async move {
         let delay = if index == 0 { first_delay_ms } else { delay_ms };
@@ -230,6 +244,36 @@ fn frames(model: &str, request: &ChatRequest, asked: &Asked, trouble: &Trouble) 
         step
     });
     paced.boxed()
+}
+
+/// What an answer is made of.
+enum Step {
+    Text(String),
+    Finish,
+    Usage,
+    Error,
+}
+
+/// What is said, word by word or in large pieces. Made when it is asked for: as words a long text takes much more memory.
+struct Texts {
+    said: String,
+    at: usize,
+    are_words: bool,
+}
+
+impl Iterator for Texts {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let rest = self.said.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let piece = if self.are_words {
+            rest.split_inclusive(char::is_whitespace).next()?
+        } else {
+            rest.get(..rest.floor_char_boundary(PIECE_BYTES))?
+        };
+        self.at += piece.len();
+        Some(piece.to_owned())
+    }
 }
 
 /// What is to be repeated, and how many words were said in all.

@@ -205,7 +205,8 @@ impl ProviderError {
     /// Whether no connection came about, so that the upstream knows nothing of the request.
     pub(super) fn is_unsent(&self) -> bool {
         // What breaks a connection that was there is an error of the protocol's.
-        let is_of_system = self.source.as_deref().is_some_and(|source| source.is::<std::io::Error>());
+        let is_of_system =
+            self.source.as_deref().is_some_and(<dyn Error + Send + Sync>::is::<std::io::Error>);
         self.kind == ErrorKind::Unreachable && is_of_system
     }
 

@@ -8,6 +8,7 @@
 //! a connection was used before, which decides whether a request may be sent again.
 
 mod idle;
+mod socket;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -31,11 +32,14 @@ use super::handover::Handover;
 use crate::engine::Place;
 use crate::local::Socket;
 use idle::Idle;
+use socket::{Allowance, Counted, Headless};
 
 /// vLLM and llama-server close a connection that is idle for 5 s. Ours must be gone before.
 const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// More idle connections than this help nobody.
 const MOST_IDLE: usize = 512;
+/// What hyper reads ahead of an answer, and the longest head. (It would take 400 KiB for each stream that nobody reads.)
+const MOST_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A server near by, and the connections to it that are idle.
 #[derive(Debug)]
@@ -62,7 +66,8 @@ struct Line {
     runtime: runtime::Id,
     sender: http1::SendRequest<Full<Bytes>>,
     /// Until it has ended.
-    driver: Option<http1::Connection<TokioIo<Socket>, Full<Bytes>>>,
+    driver: Option<http1::Connection<TokioIo<Counted>, Full<Bytes>>>,
+    allowance: Allowance,
 }
 
 /// Why there is no answer.
@@ -74,6 +79,8 @@ pub(super) enum NoAnswer {
     ConnectTimeout,
     /// The connection broke before an answer came.
     Broken(hyper::Error),
+    /// What came had no end before an answer.
+    Headless(hyper::Error),
 }
 
 /// A request that may have to be made twice.
@@ -83,6 +90,19 @@ pub(super) struct Asked<'a> {
     pub(super) target: &'a PathAndQuery,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a Bytes,
+}
+
+impl NoAnswer {
+    fn of(error: hyper::Error) -> Self {
+        let cause =
+            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        let inner = cause.and_then(std::io::Error::get_ref);
+        if inner.and_then(|inner| inner.downcast_ref::<Headless>()).is_some() {
+            Self::Headless(error)
+        } else {
+            Self::Broken(error)
+        }
+    }
 }
 
 impl Near {
@@ -102,11 +122,11 @@ impl Near {
             match self.exchange(line, &asked).await {
                 // Closed while it was idle, which says nothing about the server: once more, on a new one.
                 Err(error) if is_closed(&error) => Handover::note(false),
-                answered => return answered.map_err(NoAnswer::Broken),
+                answered => return answered.map_err(NoAnswer::of),
             }
         }
         let line = self.connect().await?;
-        self.exchange(line, &asked).await.map_err(NoAnswer::Broken)
+        self.exchange(line, &asked).await.map_err(NoAnswer::of)
     }
 
     async fn exchange(
@@ -140,8 +160,11 @@ impl Near {
 
 impl Line {
     async fn new(socket: Socket) -> hyper::Result<Box<Self>> {
-        let (sender, driver) = http1::handshake(TokioIo::new(socket)).await?;
-        Ok(Box::new(Self { runtime: Handle::current().id(), sender, driver: Some(driver) }))
+        let (socket, allowance) = Counted::new(socket);
+        let mut builder = http1::Builder::new();
+        let handshake = builder.max_buf_size(MOST_BUFFER_BYTES).handshake(TokioIo::new(socket));
+        let (sender, driver) = handshake.await?;
+        Ok(Box::new(Self { runtime: Handle::current().id(), sender, driver: Some(driver), allowance }))
     }
 
     /// An idle one, with its socket at the runtime that asks; `None` if it cannot be brought there.
@@ -150,14 +173,15 @@ impl Line {
             return Some(self);
         }
         let parts = self.driver?.into_parts();
-        let socket = parts.io.into_inner().on_this_runtime().ok()?;
+        let socket = parts.io.into_inner().into_inner().on_this_runtime().ok()?;
         // Nothing was asked, so what has come all the same belongs to nothing.
         if parts.read_buf.is_empty() { Self::new(socket).await.ok() } else { None }
     }
 
     /// Sends a request and drives the connection until its answer begins.
     async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        let Self { sender, driver, .. } = self;
+        let Self { sender, driver, allowance, .. } = self;
+        allowance.begin();
         let mut answer = pin!(sender.send_request(request));
         std::future::poll_fn(|cx| {
             // The connection first: what it brings is then there for the answer. Only the connection can bring
@@ -175,6 +199,7 @@ impl Line {
             }
         })
         .await
+        .inspect(|_| allowance.end())
     }
 
     /// Whether it can take another request: the server has not closed it, and all of the last answer was read.

@@ -20,7 +20,8 @@ use super::transport::Target;
 use super::upstream::Upstream;
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig};
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold, RequestKind, json_fault};
+use crate::fairness;
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Frames, RequestKind, json_fault};
 use crate::wire::Invalid;
 use crate::wire::ollama::{self as wire, LineDecoder};
 
@@ -82,15 +83,25 @@ impl Ollama {
         mut decoder: LineDecoder,
         request: &ChatRequest,
     ) -> Result<Completion, ProviderError> {
-        let answer = self.upstream.ask(target, body).await?;
-        let frames =
-            decoder.line(&answer).map_err(|fault| decode::Fault::from(fault).into_error(&self.upstream))?;
-        let mut fold = Fold::new(request.kind);
-        if let Some(frames) = frames {
-            fold.push(&frames).map_err(|reason| self.protocol(reason))?;
-        }
-        fold.finish().map_err(|reason| self.protocol(reason))
+        let (answer, kind) = (self.upstream.ask(target, body).await?, request.kind);
+        let read = fairness::aside(answer.len(), move || Ok(completion(&mut decoder, kind, &answer))).await;
+        self.upstream.understood(read)?.map_err(|fault| fault.into_error(&self.upstream))
     }
+}
+
+/// The answer that is one line.
+fn completion(
+    decoder: &mut LineDecoder,
+    kind: RequestKind,
+    answer: &[u8],
+) -> Result<Completion, decode::Fault> {
+    let mut fold = Fold::new(kind);
+    let frames = decoder.line(answer)?.unwrap_or(Frames::none());
+    if !frames.is_empty() && !frames.read().ends.are_all() {
+        return Err(decode::Fault::of("its answer ended without a finish reason".to_owned()));
+    }
+    fold.push(&frames).map_err(decode::Fault::of)?;
+    fold.finish().map_err(decode::Fault::of)
 }
 
 #[async_trait]

@@ -22,10 +22,11 @@ use super::error::{ErrorKind, ProviderError};
 use super::frames::SseSplitter;
 use super::stream::FrameStream;
 use super::transport::{Response, Target};
-use super::upstream::Upstream;
+use super::upstream::{STOPPED, Upstream};
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode, listing};
 use crate::config::{Fault, ProviderConfig};
 use crate::engine::Place;
+use crate::fairness;
 use crate::llm::{
     Change, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings, Fold, Mapped,
     RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault,
@@ -147,7 +148,8 @@ impl OpenAi {
 
     async fn whole(&self, url: &Target, body: Bytes) -> Result<Completion, ProviderError> {
         let answer = self.upstream.ask(url, body).await?;
-        Completion::from_openai(answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
+        let read = fairness::aside(answer.len(), move || Completion::from_openai(answer)).await;
+        self.upstream.understood(read)
     }
 
     /// Asks for a stream and puts it together.
@@ -193,8 +195,9 @@ impl Provider for OpenAi {
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let body = request.body.edit(&[Change::Set("model", Value::from(model).to_string().into())]);
         let body = self.upstream.ask(&self.embeddings_target, body).await?;
-        let usage =
-            embedding_usage(&body).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))?;
+        let answer = body.clone();
+        let read = fairness::aside(answer.len(), move || embedding_usage(&answer)).await;
+        let usage = self.upstream.understood(read)?;
         Ok(Embeddings { body, usage })
     }
 
@@ -298,11 +301,17 @@ fn with_usage(said: Option<&[u8]>) -> Cow<'static, str> {
 pub(super) async fn fold(mut frames: FrameStream, kind: RequestKind) -> Result<Completion, ProviderError> {
     let provider: Arc<str> = frames.provider().clone();
     let unreadable = |reason: String| ProviderError::new(&provider, ErrorKind::Protocol(reason));
+    let stopped = || unreadable(STOPPED.to_owned());
     let mut fold = Fold::new(kind);
     while let Some(item) = frames.next().await {
-        fold.push(&item?.frames).map_err(unreadable)?;
+        let run = item?.frames;
+        let pushed = fairness::aside(run.bytes().len(), move || {
+            fold.push(&run)?;
+            Ok(fold)
+        });
+        fold = pushed.await.ok_or_else(stopped)?.map_err(unreadable)?;
     }
-    fold.finish().map_err(unreadable)
+    fairness::aside(fold.weight(), move || fold.finish()).await.ok_or_else(stopped)?.map_err(unreadable)
 }
 
 #[derive(Deserialize)]

@@ -18,10 +18,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::error::{ErrorKind, ProviderError};
 use super::redact::Redactor;
 use crate::config::Timeouts;
+use crate::fairness;
 use crate::llm::{Ends, Frames, Reading, TroubleKind, Usage};
 
 /// Runs of frames as a provider makes them, before the checks.
 pub type RawFrames = BoxStream<'static, Result<Frames, ProviderError>>;
+
+/// A stream that brings more than this before its first content has none.
+const MOST_BYTES_AHEAD: usize = 1024 * 1024;
+/// So many runs before the first content stay in the chunks of the network that they came in. Those behind them are copied
+/// out, so that a few bytes do not keep a whole chunk.
+const RUNS_IN_CHUNKS: usize = 8;
 
 /// What an answer keeps until its end.
 pub trait Held: Send + Sync {
@@ -112,17 +119,26 @@ impl FrameStream {
         if self.begun {
             return Ok(());
         }
-        let mut read = VecDeque::new();
+        let (mut read, mut bytes) = (VecDeque::new(), 0);
         loop {
             let next = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await;
-            let Some(item) = next.transpose()? else {
+            let Some(mut item) = next.transpose()? else {
                 return Err(self.failed(ErrorKind::Protocol("its answer is empty".to_owned())));
             };
-            read.push_back(item);
             if self.begun {
+                read.push_back(item);
                 self.ahead = read;
                 return Ok(());
             }
+            bytes += item.frames.bytes().len() + size_of::<Item>();
+            if bytes > MOST_BYTES_AHEAD {
+                let reason = "it sends more than 1 MiB before its answer begins".to_owned();
+                return Err(self.failed(ErrorKind::Protocol(reason)));
+            }
+            if read.len() >= RUNS_IN_CHUNKS {
+                item.frames = item.frames.copied();
+            }
+            read.push_back(item);
         }
     }
 
@@ -160,13 +176,15 @@ impl FrameStream {
         if let Some(failure) = self.failure.take() {
             return Poll::Ready(Some(Err(*failure)));
         }
+        // Frames of a provider in this process come from no socket, and many of them may have come in one chunk.
+        ready!(fairness::poll_turn(cx));
         match self.inner.get_mut().as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(frames))) => {
+                fairness::spend(0);
                 self.begun = self.begun || frames.has_content();
-                if self.begun {
-                    self.patience.progress();
-                }
-                Poll::Ready(Some(Ok(frames)))
+                // A stream that always has more is never waited for.
+                let checked = self.patience.progress(self.begun);
+                Poll::Ready(Some(checked.map(|()| frames).map_err(|late| self.failed(late))))
             }
             Poll::Ready(next) => Poll::Ready(next),
             Poll::Pending => {
@@ -235,8 +253,16 @@ impl Patience {
         Self { silence: timeouts.stall, whole: timeouts.request, started, heard: None, timer: None }
     }
 
-    pub(super) fn progress(&mut self) {
-        self.heard = Some(Instant::now());
+    /// Something has come, which is a sign of life or not yet.
+    ///
+    /// # Errors
+    /// It comes after the end of the whole time.
+    pub(super) fn progress(&mut self, is_sign_of_life: bool) -> Result<(), ErrorKind> {
+        let now = Instant::now();
+        if is_sign_of_life {
+            self.heard = Some(now);
+        }
+        if now >= self.started + self.whole { Err(ErrorKind::Overdue(self.whole)) } else { Ok(()) }
     }
 
     /// Ready with the limit that was passed.
@@ -387,5 +413,82 @@ mod tests {
 
         assert_eq!(all.last(), Some(&Err(ErrorKind::Overdue(Duration::from_secs(300)))));
         assert_eq!(started.elapsed().as_secs(), 300);
+    }
+
+    /// A stream that always has more. It has an end only so that a test that fails ends as well.
+    fn endless(json: &'static [u8]) -> RawFrames {
+        stream::repeat_with(|| Ok(Frames::of_json(json))).take(200_000).boxed()
+    }
+
+    /// Reads until it fails.
+    async fn failure_of(stream: &mut FrameStream) -> ErrorKind {
+        loop {
+            if let Err(error) = stream.next().await.expect("it came to its end") {
+                return error.kind;
+            }
+        }
+    }
+
+    /// Time passes in seconds, each time that another task may run.
+    async fn clock() {
+        loop {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_whole_has_a_limit_although_there_is_always_more() {
+        for json in [TEXT, ROLE, b"{\"choices\":[]}"] {
+            let mut stream = of(endless(json));
+            let started = Instant::now();
+            let failure = tokio::select! {
+                failure = failure_of(&mut stream) => failure,
+                () = clock() => unreachable!("it has no end"),
+            };
+            assert_eq!(failure, ErrorKind::Overdue(Duration::from_secs(300)));
+            assert!(started.elapsed() <= Duration::from_secs(301), "{:?}", started.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_whole_has_a_limit_although_its_reader_is_slow() {
+        let mut stream = of(endless(TEXT));
+        let mut read = 0;
+        let failure = loop {
+            match stream.next().await.expect("it came to its end") {
+                Ok(_) => read += 1,
+                Err(error) => break error.kind,
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        assert_eq!((failure, read), (ErrorKind::Overdue(Duration::from_secs(300)), 300));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_runs_without_a_pause_do_not_keep_others_waiting() {
+        let signs_of_life = stream::repeat_with(|| Ok(Frames::none())).take(3_000_000).boxed();
+        let mut stream = of(signs_of_life);
+        let others = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stream.next() => panic!("it came to its end"),
+            () = others => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_first_content_is_bounded() {
+        let error = of(endless(ROLE)).until_content().await.unwrap_err();
+        let ErrorKind::Protocol(reason) = error.kind else { panic!("{error:?}") };
+        assert_eq!(reason, "it sends more than 1 MiB before its answer begins");
+        // The first content itself may be large: a picture, for example.
+        let picture = format!("{{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}", "x".repeat(3 << 20));
+        let frames =
+            [Ok(Frames::of_json(ROLE)), Ok(Frames::of_json(picture.as_bytes())), Ok(Frames::of_json(STOP))];
+        assert!(of(stream::iter(frames).boxed()).until_content().await.is_ok());
     }
 }

@@ -18,6 +18,7 @@ use super::far::Far;
 use super::near::{Asked, Near, NearBody, NoAnswer, Origin};
 use crate::config::{Fault, ProviderConfig};
 use crate::engine::Place;
+use crate::fairness;
 
 /// The way to one server.
 #[derive(Debug)]
@@ -54,11 +55,21 @@ impl std::fmt::Debug for ResponseBody {
     }
 }
 
+/// In which way it went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// No connection came about in time.
+    ConnectTimeout,
+    /// What came before the head of an answer had no end.
+    Headless,
+    /// Anything else.
+    Broken,
+}
+
 /// What went wrong on the way, without addresses.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// Whether it was the connection that did not come about in time.
-    pub(super) is_connect_timeout: bool,
+    pub(super) kind: FailureKind,
     /// The cause, with its own causes, for operators.
     pub(super) source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -151,25 +162,26 @@ impl Stream for Response {
     type Item = Result<Bytes, Failure>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &mut self.body {
-            ResponseBody::Near(body) => {
-                body.poll_chunk(cx).map(|chunk| chunk.map(|chunk| chunk.map_err(Failure::from)))
-            }
+        ready!(fairness::poll_turn(cx));
+        let chunk = match &mut self.body {
+            ResponseBody::Near(body) => ready!(body.poll_chunk(cx)).map(|chunk| chunk.map_err(Failure::from)),
             ResponseBody::Far(body) => {
-                let chunk = ready!(body.as_mut().poll_next(cx));
-                Poll::Ready(chunk.map(|chunk| chunk.map_err(Failure::from)))
+                ready!(body.as_mut().poll_next(cx)).map(|chunk| chunk.map_err(Failure::from))
             }
-        }
+        };
+        fairness::spend(chunk.as_ref().and_then(|chunk| chunk.as_ref().ok()).map_or(0, Bytes::len));
+        Poll::Ready(chunk)
     }
 }
 
 impl From<NoAnswer> for Failure {
     fn from(error: NoAnswer) -> Self {
         match error {
-            NoAnswer::Connect(error) => Self { is_connect_timeout: false, source: error.into() },
+            NoAnswer::Connect(error) => Self { kind: FailureKind::Broken, source: error.into() },
             NoAnswer::ConnectTimeout => {
-                Self { is_connect_timeout: true, source: "no connection in time".into() }
+                Self { kind: FailureKind::ConnectTimeout, source: "no connection in time".into() }
             }
+            NoAnswer::Headless(error) => Self { kind: FailureKind::Headless, source: error.into() },
             NoAnswer::Broken(error) => error.into(),
         }
     }
@@ -177,13 +189,14 @@ impl From<NoAnswer> for Failure {
 
 impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Self {
-        Self { is_connect_timeout: false, source: error.into() }
+        Self { kind: FailureKind::Broken, source: error.into() }
     }
 }
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
-        Self { is_connect_timeout: error.is_timeout(), source: error.without_url().into() }
+        let kind = if error.is_timeout() { FailureKind::ConnectTimeout } else { FailureKind::Broken };
+        Self { kind, source: error.without_url().into() }
     }
 }
 

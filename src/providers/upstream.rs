@@ -21,13 +21,14 @@ use super::error::{ErrorKind, ProviderError};
 use super::mask::Mask;
 use super::redact::Redactor;
 use super::stream::Patience;
-use super::transport::{self, Failure, Response, Target, Transport};
+use super::transport::{self, Failure, FailureKind, Response, Target, Transport};
 use super::{RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig, Timeouts};
 use crate::engine::Place;
+use crate::llm::MAX_ANSWER_BYTES;
 
-/// A whole answer beyond this is refused. (A large batch of embeddings comes to tens of megabytes.)
-const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// The process ends, or the reader of an answer has a fault.
+pub(super) const STOPPED: &str = "its answer could not be read to its end";
 /// The answer to a probe is not read beyond this.
 const MAX_PROBE_BYTES: usize = 1024 * 1024;
 
@@ -300,11 +301,15 @@ impl Upstream {
             if over {
                 return Poll::Ready(None);
             }
-            if let Poll::Ready(next) = Pin::new(&mut inner).poll_next(cx) {
-                patience.progress();
-                return Poll::Ready(next);
-            }
-            let exhausted = ready!(patience.poll_exhausted(cx));
+            let exhausted = match Pin::new(&mut inner).poll_next(cx) {
+                Poll::Ready(None) => return Poll::Ready(None),
+                // A body that always has more is never waited for.
+                Poll::Ready(next) => match patience.progress(true) {
+                    Ok(()) => return Poll::Ready(next),
+                    Err(late) => late,
+                },
+                Poll::Pending => ready!(patience.poll_exhausted(cx)),
+            };
             over = true;
             Poll::Ready(Some(Err(upstream.failed(exhausted))))
         })
@@ -313,6 +318,15 @@ impl Upstream {
     /// A failure of this provider.
     pub(super) fn failed(&self, kind: ErrorKind) -> ProviderError {
         ProviderError::new(&self.provider, kind)
+    }
+
+    /// What was read of an answer; `None` stands for work that did not end.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub(super) fn understood<T>(&self, read: Option<Result<T, String>>) -> Result<T, ProviderError> {
+        let read = read.unwrap_or_else(|| Err(STOPPED.to_owned()));
+        read.map_err(|reason| self.failed(ErrorKind::Protocol(reason)))
     }
 
     /// Reads an answer that is no longer than `limit`.
@@ -339,10 +353,10 @@ impl Upstream {
     }
 
     fn unreachable(&self, failure: Failure) -> ProviderError {
-        let kind = if failure.is_connect_timeout {
-            ErrorKind::Timeout(self.timeouts.connect)
-        } else {
-            ErrorKind::Unreachable
+        let kind = match failure.kind {
+            FailureKind::ConnectTimeout => ErrorKind::Timeout(self.timeouts.connect),
+            FailureKind::Headless => ErrorKind::Protocol("its answer has no end of its head".to_owned()),
+            FailureKind::Broken => ErrorKind::Unreachable,
         };
         let detail = self.redactor.clean(&causes(failure.source.as_ref()));
         self.failed(kind).with_detail(detail).caused_by(failure.source)

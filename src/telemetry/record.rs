@@ -53,6 +53,8 @@ pub struct Facts {
     pub upstream: Duration,
     /// The `code` of the error that the caller was told.
     pub error: Option<&'static str>,
+    /// Its leave to be looked at, where something is limited: its place among the requests of its key.
+    pub place: Option<Permit>,
     /// What was reserved for it, where something is limited.
     pub permit: Option<Permit>,
     /// The price at that deployment.

@@ -7,7 +7,7 @@ use crate::support::engine::fake_llama_server;
 use crate::support::{Gateway, Setup, eventually};
 
 fn tiny(args: &str) -> Gateway {
-    setup(&json!({"tiny": one(&format!("-np 4 -kvu {args}"))}), &json!({})).start()
+    setup(&json!({"tiny": one(&format!("-np 2 {args}"))}), &json!({})).start()
 }
 
 fn told(error: &Value) -> (&Value, &Value) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::engines::{CHAT, alive, journal, says, setup, steer};
 use crate::support::engine::fake_llama_server;
@@ -32,19 +32,11 @@ impl Stranger {
     fn on(listener: TcpListener) -> Self {
         let port = listener.local_addr().unwrap().port();
         let (heard, connections) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<AtomicUsize>::default());
-        let (hears, counts) = (heard.clone(), connections.clone());
+        let (text, counted) = (heard.clone(), connections.clone());
         let task = tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                counts.fetch_add(1, Ordering::SeqCst);
-                let hears = hears.clone();
-                tokio::spawn(async move {
-                    let mut buffer = [0; 4096];
-                    while let Ok(read @ 1..) = socket.read(&mut buffer).await {
-                        hears.lock().unwrap().extend_from_slice(&buffer[..read]);
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
-                        let _ = socket.write_all(answer).await;
-                    }
-                });
+            while let Ok((socket, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(answer(socket, text.clone()));
             }
         });
         Self { port, heard, connections, task }
@@ -52,6 +44,16 @@ impl Stranger {
 
     fn heard(&self) -> String {
         String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned()
+    }
+}
+
+/// Answers everything that comes as a healthy engine would.
+async fn answer(mut socket: TcpStream, heard: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = socket.read(&mut buffer).await {
+        heard.lock().unwrap().extend_from_slice(&buffer[..read]);
+        let healthy = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
+        let _ = socket.write_all(healthy).await;
     }
 }
 

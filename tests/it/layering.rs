@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// Rooms and their ranks.
 const RANKS: &[(&str, u8)] = &[
     ("confined", 0),
+    ("fairness", 0),
     ("lint", 0),
     ("llm", 0),
     ("callers", 1),

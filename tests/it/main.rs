@@ -15,6 +15,7 @@ mod support;
 
 mod accounts;
 mod admin;
+mod bodies;
 mod boundaries;
 mod callers;
 mod cancellation;
@@ -34,6 +35,7 @@ mod engine_process;
 mod engine_strangers;
 mod engines;
 mod errors;
+mod fairness;
 mod faults;
 mod layering;
 mod leaderboard;

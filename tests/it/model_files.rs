@@ -6,13 +6,18 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
 use crate::support::engine::fake_llama_server;
-use crate::support::gguf::{LIST, TEXT, entries, entry, file, list, text, with_template};
+use crate::support::gguf::{LIST, TEXT, entries, entry, file, list, text};
 use crate::support::{Gateway, Setup, eventually};
 
 const COUNT: &str = "/api/tokenize/count";
 const GOOD: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
 /// What the gateway may take, built for tests. Each of the files takes a gigabyte and more where it is read.
 const MOST_BYTES: u64 = 400 << 20;
+
+/// A model whose template is this.
+fn with_template(template: &str) -> Vec<u8> {
+    file(&entries(template, 97))
+}
 
 /// A gateway with a model for each file.
 fn gateway(files: &[(&str, Vec<u8>)]) -> Gateway {

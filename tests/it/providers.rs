@@ -414,3 +414,55 @@ async fn what_one_provider_cannot_serve_another_does() {
         assert_eq!((status, answer), (200, whole.clone()), "{kind}");
     }
 }
+
+/// A whole answer of these bytes.
+async fn whole(kind: &str, path: &str, body: &[u8]) -> (u16, Value) {
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+    let (_upstream, gateway) = replay(kind, Step::Send([head.as_bytes(), body].concat())).await;
+    let asked = match path {
+        "/v1/completions" => json!({"model": "m", "prompt": "Hi"}),
+        "/api/conversation_with_model" => {
+            json!({"model_name": "m", "user_last_statement": "Hi", "stream": false})
+        }
+        _ => asked(false),
+    };
+    gateway.ask(path, &asked).await
+}
+
+#[tokio::test]
+async fn a_whole_answer_is_choices_that_have_ended_in_utf_8() {
+    let message = r#"{"role":"assistant","content":"Hi"}"#;
+    let good = format!(r#"{{"choices":[{{"message":{message},"finish_reason":"length","x":[1]}}]}}"#);
+    for path in ["/v1/chat/completions", "/api/chat", "/api/conversation_with_model"] {
+        assert_eq!(whole("openai", path, good.as_bytes()).await.0, 200, "{path}");
+    }
+    let nested = format!(r#"{{"choices":[[["{}"]]]}}"#, "x".repeat(100_000));
+    let in_order = format!(r#"{{"choices":[["stop"],{{"message":{message},"finish_reason":"stop"}}]}}"#);
+    let bad: &[&[u8]] = &[
+        nested.as_bytes(),
+        in_order.as_bytes(),
+        br#"{"choices":["a"]}"#,
+        br#"{"choices":[{}]}"#,
+        br#"{"choices":[{"message":{"content":"Hi"}}]}"#,
+        br#"{"choices":[{"message":{"content":"Hi"},"finish_reason":null}]}"#,
+        br#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"},{"message":{"content":"Hi"}}]}"#,
+        b"{\"choices\":[{\"message\":{\"content\":\"a\xffb\"},\"finish_reason\":\"stop\"}]}",
+        b"{\"choices\":[{\"text\":\"a\xc3\",\"finish_reason\":\"stop\"}]}",
+    ];
+    for body in bad {
+        for path in ["/v1/chat/completions", "/v1/completions"] {
+            let (status, told) = whole("openai", path, body).await;
+            let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+            assert_eq!(
+                (status, &told["error"]["code"]),
+                (502, &json!("upstream_protocol")),
+                "{shown}: {told}"
+            );
+        }
+    }
+    let unfinished = br#"{"message":{"role":"assistant","content":"Hi"},"done":false}"#;
+    let (status, told) = whole("ollama", "/v1/chat/completions", unfinished).await;
+    assert_eq!((status, &told["error"]["code"]), (502, &json!("upstream_protocol")), "{told}");
+}

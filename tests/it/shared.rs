@@ -75,7 +75,7 @@ impl Node {
             spent: Spent { tokens, money: 0.0 },
             guessed: 0,
             least: Spent::default(),
-            is_request: true,
+            ..Part::REQUEST
         };
         self.gate.admit_shared(None, "m", part, now_ms()).await
     }
@@ -138,12 +138,8 @@ async fn flood(nodes: &[Node], each: usize, at_once: usize) -> usize {
 }
 
 async fn ask_often(gate: Arc<Gate>, times: usize) -> usize {
-    let part = Part {
-        spent: Spent { tokens: 1, money: 0.0 },
-        guessed: 0,
-        least: Spent::default(),
-        is_request: true,
-    };
+    let part =
+        Part { spent: Spent { tokens: 1, money: 0.0 }, guessed: 0, least: Spent::default(), ..Part::REQUEST };
     let mut count = 0;
     for _ in 0..times {
         let mut asked = gate.admit_shared(None, "m", part, now_ms()).await;
@@ -293,7 +289,7 @@ impl Node {
             spent: Spent { tokens, money: 0.5 },
             guessed: 0,
             least: Spent::default(),
-            is_request: true,
+            ..Part::REQUEST
         };
         let permit = self.gate.admit_shared(Some(&caller()), "m", part, now_ms()).await?;
         permit.settle(Spent { tokens, money: 0.5 }, now_ms());
@@ -639,12 +635,8 @@ async fn callers_see_what_is_left_for_them_at_all_replicas() {
     let Some(redis) = Redis::start() else { return };
     let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
     let (here, there) = (caller(), caller());
-    let part = Part {
-        spent: Spent { tokens: 1, money: 0.0 },
-        guessed: 0,
-        least: Spent::default(),
-        is_request: true,
-    };
+    let part =
+        Part { spent: Spent { tokens: 1, money: 0.0 }, guessed: 0, least: Spent::default(), ..Part::REQUEST };
     for _ in 0..5 {
         one.gate.admit_shared(Some(&here), "m", part, now_ms()).await.unwrap();
     }
@@ -666,7 +658,7 @@ fn a_bad_redis_url_is_a_fault_that_does_not_tell_it() {
 
 /// What a request takes of budgets; nothing of it is a guess.
 fn part_of(spent: Spent) -> Part {
-    Part { spent, guessed: 0, least: Spent::default(), is_request: true }
+    Part { spent, guessed: 0, least: Spent::default(), ..Part::REQUEST }
 }
 
 /// Who has a key with this budget, and no limits.

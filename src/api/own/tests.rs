@@ -78,11 +78,7 @@ impl House {
         let shown = secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default();
         let request = Request::builder().method(method.clone()).uri_str(uri).header("x-api-key", shown);
         let mut request = request.body(body.to_owned());
-        request.set_data(Admitted {
-            record,
-            limits: crate::api::Limits::default(),
-            peer: crate::api::peer::Peer::Unix,
-        });
+        request.set_data(Admitted { record, ..Admitted::default() });
         let answered = self.routes[path][&method].call(request).await;
         answered.map_err(|error| ApiError::from_poem(&error).body(false)["error"].clone())
     }

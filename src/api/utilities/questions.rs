@@ -5,6 +5,9 @@
 
 use serde_json::Value;
 
+/// No list of questions is longer.
+pub(super) const MOST_BYTES: usize = 1024 * 1024;
+
 /// What a line begins with where it is an item of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
@@ -59,7 +62,8 @@ fn in_json(said: &str) -> Option<Vec<String>> {
 
 fn in_lines(said: &str) -> Vec<String> {
     let lines: Vec<Line<'_>> = said.lines().map(Line::of).filter(Line::says_something).collect();
-    let is_item = |line: &Line<'_>| line.mark == strongest_mark(&lines);
+    let strongest = strongest_mark(&lines);
+    let is_item = |line: &Line<'_>| line.mark == strongest;
     let is_question = |line: &Line<'_>| line.is_question();
     let are_items = lines.iter().any(|line| line.mark != Mark::None);
     let kept: Vec<&Line<'_>> = if are_items && lines.iter().filter(|line| is_item(line)).any(is_question) {
@@ -261,5 +265,15 @@ mod tests {
     fn no_more_are_given_than_were_asked_for() {
         assert_eq!(listed("A?\nB?\nC?", 1), ["A?"]);
         assert_eq!(listed("A?\nB?\nC?", 100), ["A?", "B?", "C?"]);
+    }
+
+    #[test]
+    fn many_lines_take_linear_time() {
+        let started = std::time::Instant::now();
+        for line in ["- a?\n", "a?\n", "- a\n", "1. a\n", "> # **a**\n"] {
+            assert_eq!(listed(&line.repeat(MOST_BYTES / line.len()), 1).len(), 1, "{line}");
+        }
+        // By squares it takes hours.
+        assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
     }
 }

@@ -21,6 +21,8 @@ pub struct Part {
     pub least: Spent,
     /// Whether it is a request of its own, and not only a part of one that has passed.
     pub is_request: bool,
+    /// Whether it has its place among the parallel requests of its key already.
+    pub has_place: bool,
 }
 
 /// The leave to make a request. What it has reserved is put right when it is settled, or given back when it is dropped.
@@ -34,10 +36,17 @@ pub struct Permit {
     is_settled: bool,
 }
 
+/// What a key is called among the things with limits.
+const KEY: &str = "key";
+
 /// An answer of unknown length has at most this part of a limit of tokens set aside for it, so that several fit in.
 const GUESSED_PART: u64 = 4;
 
 impl Part {
+    /// A request that uses nothing.
+    pub const REQUEST: Self =
+        Self { spent: Spent::NONE, guessed: 0, least: Spent::NONE, is_request: true, has_place: false };
+
     /// What is to be taken of things of which the one with the fewest tokens has so many.
     pub(super) fn want(&self, fewest: Option<u64>) -> Want {
         let Self { spent, guessed, is_request, .. } = *self;
@@ -92,7 +101,9 @@ impl Permit {
         for scope in scopes {
             let of = scope.thing.of;
             let Some((_, worst)) = &refused else {
-                match scope.take(want, now) {
+                let has_place = self.part.has_place && of == KEY;
+                let taken = if has_place { scope.take_in_place(want, now) } else { scope.take(want, now) };
+                match taken {
                     Ok(hold) => self.holds.push((scope.clone(), hold)),
                     Err(short) => refused = Some((of, short)),
                 }
@@ -105,6 +116,15 @@ impl Permit {
         let Some((of, short)) = refused else { return Ok(()) };
         self.put_back(now);
         Err(Refusal::short(of, short))
+    }
+
+    /// Takes a place among those at the same time, if there is such a limit. Whether there is.
+    pub(super) fn take_place(&mut self, scope: &Arc<Scope>) -> Result<bool, Refusal> {
+        let place =
+            scope.take_place(Instant::now()).map_err(|short| Refusal::short(scope.thing.of, short))?;
+        let has_place = place.is_some();
+        self.holds.extend(place.map(|hold| (scope.clone(), hold)));
+        Ok(has_place)
     }
 
     /// What was taken for another model that takes over is settled together with this.

@@ -31,7 +31,7 @@ fn gate(rules: Rules) -> Arc<Gate> {
 }
 
 fn part(tokens: u64, guessed: u64) -> Part {
-    Part { spent: Spent { tokens, money: 0.0 }, guessed, least: Spent::default(), is_request: true }
+    Part { spent: Spent { tokens, money: 0.0 }, guessed, ..Part::REQUEST }
 }
 
 fn named<T>(name: &str, what: T) -> HashMap<String, T> {

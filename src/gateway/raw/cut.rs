@@ -26,6 +26,8 @@ pub(super) struct RawCut {
     input_tokens: u64,
     /// What has come of an event that is not whole yet.
     held: BytesMut,
+    /// So much of it holds no end of an event.
+    searched: usize,
     dialect: Dialect,
 }
 
@@ -59,15 +61,22 @@ impl RawCut {
     /// For the answer to a prompt of so many tokens; `None` if it may end by itself.
     pub(super) fn of(record: &Arc<RequestRecord>, input_tokens: u64) -> Option<Self> {
         let (held, dialect) = (BytesMut::new(), Dialect::Untold);
-        CutOff::is_wanted(record).then(|| Self { record: record.clone(), input_tokens, held, dialect })
+        CutOff::is_wanted(record).then(|| Self {
+            record: record.clone(),
+            input_tokens,
+            held,
+            searched: 0,
+            dialect,
+        })
     }
 
     /// Lets pass what is whole, and says what is left of the stream once it is ended.
     pub(super) fn pass(&mut self, piece: &[u8]) -> Passed {
         self.held.extend_from_slice(piece);
         let mut passed = Passed::default();
-        while let Some(length) = first_event(&self.held) {
+        while let Some(length) = first_event(&self.held, self.searched) {
             let event = self.held.split_to(length);
+            self.searched = 0;
             if let Some((before, end)) = self.cut(&event) {
                 passed.events.extend_from_slice(&before);
                 passed.end = Some(end);
@@ -75,6 +84,8 @@ impl RawCut {
             }
             passed.events.unsplit(event);
         }
+        // An end may have begun with the last bytes.
+        self.searched = self.held.len().saturating_sub(LONGEST_END - 1);
         let is_too_long = self.held.len() > MOST_HELD;
         if is_too_long && matches!(self.dialect, Dialect::Untold) {
             self.dialect = Dialect::Other;
@@ -82,6 +93,7 @@ impl RawCut {
         // The rest of an event that was too long to look at is none that could be looked at.
         if is_too_long || matches!(self.dialect, Dialect::Other) {
             passed.events.unsplit(self.held.split());
+            self.searched = 0;
         }
         passed
     }
@@ -118,10 +130,15 @@ impl RawCut {
     }
 }
 
-/// The length of the first event that is whole, the blank line behind it included.
-fn first_event(bytes: &[u8]) -> Option<usize> {
+/// The bytes of a blank line with the end of the line before it, at most.
+const LONGEST_END: usize = 4;
+
+/// The length of the first event that is whole, the blank line behind it included, which does not end in the bytes that
+/// were searched before.
+fn first_event(bytes: &[u8], searched: usize) -> Option<usize> {
+    let rest = bytes.get(searched..)?;
     let ends = [b"\n\n".as_slice(), b"\r\n\r\n"];
-    ends.iter().filter_map(|end| Some(memmem::find(bytes, end)? + end.len())).min()
+    ends.iter().filter_map(|end| Some(searched + memmem::find(rest, end)? + end.len())).min()
 }
 
 /// The object that an event tells; `None` of a comment, of the word at the end, and of whatever is no object on one line.
@@ -138,9 +155,12 @@ mod tests {
 
     #[test]
     fn events_are_whole_with_either_end_of_lines() {
-        assert_eq!(first_event(b"data: 1\n\ndata: 2\r\n\r\n"), Some(9));
-        assert_eq!(first_event(b"data: 1\r\n\r\ndata: 2\n\n"), Some(11));
-        assert_eq!([first_event(b"data: 1\n"), first_event(b"data: 1\r\n\r"), first_event(b"")], [None; 3]);
+        assert_eq!(first_event(b"data: 1\n\ndata: 2\r\n\r\n", 0), Some(9));
+        assert_eq!(first_event(b"data: 1\r\n\r\ndata: 2\n\n", 0), Some(11));
+        assert_eq!(
+            [first_event(b"data: 1\n", 0), first_event(b"data: 1\r\n\r", 0), first_event(b"", 0)],
+            [None; 3]
+        );
     }
 
     #[test]
@@ -152,6 +172,16 @@ mod tests {
         }
         for event in ["data: [DONE]\n\n", ": keep-alive\n\n", "data: {\ndata: }\n\n", "\n\n"] {
             assert_eq!(json_of(event.as_bytes()), None, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_searched_is_not_searched_again() {
+        let text = b"data: 1\r\n\r\n";
+        for length in 0..text.len() {
+            assert_eq!(first_event(&text[..length], 0), None);
+            let searched = length.saturating_sub(LONGEST_END - 1);
+            assert_eq!(first_event(text, searched), Some(text.len()), "{length}");
         }
     }
 }

@@ -303,7 +303,7 @@ async fn a_prompt_that_is_the_budget_is_refused_and_takes_nothing() {
 async fn what_is_left_of_a_budget_is_held_against_the_prompt() {
     let request = chat(&stream_of(5, &json!({})));
     let (gateway, caller) = with_tokens(&request, 5);
-    let before = Part { spent: Spent::default(), guessed: 0, least: Spent::default(), is_request: true };
+    let before = Part::REQUEST;
     let before = gateway.gate().admit(Some(&caller), "m", before, now_ms()).unwrap();
     before.settle(Spent { tokens: 5, money: 0.0 }, now_ms());
     let refused = gateway.chat(request.clone(), record_of(&caller)).await.unwrap_err();
@@ -346,7 +346,7 @@ async fn what_others_spend_meanwhile_counts() {
     let request = chat(&stream_of(400, &json!({"echo": {"delay_ms": 1}})));
     let (gateway, caller) = with_tokens(&request, 300);
     let record = record_of(&caller);
-    let other = Part { spent: Spent::default(), guessed: 0, least: Spent::default(), is_request: true };
+    let other = Part::REQUEST;
     let other = gateway.gate().admit(Some(&caller), "m", other, now_ms()).unwrap();
     let reply = gateway.chat(request, record.clone()).await.unwrap();
     let Generated::Stream(mut stream) = reply.body else { panic!("no stream") };

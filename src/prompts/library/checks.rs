@@ -111,6 +111,9 @@ fn not_in_schema(document: &Document, schema: Option<&Schema>, name: &str) -> Pr
 
 /// Defaults for variables that the prompt has not got, or of a kind that its schema refuses.
 fn useless_defaults(translations: &BTreeMap<Language, Document>, prompts: &Prompts) -> Vec<PromptFault> {
+    if translations.values().all(|document| document.front.input.default.is_empty()) {
+        return Vec::new();
+    }
     let schema = schema_of(translations);
     let mut names = BTreeSet::new();
     for document in translations.values() {

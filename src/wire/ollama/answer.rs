@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::llm::{Frames, RequestKind, Usage, json_fault, unique_id};
+use crate::llm::{Frames, RequestKind, Usage, read_within, unique_id};
 use crate::wire::openai::{ChunkWriter, Delta};
 
 /// Turns the lines of one answer into chunks.
@@ -86,8 +86,7 @@ impl LineDecoder {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        let line: Line =
-            serde_json::from_slice(line).map_err(|error| LineFault::Unreadable(json_fault(&error)))?;
+        let line: Line = read_within(line).map_err(LineFault::Unreadable)?;
         if let Some(error) = line.error.filter(|error| !error.is_null()) {
             let words = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
             return Err(LineFault::Reported(words));

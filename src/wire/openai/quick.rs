@@ -13,9 +13,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::messages::Message;
-use crate::llm::{
-    ChatRequest, Options, Places, RawObject, RequestKind, is_too_deep_around, rivals_model,
-};
+use crate::llm::{ChatRequest, Options, Places, RawObject, RequestKind, is_too_deep_around, rivals_model};
 
 /// The members that have a rule, with their values checked as they are read. Numbers may be null, which stands for nothing.
 #[derive(Default)]

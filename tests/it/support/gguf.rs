@@ -43,8 +43,3 @@ pub(crate) fn entries(template: &str, tokens: u32) -> Vec<Vec<u8>> {
         entry("tokenizer.chat_template", TEXT, &text(template)),
     ]
 }
-
-/// A model whose template is this.
-pub(crate) fn with_template(template: &str) -> Vec<u8> {
-    file(&entries(template, 97))
-}

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod counted;
 pub(crate) mod engine;
+pub(crate) mod flood;
 pub(crate) mod gateway;
 pub(crate) mod gguf;
 pub(crate) mod postgres;
