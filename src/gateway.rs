@@ -206,7 +206,8 @@ impl Gateway {
         request: ChatRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Generated>, GatewayError> {
-        let course = self.course_of_body(&request.model, request.rival.as_deref(), &record)?;
+        let course =
+            self.course_of_body(&request.model, (request.rival.as_deref(), &request.body), &record)?;
         self.generated(course, request, record).await
     }
 
@@ -262,7 +263,8 @@ impl Gateway {
         request: EmbedRequest,
         record: Arc<RequestRecord>,
     ) -> Result<Reply<Embeddings>, GatewayError> {
-        let course = self.course_of_body(&request.model, request.rival.as_deref(), &record)?;
+        let course =
+            self.course_of_body(&request.model, (request.rival.as_deref(), &request.body), &record)?;
         let routed = self.routed(course, &request, &record).await?;
         meter::embeddings(&record, &request, &routed.answer);
         Ok(Reply {

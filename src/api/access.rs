@@ -211,7 +211,8 @@ impl Guard {
 
 /// Whether the line of a request says where it came from: one that was refused, and one that the admin key opens.
 fn names_its_peer(endpoint: &str, status: u16, is_known: bool) -> bool {
-    matches!(status, 401 | 403) || status == 429 && !is_known || endpoint.starts_with(admin::ROOT)
+    let is_of_operators = endpoint.starts_with(admin::ROOT) || door::is_for_operators(endpoint);
+    matches!(status, 401 | 403) || status == 429 && !is_known || is_of_operators
 }
 
 impl Drop for Guard {

@@ -28,6 +28,10 @@ pub(crate) use memory::BodyMemory;
 pub(super) const LEAST_BYTES_PER_SECOND: usize = 4096;
 /// The same while others wait for the memory that it takes.
 const LEAST_BYTES_PER_SECOND_IF_SHORT: usize = 64 * 1024;
+/// How long nothing may come of a body while others wait for the memory that it takes.
+const SILENCE_IF_SHORT: Duration = Duration::from_secs(3);
+/// After so long it is looked at anew whether memory is short.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long it takes until some of the bodies have ended.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -116,9 +120,10 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<An
         None => None,
         Some(_) => return Err(too_large(limits)),
     };
-    let first = announced.unwrap_or(SMALL_BYTES).min(limits.max_body_bytes);
-    let reserved = admitted.bodies.reserve(first).await.ok_or_else(full)?;
-    let mut reading = Reading { admitted, first: None, all: BytesMut::new(), reserved, started: None };
+    // Of unknown length it may become as large as any.
+    let most = announced.unwrap_or(limits.max_body_bytes);
+    let reserved = admitted.bodies.reserve(most.min(SMALL_BYTES)).await.ok_or_else(full)?;
+    let mut reading = Reading { admitted, first: None, all: BytesMut::new(), most, reserved, started: None };
     reading.read_on(&mut body).await?;
     let (bytes, memory) = reading.reserved.keep(reading.first.unwrap_or_else(|| reading.all.freeze()));
     Ok(AnyBody { bytes, memory })
@@ -130,6 +135,9 @@ struct Reading<'a> {
     /// Most bodies come in one piece, which need not be copied.
     first: Option<Bytes>,
     all: BytesMut,
+    /// So large it may become.
+    most: usize,
+    /// The memory for what has come, and a little more.
     reserved: Reserved,
     started: Option<Instant>,
 }
@@ -151,11 +159,10 @@ impl Reading<'_> {
             if received + data.len() > limits.max_body_bytes {
                 return Err(too_large(limits));
             }
-            if received + data.len() > self.reserved.bytes() {
-                // Of unknown length, and not small: it may become as large as any.
-                let bodies = &self.admitted.bodies;
-                let more = bodies.reserve(limits.max_body_bytes).await;
-                self.reserved = more.ok_or_else(full)?;
+            let needed = received + data.len();
+            if needed > self.reserved.bytes() {
+                let ahead = needed.saturating_mul(2).min(self.most).max(needed);
+                self.admitted.bodies.grow(&mut self.reserved, ahead).await.ok_or_else(full)?;
             }
             self.push(data);
         }
@@ -168,15 +175,23 @@ impl Reading<'_> {
         received: usize,
         body: &mut BoxBody<Bytes, std::io::Error>,
     ) -> Result<Option<Result<Frame<Bytes>, std::io::Error>>, ApiError> {
-        let now = Instant::now();
-        let rate = if self.admitted.bodies.is_short() {
-            LEAST_BYTES_PER_SECOND_IF_SHORT
-        } else {
-            LEAST_BYTES_PER_SECOND
-        };
-        let slowest = Duration::from_secs((received / rate) as u64);
-        let due = now.min(*self.started.get_or_insert(now) + slowest) + self.admitted.limits.body_timeout;
-        timeout_at(due, body.frame()).await.map_err(|_| late())
+        let silent_since = Instant::now();
+        let started = *self.started.get_or_insert(silent_since);
+        loop {
+            let (rate, silence) = if self.admitted.bodies.is_short() {
+                (LEAST_BYTES_PER_SECOND_IF_SHORT, SILENCE_IF_SHORT.min(self.admitted.limits.body_timeout))
+            } else {
+                (LEAST_BYTES_PER_SECOND, self.admitted.limits.body_timeout)
+            };
+            let slowest = Duration::from_secs((received / rate) as u64);
+            let due = silent_since.min(started + slowest) + silence;
+            // Memory may become short while this waits.
+            match timeout_at(due.min(Instant::now() + LOOK_AGAIN), body.frame()).await {
+                Ok(frame) => return Ok(frame),
+                Err(_) if Instant::now() >= due => return Err(late()),
+                Err(_) => {}
+            }
+        }
     }
 
     fn push(&mut self, data: Bytes) {
@@ -184,8 +199,9 @@ impl Reading<'_> {
             None if self.all.is_empty() => self.first = Some(data),
             before => {
                 if self.all.is_empty() {
-                    // All at once: what grows by doubling takes more than it holds.
-                    self.all.reserve(self.reserved.bytes());
+                    // All at once: what grows by doubling takes more than it holds. Pages that are not written to
+                    // take no memory.
+                    self.all.reserve(self.most);
                 }
                 self.all.extend_from_slice(&before.unwrap_or_default());
                 self.all.extend_from_slice(&data);

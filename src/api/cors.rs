@@ -15,8 +15,8 @@ use poem::{Addr, Endpoint, Request, Response};
 
 use super::context::Context;
 use super::error::ApiError;
-use super::guards;
 use super::host::Host;
+use super::{door, guards};
 
 /// What a browser says of who has it send a request. No page can change these.
 static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -111,8 +111,8 @@ impl Pages {
         let is_allowed = |allowed: &String| {
             allowed == "*" || authority_of(allowed).is_some_and(|allowed| host.is_same_as(&allowed))
         };
-        self.is_keyless
-            && self.is_loopback
+        self.is_loopback
+            && (self.is_keyless || door::is_page(request.uri().path()))
             && !host.is_this_machine()
             && matches!(**request.local_addr(), Addr::SocketAddr(_))
             && !self.origins.iter().any(is_allowed)

@@ -29,9 +29,14 @@ const RAW: &str = "/api/passthrough";
 static KEY_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
-/// Whether the admin key opens a path, at least where other machines reach it.
+/// Whether a path is open to this machine, whether or not callers need keys.
+pub(super) fn is_page(path: &str) -> bool {
+    PAGES.contains(&path)
+}
+
+/// Whether the admin key opens a path, at least where other machines reach it or callers need keys.
 pub(super) fn is_for_admin(path: &str) -> bool {
-    path.starts_with(admin::ROOT) || PAGES.contains(&path)
+    path.starts_with(admin::ROOT) || is_page(path) || is_for_operators(path)
 }
 
 /// The code for a key that opens nothing.

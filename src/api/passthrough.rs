@@ -202,7 +202,7 @@ impl PassthroughApi {
         provider: &str,
         raw: RawRequest,
     ) -> Result<RawAnswer, ApiError> {
-        if raw.body.as_deref().is_some_and(is_deep_json) {
+        if is_deep_json(&raw) {
             return Err(Invalid::json(TOO_DEEP).into());
         }
         let record = record_of(request);
@@ -257,10 +257,14 @@ fn in_its_type(body: Bytes, headers: &HeaderMap) -> Bytes {
     serde_json::from_slice::<String>(&body).map_or(body, Bytes::from)
 }
 
-/// Whether a body would be read as JSON, whatever type it is said to be, and is nested too deeply for its reader.
-fn is_deep_json(body: &[u8]) -> bool {
+/// Whether a body is nested too deeply for its reader: one that is said to be JSON in any form, and one that would be read
+/// as JSON whatever it is said to be.
+fn is_deep_json(raw: &RawRequest) -> bool {
+    let Some(body) = raw.body.as_deref() else { return false };
+    let kind = raw.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let is_said = kind.windows(4).any(|word| word.eq_ignore_ascii_case(b"json"));
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
-    matches!(text.first(), Some(b'{' | b'[')) && is_too_deep(text)
+    (is_said || matches!(text.first(), Some(b'{' | b'['))) && is_too_deep(text)
 }
 
 /// The body with the public model's name replaced, where it has one.

@@ -19,7 +19,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ use crate::local::{Socket, listeners};
 
 /// A process that becomes another program, or changes its parent, may be overlooked for a moment.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
+
+/// The first and the longest pause until an engine is asked again whose connections all wait to be accepted.
+const FULL_BACKLOG_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// Where an engine listens.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl Endpoint {
     /// [`Stranger`] in the error if another program listens there; else what the system says.
     pub(super) async fn connect(&self) -> io::Result<Socket> {
         match self {
-            Self::Socket(path) => UnixStream::connect(path).await.map(Socket::Unix),
+            Self::Socket(path) => connect_by_path(path).await.map(Socket::Unix),
             Self::Port(port) => port.connect().await.map(Socket::Tcp),
         }
     }
@@ -98,6 +101,21 @@ impl Endpoint {
         match self {
             Self::Socket(path) => path.exists(),
             Self::Port(_) => true,
+        }
+    }
+}
+
+/// Connects to a unix socket. While too many connections wait to be accepted (llama-server lets five wait), the system
+/// refuses further ones at once, where those of TCP would wait: so this waits, and ends with the timeout of its caller.
+async fn connect_by_path(path: &Path) -> io::Result<UnixStream> {
+    let mut pause = FULL_BACKLOG_PAUSES.0;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                sleep(pause).await;
+                pause = (pause * 2).min(FULL_BACKLOG_PAUSES.1);
+            }
+            connected => return connected,
         }
     }
 }
@@ -252,5 +270,26 @@ mod tests {
         drop(listener);
         let port = Port::new(address, std::process::id(), "mark".to_owned());
         assert_eq!(port.connect().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_connection_waits_until_an_engine_has_accepted_those_before_it() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("e.sock");
+        let server = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        server.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        server.listen(0).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let server = tokio::net::UnixListener::from_std(std::os::unix::net::UnixListener::from(
+            std::os::fd::OwnedFd::from(server),
+        ))
+        .unwrap();
+        let endpoint = Endpoint::Socket(path);
+        let _first = endpoint.connect().await.unwrap();
+        let mut second = std::pin::pin!(endpoint.connect());
+        let waits = tokio::time::timeout(Duration::from_millis(100), second.as_mut()).await;
+        assert!(waits.is_err(), "one waits to be accepted already");
+        server.accept().await.unwrap();
+        second.await.unwrap();
     }
 }

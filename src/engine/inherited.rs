@@ -126,12 +126,18 @@ pub(super) fn inherited(withheld: &BTreeSet<String>) -> impl Iterator<Item = (Os
 fn is_inherited(name: &str, value: &OsStr) -> bool {
     let upper = name.to_ascii_uppercase();
     if PROXIES.contains(&upper.as_str()) {
-        // `http://user:password@host:port`
+        // `http://user:password@host:port`, or without the scheme.
         return value.to_str().is_some_and(|value| !value.contains('@'));
     }
     let is_needed = NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning));
     let is_secret = upper.split('_').any(|part| SECRETS.contains(&part));
-    is_needed && !is_secret && !NOT_FOR_CHILDREN.contains(&name)
+    is_needed && !is_secret && !has_credentials(value) && !NOT_FOR_CHILDREN.contains(&name)
+}
+
+/// Whether it is an address with a user or a password in it.
+fn has_credentials(value: &OsStr) -> bool {
+    let value = value.to_string_lossy();
+    value.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
 }
 
 #[cfg(test)]

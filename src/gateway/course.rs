@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::admission::allowed;
 use super::chain::Chain;
 use super::{Gateway, GatewayError, Opening, State, note_route};
-use crate::llm::Doubt;
+use crate::llm::{Doubt, RawObject, nested_rival};
 use crate::prompts::Rendered;
 use crate::router::{Deployment, Route};
 use crate::telemetry::RequestRecord;
@@ -48,18 +48,23 @@ impl Gateway {
         Ok(Course { state, first, others })
     }
 
-    /// As [`Gateway::course`], for a body that goes on as it is, with a `rival` of its member `model`.
+    /// As [`Gateway::course`], for a body that goes on as it is, and may have a `rival` of its member `model`.
     ///
     /// # Errors
     /// As there; or a server could take the request for another model, where it matters which one it is for.
     pub(super) fn course_of_body(
         &self,
         model: &str,
-        rival: Option<&str>,
+        (rival, body): (Option<&str>, &RawObject),
         record: &RequestRecord,
     ) -> Result<Course, GatewayError> {
         let course = self.course(model, record)?;
-        let Some(rival) = rival else { return Ok(course) };
+        if !course.state.guards_any_model(record.caller()) {
+            return Ok(course);
+        }
+        let Some(doubt) = rival.map(Doubt::of_member).or_else(|| nested_rival(body)) else {
+            return Ok(course);
+        };
         let first = std::iter::once(course.first.clone());
         let reachable = course.state.reachable(first.chain(course.others.clone()));
         let asked = reachable.iter().flat_map(|route| route.all_deployments());
@@ -67,7 +72,7 @@ impl Gateway {
             asked.clone().any(|asked| asked.provider_name == deployment.provider_name)
         };
         if course.state.guards_models(record.caller(), is_asked) {
-            return Err(GatewayError::ModelUntold(Doubt::of_member(rival)));
+            return Err(GatewayError::ModelUntold(doubt));
         }
         Ok(course)
     }

@@ -54,7 +54,11 @@ impl Gateway {
             record.facts().deployment = Some(deployment.id.clone());
         }
         let price = price_of(&state, provider.name(), (meant.as_ref(), &naming));
-        require_price(&state, (&request.method, &task), (meant.is_some(), price.as_deref()), record)?;
+        // A price is that of a model: where a server may take another one, nothing tells what the request costs.
+        let is_certain =
+            naming.doubt.is_none() || meant.as_ref().is_some_and(|(_, deployment)| deployment.is_managed());
+        let told = (is_certain && meant.is_some(), price.as_deref().filter(|_| is_certain));
+        require_price(&state, (&request.method, &task), told, record)?;
         record.facts().price.clone_from(&price);
         let expected = || Expected {
             usage: task.expected(USUAL_ANSWER),

@@ -86,6 +86,11 @@ impl State {
         }
     }
 
+    /// Whether it may matter which model a request is for, wherever it goes.
+    pub(super) fn guards_any_model(&self, caller: Option<&Caller>) -> bool {
+        caller.is_some_and(|caller| !caller.key.allowed_models.is_empty()) || self.routes.has_any_off()
+    }
+
     /// Whether it matters which model a request is for that goes to these deployments' providers: its caller may use some
     /// models only, or one of theirs is off.
     pub(super) fn guards_models(

@@ -33,7 +33,7 @@ pub use fault::json_fault;
 pub use frame::{Ends, FrameIter, Frames, Reading, Trouble, TroubleKind};
 pub use id::{unique_id, unique_number};
 pub use names::{is_invisible, shortened};
-pub use naming::{Doubt, Naming, rivals_model};
+pub use naming::{Doubt, Naming, nested_rival, rivals_model};
 pub use object::{Change, InvalidObject, RawObject};
 pub use options::{Mapped, Options, option_names};
 pub use request::{ChatRequest, Places, RequestKind, answers_to_each};

@@ -3,10 +3,13 @@
 //! The gateway, the upstream and anything between them must agree on the model of a request. So a body names its model once,
 //! as `model`, wherever it matters which model that is; every reader of bodies asks this file.
 
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
 use super::{InvalidObject, RawObject, is_invisible, shortened};
 
 /// Members by which some servers choose a model: the member itself, lists of models that take over and what may hold such
-/// lists (`OpenRouter`, `LiteLLM`), and older names of it. Servers differ in whether they distinguish upper and lower case.
+/// lists (`OpenRouter`, `LiteLLM`, Vercel), and older names of it. Servers differ in whether they distinguish upper and lower case.
 const MODEL_MEMBERS: &[&str] = &[
     "model",
     "models",
@@ -20,6 +23,9 @@ const MODEL_MEMBERS: &[&str] = &[
     "preset",
     "plugins",
     "extra_body",
+    "providerOptions",
+    "provider_options",
+    "user_config",
 ];
 
 /// No name of [`MODEL_MEMBERS`] is longer.
@@ -109,7 +115,7 @@ pub fn rivals_model(member: &str) -> bool {
         return member.len() <= LONGEST && MODEL_MEMBERS.iter().any(|name| name.eq_ignore_ascii_case(member));
     }
     let plain = folded(member);
-    MODEL_MEMBERS.contains(&plain.as_str())
+    MODEL_MEMBERS.iter().any(|name| name.eq_ignore_ascii_case(&plain))
 }
 
 /// Whether this is a spelling of `name`, which is in lower case.
@@ -129,11 +135,17 @@ fn folded(name: &str) -> String {
 }
 
 /// Tools that a server runs by itself, such as one that makes images, may have a model of their own.
-fn nested_rival(body: &RawObject) -> Option<Doubt> {
+pub fn nested_rival(body: &RawObject) -> Option<Doubt> {
     let tools = body.get("tools").filter(|tools| tools.starts_with(b"["))?;
-    let tools: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(tools).ok()?;
-    let mut names = tools.iter().flat_map(serde_json::Map::keys);
-    names.any(|name| is_spelt(name, "model")).then(|| Doubt::Member("tools[].model".to_owned()))
+    let Ok(tools) = serde_json::from_slice::<Vec<&RawValue>>(tools) else {
+        return Some(Doubt::of_member("tools"));
+    };
+    let mut objects = tools.into_iter().map(RawValue::get).filter(|tool| tool.starts_with('{'));
+    let is_doubtful = |tool: &str| match RawObject::parse(Bytes::copy_from_slice(tool.as_bytes())) {
+        Ok(tool) => tool.names().any(|name| is_spelt(name, "model") || rivals_model(name)),
+        Err(_) => true,
+    };
+    objects.any(is_doubtful).then(|| Doubt::Member("tools[].model".to_owned()))
 }
 
 #[cfg(test)]

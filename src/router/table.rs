@@ -292,6 +292,11 @@ impl RoutingTable {
         self.off.get(model).is_some_and(|route| *route.model == *model)
     }
 
+    /// Whether any model is off.
+    pub fn has_any_off(&self) -> bool {
+        !self.off.is_empty()
+    }
+
     /// How providers are asked for signs of life, of those who are.
     pub fn probes(&self) -> &[Arc<Probe>] {
         &self.probes

@@ -22,6 +22,10 @@ const SPELLINGS: &[&str] = &[
     r#""model ":"dear-up""#,
     r#""engine":"dear-up""#,
     r#""extra_body":{"model":"dear-up"}"#,
+    r#""tools":[{"type":"image_generation","model":"dear-up"}]"#,
+    r#""tools":[{"type":"function","function":{"name":"f"}},{"type":"x","models":["dear-up"],"y":1e999}]"#,
+    r#""providerOptions":{"gateway":{"models":["dear-up"]}}"#,
+    r#""mode\ufe0fl":"dear-up""#,
 ];
 
 /// A provider `up` with a cheap and a dear model, behind a gateway that asks for keys.
@@ -282,6 +286,10 @@ async fn a_budget_of_money_meets_no_raw_request_whose_cost_nothing_tells() {
         ("/v1/fine_tuning/jobs", "{}"),
         ("/v1/chat/completions", r#"{"model":"unlisted"}"#),
         ("/v1/chat/completions", r#"{"Model":"dear-up"}"#),
+        // The price of a picture is none of another task, nor of another model.
+        ("/v1/fine_tuning/jobs", r#"{"model":"painter","training_file":"f"}"#),
+        ("/v1/images/generations?model=dear-up", r#"{"model":"painter"}"#),
+        ("/v1/images/generations", r#"{"model":"painter","models":["dear-up"]}"#),
     ] {
         let (status, error) = ask(path, body).await;
         assert_eq!(

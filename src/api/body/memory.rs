@@ -1,8 +1,8 @@
 //! The memory that the bodies of requests take, all together.
 //!
-//! A body gets the memory for all of it before it is read, so none of them holds a part and waits for the rest: whatever
-//! has begun can come to its end. Small bodies, which are nearly all, are only added up, in a sum of their own: large ones
-//! never keep them waiting.
+//! A body is counted as it comes, not as it is announced, so that a caller who announces much and sends nothing takes nothing
+//! from others. Bodies that wait for each other are refused after a while, which frees what they hold. Small bodies, which
+//! are nearly all, are only added up, in a sum of their own: large ones never keep them waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,14 +63,28 @@ impl BodyMemory {
                 return Some(reserved);
             }
         }
-        let pieces = pieces(bytes);
+        self.permit(pieces(bytes)).await.map(Reserved::Large)
+    }
+
+    /// Memory for a body that has become larger, `bytes` in all. `None` if others do not leave enough of it in time.
+    pub(super) async fn grow(self: &Arc<Self>, reserved: &mut Reserved, bytes: usize) -> Option<()> {
+        match reserved {
+            Reserved::Large(permit) => {
+                let held = u32::try_from(permit.num_permits()).unwrap_or(u32::MAX);
+                permit.merge(self.permit(pieces(bytes).saturating_sub(held)).await?);
+            }
+            Reserved::Small(_) => *reserved = Reserved::Large(self.permit(pieces(bytes)).await?),
+        }
+        Some(())
+    }
+
+    async fn permit(&self, pieces: u32) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = self.large.clone().try_acquire_many_owned(pieces) {
-            return Some(Reserved::Large(permit));
+            return Some(permit);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        let permit = timeout(PATIENCE, self.large.clone().acquire_many_owned(pieces)).await;
-        Some(Reserved::Large(permit.ok()?.ok()?))
+        timeout(PATIENCE, self.large.clone().acquire_many_owned(pieces)).await.ok()?.ok()
     }
 
     /// Whether bodies wait for the memory of others.
@@ -169,6 +183,21 @@ mod tests {
         drop(body);
         assert_eq!(memory.large.available_permits() * PIECE_BYTES, 3 * MIB);
         drop(part);
+        assert_eq!(memory.large.available_permits() * PIECE_BYTES, 4 * MIB);
+    }
+
+    #[tokio::test]
+    async fn a_body_takes_as_much_as_has_come_of_it() {
+        let memory = memory(4 * MIB);
+        let mut growing = memory.reserve(SMALL_BYTES).await.unwrap();
+        assert_eq!(memory.large.available_permits() * PIECE_BYTES, 4 * MIB);
+        for bytes in [MIB, 3 * MIB] {
+            memory.grow(&mut growing, bytes).await.unwrap();
+            assert_eq!(growing.bytes(), bytes);
+            assert_eq!(memory.large.available_permits() * PIECE_BYTES, 4 * MIB - bytes);
+        }
+        assert_eq!(memory.small.load(Ordering::Relaxed), 0);
+        drop(growing);
         assert_eq!(memory.large.available_permits() * PIECE_BYTES, 4 * MIB);
     }
 

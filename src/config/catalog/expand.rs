@@ -1,11 +1,16 @@
 //! `${NAME}`, `${NAME:-default}` and `${file:/path}` in the models file.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::config::{Environment, Fault};
 
 /// So deep may references stand in the defaults of others.
 const DEEPEST: usize = 16;
+/// No secret is larger.
+const MOST_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Replaces references, and notes those that lead nowhere.
 pub(super) struct Expansion<'a> {
@@ -64,7 +69,7 @@ impl<'a> Expansion<'a> {
     fn resolve(&mut self, reference: &str) -> String {
         if let Some(path) = reference.strip_prefix("file:") {
             let path = self.expand(path);
-            return std::fs::read_to_string(&path).map_or_else(
+            return secret_in(Path::new(&path)).map_or_else(
                 |error| {
                     let problem = format!("the file {path} cannot be read: {error}");
                     self.missing.push(Fault::new("", problem, "create it, readable for this user"));
@@ -88,6 +93,17 @@ impl<'a> Expansion<'a> {
             }
         }
     }
+}
+
+/// The text of a file. Devices and pipes may have no end, or wait for one who writes.
+fn secret_in(path: &Path) -> io::Result<String> {
+    let refused = |reason| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    if !path.metadata()?.is_file() {
+        return refused("it is no regular file");
+    }
+    let mut text = String::new();
+    File::open(path)?.take(MOST_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_FILE_BYTES { refused("it is larger than 1 MiB") } else { Ok(text) }
 }
 
 /// Where the brace that opens at the text's start is closed again.

@@ -23,7 +23,7 @@ pub const RUN_LUA: &str = "run-lua";
 pub const LUA_LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_seconds: 10 };
 
 /// Longer than the sandbox lets a program run.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Runs the program and reads what it sets.
 pub(super) fn read(path: &Path, text: &str) -> Result<RawCatalog, ConfigError> {

@@ -8,7 +8,7 @@ use super::priced::has_money_budget;
 use crate::callers::Caller;
 use crate::gateway::admission::may_use;
 use crate::gateway::{GatewayError, State};
-use crate::llm::{Doubt, InvalidObject, Naming, RawObject};
+use crate::llm::{Doubt, InvalidObject, Naming, RawObject, is_invisible};
 use crate::providers::RawRequest;
 use crate::router::{Deployment, Route};
 use crate::wire::naming::{Parts, naming};
@@ -97,8 +97,27 @@ fn without_latest(name: &str) -> &str {
 /// (`library/NAME`, `models/NAME`).
 fn may_be_read_as(name: &str, upstream: &str) -> bool {
     let last = |name: &str| {
-        let name = without_latest(name.trim());
-        name.rsplit('/').next().unwrap_or_default().to_lowercase()
+        let visible = name.chars().filter(|letter| !is_invisible(*letter) && !letter.is_control());
+        let name = visible.collect::<String>().to_lowercase();
+        let name = name.trim().rsplit('/').next().unwrap_or_default();
+        without_latest(name).trim_end_matches(':').to_owned()
     };
     last(name) == last(upstream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_be_read_in_more_ways_than_one() {
+        for name in
+            ["m", "M", "m:latest", "M:LATEST", "m:", "library/m", "registry/library/M:Latest", "m\u{200b}"]
+        {
+            assert!(may_be_read_as(name, "m"), "{name:?}");
+        }
+        for name in ["n", "m:7b", "mm", "m/n"] {
+            assert!(!may_be_read_as(name, "m"), "{name:?}");
+        }
+    }
 }
