@@ -236,7 +236,7 @@ async fn serve(settings: Settings, folder: PathBuf, environment: Environment) ->
     }
     let app = App::build(settings, folder, environment).await?;
     // The banner is for people; lines for machines are in the log.
-    std::io::stderr().write_all(app.banner().as_bytes())?;
+    tell_aside(app.banner());
     app.run().await.map_err(Faults::from)?;
     Ok(())
 }
@@ -324,10 +324,15 @@ fn tell(report: &Report) -> Result<(), CommandError> {
     print(&lines.join("\n"))
 }
 
+/// Writes to standard error. Where that takes nothing, what is done goes on without it.
+fn tell_aside(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 fn import(file: &Path, environment: &Environment) -> Result<(), CommandError> {
     let imported = Catalog::import(file, environment).map_err(Faults::from)?;
     for warning in imported.warnings {
-        writeln!(std::io::stderr(), "warning: {warning}")?;
+        tell_aside(&format!("warning: {warning}\n"));
     }
     print(&format!("{:#}", imported.file))
 }

@@ -5,7 +5,7 @@ mod memory;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
@@ -32,6 +32,8 @@ const LEAST_BYTES_PER_SECOND_IF_SHORT: usize = 64 * 1024;
 const SILENCE_IF_SHORT: Duration = Duration::from_secs(3);
 /// After so long it is looked at anew whether memory is short.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What some programs write before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// How long it takes until some of the bodies have ended.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -69,7 +71,11 @@ impl<'a, T: Type> ApiExtractor<'a> for JsonBody<T> {
     ) -> poem::Result<Self> {
         require_json(request.headers())?;
         let body = read(request, body).await?;
-        Ok(Self { bytes: body.bytes, described: PhantomData, _memory: body.memory })
+        let mut bytes = body.bytes;
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.advance(BYTE_ORDER_MARK.len());
+        }
+        Ok(Self { bytes, described: PhantomData, _memory: body.memory })
     }
 }
 

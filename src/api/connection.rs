@@ -248,6 +248,8 @@ struct Lingering {
 /// How long such a caller is listened to that sends nothing more, and one that goes on.
 const LINGERING: Duration = Duration::from_secs(2);
 const LONGEST_LINGERING: Duration = Duration::from_secs(10);
+/// Heads are shorter, nearly all; behind them there may be a long body, which is not to be searched.
+const HEAD_BYTES: usize = 2048;
 /// How the two lengths begin that are numbers, and larger than those that hyper knows.
 static ENDLESS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"1844674407370955161"));
 
@@ -310,7 +312,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
         if !received.is_empty() {
-            shared.is_endless |= self.activity.is_at_head() && ENDLESS.find(received).is_some();
+            let head = received.get(..received.len().min(HEAD_BYTES)).unwrap_or_default();
+            shared.is_endless |= self.activity.is_at_head() && ENDLESS.find(head).is_some();
             self.activity.received();
         }
         Poll::Ready(Ok(()))

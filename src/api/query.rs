@@ -9,6 +9,9 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use super::error::ApiError;
 
+/// Parameters with a comma list. Many clients write such a list as several parameters of one name.
+const LISTS: &[&str] = &["group_by"];
+
 /// A parameter by the name of its argument.
 pub(super) struct Query<T>(pub(super) T);
 
@@ -42,8 +45,16 @@ impl<'a, T: ParseFromParameter> ApiExtractor<'a> for Query<T> {
     ) -> poem::Result<Self> {
         let name = options.name;
         let pairs = pairs(request)?;
-        let values = pairs.iter().filter(|(known, _)| known == name).map(|(_, value)| value);
-        let parsed = T::parse_from_parameters(values);
+        let values: Vec<&str> =
+            pairs.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect();
+        let parsed = match &values[..] {
+            [] | [_] => T::parse_from_parameters(values),
+            _ if LISTS.contains(&name) => T::parse_from_parameters([values.join(",")]),
+            _ => {
+                let message = format!("`{name}` stands in the query more than once; write it once");
+                return Err(ApiError::invalid(name, message).into());
+            }
+        };
         Ok(Self(parsed.map_err(|error| ParseParamError { name, reason: error.into_message() })?))
     }
 }

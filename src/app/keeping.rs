@@ -81,11 +81,16 @@ impl Keeping {
             Ok((store, accounts)) => (store, accounts, None),
             Err(error) if settings.auth == Auth::Keys => {
                 let cure = "make it reachable, or name another one; without it no key is known";
-                return Err(Fault::new("LLM_PROXY_API_DATABASE_URL", error.to_string(), cure).into());
+                return Err(Fault::new(
+                    "LLM_PROXY_API_DATABASE_URL",
+                    format!("{error}{}", store::file_in_words(url)),
+                    cure,
+                )
+                .into());
             }
             Err(error) => {
                 tracing::warn!(
-                    %error,
+                    error = format!("{error}{}", store::file_in_words(url)),
                     "All models are on, and usage waits to be written down, until the database is there: see LLM_PROXY_API_DATABASE_URL"
                 );
                 health.store_is(Some(error.to_string()));

@@ -233,16 +233,19 @@ fn ollama(settings: &Settings) -> Candidate {
     }
 }
 
-/// `OLLAMA_HOST` may be a host, a port, both, or an address; what Ollama listens on may be "all".
+/// `OLLAMA_HOST` may be a host, a port, both, or an address, each with a path; what Ollama listens on may be "all".
 fn ollama_url(host: Option<&str>) -> String {
     let host = host.map(str::trim).filter(|host| !host.is_empty()).unwrap_or("127.0.0.1");
     let (scheme, rest) = host.split_once("://").unwrap_or(("http", host));
-    let rest = rest.trim_end_matches('/').replacen("0.0.0.0", "127.0.0.1", 1);
-    let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-    match rest.strip_prefix(':') {
-        Some(port) => format!("{scheme}://127.0.0.1:{port}"),
-        None if has_port || scheme == "https" => format!("{scheme}://{rest}"),
-        None => format!("{scheme}://{rest}:11434"),
+    let rest = rest.trim_end_matches('/');
+    // A path is that of a proxy in front of it.
+    let (server, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let server = server.replacen("0.0.0.0", "127.0.0.1", 1);
+    let has_port = server.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    match server.strip_prefix(':') {
+        Some(port) => format!("{scheme}://127.0.0.1:{port}{path}"),
+        None if has_port || scheme == "https" => format!("{scheme}://{server}{path}"),
+        None => format!("{scheme}://{server}:11434{path}"),
     }
 }
 
@@ -309,6 +312,10 @@ mod tests {
             (Some("box"), "http://box:11434"),
             (Some("http://box:1/"), "http://box:1"),
             (Some("https://ollama.example.org"), "https://ollama.example.org"),
+            (Some("http://box:1/ollama/"), "http://box:1/ollama"),
+            (Some("box/a/b"), "http://box:11434/a/b"),
+            (Some(":1234/0.0.0.0"), "http://127.0.0.1:1234/0.0.0.0"),
+            (Some("https://example.org/ollama"), "https://example.org/ollama"),
         ] {
             assert_eq!(ollama_url(host), url);
         }

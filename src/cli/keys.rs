@@ -160,7 +160,8 @@ pub(super) async fn run(command: Command, settings: &Settings) -> Result<(), Com
         )?;
     }
     let store = store::open(url).await;
-    let store = store.map_err(|error| CommandError::Refused(error.to_string()))?;
+    let store =
+        store.map_err(|error| CommandError::Refused(format!("{error}{}", store::file_in_words(url))))?;
     let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
     match command {
         Command::Create(create) => {

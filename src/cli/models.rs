@@ -72,7 +72,8 @@ pub(super) async fn run(
             return Err(CommandError::Refused(words));
         }
     };
-    let store = store::open(url.expose_secret()).await.map_err(|error| refused(&error))?;
+    let store =
+        store::open(url.expose_secret()).await.map_err(|error| refused(&error, url.expose_secret()))?;
     let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
     let edit = SwitchEdit { disabled: Some(disabled), note: switch.note.map(Some) };
     let switch = accounts.switch(Actor::Cli, &model, edit).await?;
@@ -86,15 +87,15 @@ fn warn(warnings: impl IntoIterator<Item = String>) -> Result<(), CommandError> 
     Ok(())
 }
 
-fn refused(error: &StoreError) -> CommandError {
-    CommandError::Refused(error.to_string())
+fn refused(error: &StoreError, url: &str) -> CommandError {
+    CommandError::Refused(format!("{error}{}", store::file_in_words(url)))
 }
 
 async fn list(routes: &RoutingTable, url: &str) -> Result<(), CommandError> {
     let mut switches = match switches(url).await {
         Ok(switches) => switches,
         Err(error) => {
-            warn([error.to_string()])?;
+            warn([format!("{error}{}", store::file_in_words(url))])?;
             BTreeMap::new()
         }
     };
@@ -117,7 +118,7 @@ async fn known(routes: &RoutingTable, url: &str, name: &str) -> Result<Option<St
     if let Some(route) = served.find(|route| route.names().any(|known| known == name)) {
         return Ok(Some(route.model.to_string()));
     }
-    let switches = switches(url).await.map_err(|error| refused(&error))?;
+    let switches = switches(url).await.map_err(|error| refused(&error, url))?;
     Ok(switches.contains_key(name).then(|| name.to_owned()))
 }
 

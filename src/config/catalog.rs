@@ -496,7 +496,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
-        std::fs::write(folder.path().join("key"), "sk-file\n").unwrap();
+        std::fs::write(folder.path().join("key"), "\u{feff}sk-file\n").unwrap();
         let key_file = folder.path().join("key").display().to_string();
         let environment = Environment::of([("A_KEY", "sk-a"), ("KEY_FILE", &key_file)]);
         Catalog::load(&path, &environment, Timeouts::default(), minimum)
@@ -666,7 +666,10 @@ mod tests {
             let error = fault(&format!(r#"{{"providers":{{"a":{{"type":"x","models":{{{model}}}}}}}}}"#));
             assert!(error.contains("providers.a.models.") && error.contains(told), "{model}: {error}");
         }
-        for ending in ["/chat/completions", "/completions", "/chat/completions/", "/embeddings"] {
+        for ending in ["/chat/completions", "/completions", "/chat/completions/", "/embeddings"]
+            .into_iter()
+            .chain(["/models", "/models/", "/responses", "/messages", "/chat", "/api/tags", "/api/embed"])
+        {
             let error = fault(&format!(
                 r#"{{"providers":{{"a":{{"type":"x","base_url":"http://a/v1{ending}","models":{{"m":{{}}}}}}}}}}"#
             ));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::dotenv::{self, Variables};
 use super::{ConfigError, Fault};
 
 /// All variables, read once at the start.
@@ -35,19 +36,11 @@ impl Environment {
     pub fn judge(folder: &Path) -> (Self, Option<Fault>) {
         let mut variables = BTreeMap::new();
         let file = folder.join(".env");
-        let mut read = || -> Result<(), dotenvy::Error> {
-            for pair in dotenvy::from_path_iter(&file)? {
-                let (name, value) = pair?;
-                variables.insert(name, value);
-            }
-            Ok(())
-        };
-        let read = if file.is_file() { read() } else { Ok(()) };
-        let fault = read.err().map(|error| unreadable(&file, &error));
+        let read = if file.is_file() { read(&file, &mut variables) } else { Ok(()) };
         let own = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         variables.extend(own);
-        (Self { variables }, fault)
+        (Self { variables }, read.err())
     }
 
     /// An environment of just these variables.
@@ -67,25 +60,14 @@ impl Environment {
     }
 }
 
-/// What is wrong with the file. The parser's own message would quote the line, which may hold a key.
-fn unreadable(file: &Path, error: &dotenvy::Error) -> Fault {
-    let problem = match error {
-        dotenvy::Error::LineParse(..) => "this is not NAME=value".to_owned(),
-        other => other.to_string(),
-    };
-    let place = match line_of(file, error) {
-        Some(line) => format!("{}: line {line}", file.display()),
-        None => file.display().to_string(),
-    };
-    Fault::new(place, problem, "write NAME=value, one a line; quote what holds spaces")
-}
-
-/// The line that the parser stumbled over, counted from 1.
-fn line_of(file: &Path, error: &dotenvy::Error) -> Option<usize> {
-    let dotenvy::Error::LineParse(line, _) = error else { return None };
-    let first = line.lines().next()?.trim();
-    let text = std::fs::read_to_string(file).ok()?;
-    text.lines().position(|other| other.trim() == first).map(|at| at + 1)
+/// Adds the variables of the file, of which the last one of a name counts.
+fn read(file: &Path, variables: &mut BTreeMap<String, String>) -> Result<(), Fault> {
+    let text = dotenv::text_of(file)?;
+    for pair in Variables::of(file, &text) {
+        let (name, value) = pair?;
+        variables.insert(name, value);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -101,7 +83,8 @@ mod tests {
     #[test]
     fn a_dotenv_file_is_read_and_its_faults_do_not_quote_it() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(".env"), "SOME_NAME_OF_OURS=\"a b\"\nPATH=/nowhere\n").unwrap();
+        std::fs::write(folder.path().join(".env"), "\u{feff}SOME_NAME_OF_OURS=\"a b\"\r\nPATH=/nowhere\n")
+            .unwrap();
 
         let environment = Environment::load(folder.path()).unwrap();
 

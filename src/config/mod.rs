@@ -5,6 +5,7 @@
 
 mod adjustment;
 mod catalog;
+mod dotenv;
 mod engine;
 mod environment;
 mod fault;

@@ -116,11 +116,14 @@ impl Figures {
     /// # Errors
     /// Something in it is wrong.
     pub fn parse(place: &str, text: &str) -> Result<Self, Fault> {
-        let figures = lint::read::<Object<Self>>(Syntax::Json, text).map_err(|misread| {
-            let line = misread.line.map(|line| format!(": line {line}")).unwrap_or_default();
-            let path = if misread.path.is_empty() { String::new() } else { format!(": {}", misread.path) };
-            Fault::new(format!("{place}{line}{path}"), misread.problem, misread.cure)
-        })?;
+        let figures = lint::read::<Object<Self>>(Syntax::Json, lint::without_byte_order_mark(text)).map_err(
+            |misread| {
+                let line = misread.line.map(|line| format!(": line {line}")).unwrap_or_default();
+                let path =
+                    if misread.path.is_empty() { String::new() } else { format!(": {}", misread.path) };
+                Fault::new(format!("{place}{line}{path}"), misread.problem, misread.cure)
+            },
+        )?;
         figures.0.checked(place)
     }
 

@@ -8,12 +8,14 @@ mod count;
 mod paths;
 mod ranges;
 mod read;
+mod text;
 
 pub use all::{Readable, read_all};
 pub use count::count_from_one;
 pub use paths::{path_fault, percent_decoded};
 pub use ranges::out_of_range;
 pub use read::{Misread, Object, Syntax, expected_in_words, read};
+pub use text::{read_text, without_byte_order_mark};
 
 /// Nothing of a longer name is looked for.
 const LONGEST_NAME: usize = 512;

@@ -49,12 +49,12 @@ impl Document {
     pub(super) fn parse(file: &SourceFile, shown: String) -> Result<Self, Vec<DocumentFault>> {
         let place = Place::parse(&file.path).map_err(|fault| vec![fault])?;
         let parts = front::split(&file.text).map_err(|fault| vec![fault])?;
-        let (front, mut faults) = FrontMatter::read(parts.front);
-        faults.extend(front.faults(parts.front));
+        let (front, mut faults) = FrontMatter::read(&parts.front);
+        faults.extend(front.faults(&parts.front));
         let schema = front.input.schema.as_ref().map(Schema::parse).transpose().unwrap_or_else(|slip| {
             let keys: Vec<&str> =
                 ["input", "schema"].into_iter().chain(slip.path.iter().map(String::as_str)).collect();
-            let line = front::line_of(parts.front, &keys);
+            let line = front::line_of(&parts.front, &keys);
             let problem = format!("{}: {}", keys.join("."), slip.problem);
             faults.push(DocumentFault::new(line, problem, slip.cure));
             None
@@ -73,7 +73,7 @@ impl Document {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let front_text = parts.front.to_owned();
+        let front_text = parts.front.into_owned();
         Ok(Self {
             place,
             path: shown,
@@ -135,7 +135,8 @@ impl Document {
 
     /// The hash of the text that translations of this document translate.
     pub(super) fn hash(&self) -> String {
-        let digest = Sha256::digest(self.body.as_bytes());
+        // A checkout on another system may end lines in another way, which is no other text.
+        let digest = Sha256::digest(self.body.replace("\r\n", "\n"));
         let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         // The word in front keeps YAML from reading digits as a number.
         format!("sha256-{hex}")
@@ -258,6 +259,24 @@ mod tests {
     }
 
     #[test]
+    fn front_matter_may_have_blanks_behind_its_dashes_and_comments_above_them() {
+        for text in [
+            "--- \ndescription: d\n---\nHello",
+            "---\t\r\ndescription: d\r\n--- \r\nHello",
+            "# licence\n---\ndescription: d\n---\nHello",
+            "\n \t\n#\n\n---\ndescription: d\n---\nHello",
+            "\u{feff}\n---  \ndescription: d\n---\t\nHello",
+        ] {
+            let document = parse("en/a.prompt", text).unwrap();
+            assert_eq!(document.front.description.as_deref(), Some("d"), "{text:?}");
+            assert_eq!(document.body, "Hello", "{text:?}");
+        }
+        for text in ["# Role\n---\nYou help.", "One\n---\na: b\n---", "#One\n\ntwo", "----\na\n---\nb"] {
+            assert_eq!(parse("en/a.prompt", text).unwrap().body, text);
+        }
+    }
+
+    #[test]
     fn faults_say_their_line_in_the_file() {
         let line = |text: &str| parse("en/a.prompt", text).unwrap_err().line;
 
@@ -265,6 +284,9 @@ mod tests {
         assert_eq!(line("one\n\n{{#if a}}\n{{b}\n"), Some(4));
         assert_eq!(line("---\nversion: 1\n---\n\n\n{{b\n"), Some(6));
         assert_eq!(line("---\nversion: 1\nsurprise: 2\n---\nx"), Some(3));
+        assert_eq!(line("# licence\n\n--- \nversion: 1\nsurprise: 2\n---\nx"), Some(5));
+        assert_eq!(line("\n---\nconfig:\n  temperature: 9\n---\nx"), Some(4));
+        assert_eq!(line("\n---\nversion: 1\n---\n\n{{b\n"), Some(6));
     }
 
     #[test]
@@ -290,5 +312,11 @@ mod tests {
         let two = parse("en/a.prompt", "Text").unwrap();
         assert_eq!(one.hash(), two.hash());
         assert!(one.hash().starts_with("sha256-"));
+        let (lf, crlf) = (
+            parse("en/a.prompt", "One\n\ntwo").unwrap(),
+            parse("en/a.prompt", "One\r\n\r\ntwo\r\n").unwrap(),
+        );
+        assert_eq!(lf.hash(), crlf.hash());
+        assert_ne!(lf.hash(), parse("en/a.prompt", "One\ntwo").unwrap().hash());
     }
 }

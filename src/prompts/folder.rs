@@ -1,8 +1,9 @@
 //! The files of a prompt folder.
 
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// A prompt file, by its path in the library's folder (with `/` between the parts).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +16,30 @@ pub(super) struct SourceFile {
 
 /// What of a folder's files changes when somebody writes to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(Vec<(PathBuf, Option<SystemTime>, u64)>);
+pub struct Fingerprint(Vec<(PathBuf, Option<Stamp>)>);
+
+/// What a file is known by. Some systems give all files one time, so neither time nor length is enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    /// When anything of it was changed, the times included.
+    changed: (i64, i64),
+}
+
+impl From<Metadata> for Stamp {
+    fn from(file: Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            bytes: file.len(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
+}
 
 /// Longer files are no prompts.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -36,9 +60,8 @@ impl Fingerprint {
             files.push(path.to_owned());
         }
         let seen = files.into_iter().map(|file| {
-            let metadata = std::fs::metadata(&file).ok();
-            let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-            (file, modified, metadata.map_or(0, |metadata| metadata.len()))
+            let stamp = std::fs::metadata(&file).ok().map(Stamp::from);
+            (file, stamp)
         });
         Self(seen.collect())
     }
@@ -121,6 +144,31 @@ mod tests {
         assert!(empty != one && one != three && three != renamed);
         assert_eq!(renamed, Fingerprint::of(folder.path()));
         assert_ne!(Fingerprint::of(&folder.path().join("b.prompt")), Fingerprint::of(&file));
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_what_changes_neither_length_nor_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two, link) = (folder.path().join("1"), folder.path().join("2"), folder.path().join("link"));
+        let write = |path: &Path, text: &str| {
+            std::fs::write(path, text).unwrap();
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+        };
+        write(&one, "one");
+        write(&two, "two");
+        std::os::unix::fs::symlink(&one, &link).unwrap();
+        let before = Fingerprint::of(&link);
+        assert_eq!(before, Fingerprint::of(&link));
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&two, &link).unwrap();
+        let moved = Fingerprint::of(&link);
+        // The clock of files may stand still for some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        write(&two, "six");
+
+        assert_ne!(before, moved);
+        assert_ne!(moved, Fingerprint::of(&link));
     }
 
     #[test]

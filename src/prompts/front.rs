@@ -1,5 +1,7 @@
 //! Front matter: what stands above a template, between two lines `---`.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -42,8 +44,9 @@ pub(super) struct Input {
 
 /// A file in two parts.
 pub(super) struct Parts<'t> {
-    /// Empty if there is none.
-    pub(super) front: &'t str,
+    /// Empty if there is none. As many empty lines stand above it as stand above the line `---` in the file, so that its lines
+    /// keep their numbers.
+    pub(super) front: Cow<'t, str>,
     pub(super) body: &'t str,
     /// How many lines stand above `body`.
     pub(super) lines_above: usize,
@@ -51,19 +54,42 @@ pub(super) struct Parts<'t> {
 
 /// Splits the front matter from the template.
 pub(super) fn split(text: &str) -> Result<Parts<'_>, DocumentFault> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let after_opening = text.strip_prefix("---\n").or_else(|| text.strip_prefix("---\r\n"));
-    let Some(rest) = after_opening else { return Ok(Parts { front: "", body: text, lines_above: 0 }) };
+    let text = lint::without_byte_order_mark(text);
+    let no_front = Parts { front: "".into(), body: text, lines_above: 0 };
+    let Some((above, rest)) = opened(text) else { return Ok(no_front) };
     let mut at = 0;
     for (index, line) in rest.split_inclusive('\n').enumerate() {
         if line.trim_end() == "---" {
             let (front, body) = (rest.get(..at), rest.get(at + line.len()..));
             let (front, body) = (front.unwrap_or_default(), body.unwrap_or_default());
-            return Ok(Parts { front, body, lines_above: index + 2 });
+            let front = if above == 0 { front.into() } else { ("\n".repeat(above) + front).into() };
+            return Ok(Parts { front, body, lines_above: above + index + 2 });
         }
         at += line.len();
     }
+    if above > 0 {
+        // A heading and a ruler, for example.
+        return Ok(no_front);
+    }
     Err(DocumentFault::new(Some(1), "the front matter is not closed", "write a line `---` below it"))
+}
+
+/// How many lines stand above the line `---` that opens front matter, and what is below that line. As in Dotprompt, lines above it
+/// may be empty or begin with `#`.
+fn opened(text: &str) -> Option<(usize, &str)> {
+    let mut rest = text;
+    let mut above = 0;
+    while let Some((line, below)) = rest.split_once('\n') {
+        match line.trim_end() {
+            "---" => return Some((above, below)),
+            "" => {}
+            line if line.starts_with('#') => {}
+            _ => return None,
+        }
+        rest = below;
+        above += 1;
+    }
+    None
 }
 
 impl FrontMatter {

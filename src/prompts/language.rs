@@ -106,8 +106,8 @@ pub fn accepted_languages(header: &str) -> Vec<Language> {
     for part in header.split(',').take(32) {
         let mut pieces = part.split(';');
         let Some(language) = pieces.next().and_then(Language::parse) else { continue };
-        let quality = pieces.find_map(|piece| piece.trim().strip_prefix("q=").map(thousandths));
-        match quality.unwrap_or(Some(1000)) {
+        let quality = pieces.find_map(quality);
+        match quality.map_or(Some(1000), thousandths) {
             Some(0) | None => {}
             Some(quality) => weighted.push((quality, language)),
         }
@@ -115,6 +115,12 @@ pub fn accepted_languages(header: &str) -> Vec<Language> {
     // Stable, so equals stay in the order in which they were written.
     weighted.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
     weighted.into_iter().map(|(_, language)| language).collect()
+}
+
+/// The value of a parameter that states the quality: `q` or `Q` (RFC 9110, 5.6.6).
+fn quality(parameter: &str) -> Option<&str> {
+    let (name, value) = parameter.split_once('=')?;
+    name.trim().eq_ignore_ascii_case("q").then_some(value)
 }
 
 /// A quality of 0 to 1 in thousandths.
@@ -159,6 +165,10 @@ mod tests {
         assert_eq!(
             accepted_languages("da, en-gb;q=0.8, en;q=0.7, *;q=0.1, fr;q=0, pl;q=0.85, x;;, de;q=9"),
             languages(&["da", "pl", "en-GB", "en"])
+        );
+        assert_eq!(
+            accepted_languages("en;Q=0.1, de; Q=0.9, fr;level=1;Q=0, pl;Q=.5"),
+            languages(&["de", "pl", "en"])
         );
         assert!(accepted_languages("").is_empty());
     }

@@ -25,7 +25,7 @@ use super::transport::{self, Failure, FailureKind, Response, Target, Transport};
 use super::{RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig, Timeouts};
 use crate::engine::Place;
-use crate::llm::MAX_ANSWER_BYTES;
+use crate::llm::{MAX_ANSWER_BYTES, is_invisible};
 
 /// The process ends, or the reader of an answer has a fault.
 pub(super) const STOPPED: &str = "its answer could not be read to its end";
@@ -399,6 +399,19 @@ fn address(
     Ok(url)
 }
 
+/// Whether a text can be a key: one without blanks, of visible characters that every server knows, and not in quotes.
+fn is_key(text: &str) -> bool {
+    let is_quoted = ['"', '\'']
+        .into_iter()
+        .any(|quote| text.starts_with(quote) && text.len() > 1 && text.ends_with(quote));
+    text.bytes().all(|byte| byte.is_ascii_graphic()) && !is_quoted
+}
+
+/// Whether a text came from a page or a word processor, together with something that only these write.
+fn is_pasted(text: &str) -> bool {
+    text.chars().any(|letter| is_invisible(letter) || matches!(letter, '\u{2018}'..='\u{201f}'))
+}
+
 fn headers(config: &ProviderConfig) -> Result<HeaderMap, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
@@ -406,10 +419,14 @@ fn headers(config: &ProviderConfig) -> Result<HeaderMap, Fault> {
         .insert(USER_AGENT, HeaderValue::from_static(concat!("llm-proxy-api/", env!("CARGO_PKG_VERSION"))));
     let unusable = |what: &str| {
         let problem = format!("{what} holds characters that a header cannot");
-        Fault::new(&config.place, problem, "look for spaces and line ends")
+        let cure = "look for quotes, spaces, line ends and characters that cannot be seen, where the value comes from";
+        Fault::new(&config.place, problem, cure)
     };
     if let Some(key) = config.api_key.as_ref().map(ExposeSecret::expose_secret).filter(|key| !key.is_empty())
     {
+        if !is_key(key) {
+            return Err(unusable("`api_key`"));
+        }
         let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| unusable("`api_key`"))?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
@@ -417,8 +434,11 @@ fn headers(config: &ProviderConfig) -> Result<HeaderMap, Fault> {
     for (name, value) in &config.headers {
         let name_of_header = HeaderName::try_from(name.as_str())
             .map_err(|_| unusable(&format!("the name of the header `{name}`")))?;
-        let mut value = HeaderValue::try_from(value.expose_secret())
-            .map_err(|_| unusable(&format!("the header `{name}`")))?;
+        let text = value.expose_secret();
+        let mut value = Some(text)
+            .filter(|text| !is_pasted(text))
+            .and_then(|text| HeaderValue::try_from(text).ok())
+            .ok_or_else(|| unusable(&format!("the header `{name}`")))?;
         value.set_sensitive(true);
         headers.insert(name_of_header, value);
     }

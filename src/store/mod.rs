@@ -37,7 +37,7 @@ use kinds::Known;
 pub use audit::{Audit, AuditEntry};
 pub use error::{StoreError, StoreErrorKind};
 pub use models::ModelSwitch;
-pub use open::missing_file;
+pub use open::{file_in_words, missing_file};
 pub use recorder::{MOST_WAITING, Recorder, RecorderState, Touched};
 pub use usage::{By, MOST_ROWS, UsageQuery, UsageRow};
 

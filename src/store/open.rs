@@ -46,6 +46,13 @@ pub fn missing_file(url: &str) -> Option<&str> {
     file(url).filter(|path| !Path::new(path).exists())
 }
 
+/// Where the file is, for people, if the database is one.
+pub fn file_in_words(url: &str) -> String {
+    file(url).map_or_else(String::new, |path| {
+        format!(" (its file is {path}; LLM_PROXY_API_DATABASE_URL names another)")
+    })
+}
+
 /// `sqlite://path` or `postgres://…`.
 pub(super) async fn database(url: &str) -> Result<Database, Cause> {
     if let Some(path) = file(url) {

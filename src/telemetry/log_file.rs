@@ -3,16 +3,18 @@
 //! The folder may hold the logs of others, too. Only files of exactly the form `<stem>.YYYY-MM-DD.<ending>` are ever
 //! removed, and nothing is ever replaced but a link to one of them. Other users of the machine cannot read them.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::Fault;
 
 /// Days for which a log file is kept.
 const KEPT_FILES: usize = 7;
+/// Between two looks whether the file is still there.
+const LOOK: Duration = Duration::from_millis(200);
 const SECONDS_OF_A_DAY: u64 = 86_400;
 /// For this user, and for its group to read.
 const MODE: u32 = 0o640;
@@ -27,6 +29,8 @@ pub(super) struct LogFile {
     file: File,
     /// The day of the last line, in days since 1970.
     day: u64,
+    /// When it was last looked whether the file is still there.
+    looked: Instant,
 }
 
 /// How the files are called.
@@ -52,12 +56,13 @@ impl LogFile {
         let now = SystemTime::now();
         let file = names.open(&date(now)).map_err(|error| fault(path, &error))?;
         names.turn(&date(now));
-        Ok(Self { names, file, day: day(now) })
+        Ok(Self { names, file, day: day(now), looked: Instant::now() })
     }
 
-    /// Goes on in the file of another day, if it is one. Where that cannot be opened, the old one goes on.
+    /// Goes on in the file of another day, if it is one, or in a new file, if this one was moved or deleted. Where that cannot be
+    /// opened, the old one goes on.
     fn turn(&mut self, now: SystemTime) {
-        if day(now) == self.day {
+        if day(now) == self.day && !self.is_gone(now) {
             return;
         }
         self.day = day(now);
@@ -65,6 +70,19 @@ impl LogFile {
             self.file = file;
             self.names.turn(&date(now));
         }
+    }
+}
+
+impl LogFile {
+    /// Whether another file, or none, has the name of this one. Looked for now and then only: it costs a look at the disk.
+    fn is_gone(&mut self, now: SystemTime) -> bool {
+        if self.looked.elapsed() < LOOK {
+            return false;
+        }
+        self.looked = Instant::now();
+        let id = |file: Metadata| (file.dev(), file.ino());
+        let named = std::fs::metadata(self.names.folder.join(self.names.dated(&date(now)))).map(id);
+        named.ok() != self.file.metadata().map(id).ok()
     }
 }
 
@@ -259,6 +277,30 @@ mod tests {
         writeln!(log.file, "line").unwrap();
         assert_eq!(mode(&date(later)), 0o640);
         assert_eq!(std::fs::read_to_string(folder.path().join("a.log")).unwrap(), "line\n");
+    }
+
+    #[test]
+    fn a_file_that_was_taken_away_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(&folder.path().join("sub/a.log")).unwrap();
+        let today = folder.path().join("sub").join(log.names.dated(&date(SystemTime::now())));
+        let mut write = |line: &str| {
+            log.looked = log.looked.checked_sub(LOOK).unwrap();
+            writeln!(log, "{line}").unwrap();
+        };
+        write("one");
+        write("two");
+        assert_eq!(std::fs::read_to_string(&today).unwrap(), "one\ntwo\n");
+
+        let moved = folder.path().join("moved");
+        std::fs::rename(&today, &moved).unwrap();
+        write("three");
+        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(folder.path().join("sub/a.log")).unwrap(), "three\n");
+
+        std::fs::remove_dir_all(folder.path().join("sub")).unwrap();
+        write("four");
+        assert_eq!(std::fs::read_to_string(&today).unwrap(), "four\n");
     }
 
     #[test]

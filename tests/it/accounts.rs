@@ -444,6 +444,9 @@ async fn wrong_questions_are_told_where() {
         ("/admin/audit?limit=0", "limit"),
         ("/admin/audit?before=x", "before"),
         ("/admin/keys?own=x", "query"),
+        ("/admin/usage?model=a&model=b", "model"),
+        ("/admin/audit?limit=1&limit=1", "limit"),
+        ("/admin/usage?group_by=day&group_by=modle", "group_by"),
     ] {
         let (status, error) = admin(&gateway, "GET", path, json!(null)).await;
         assert_eq!((status, &error["error"]["param"]), (400, &json!(param)), "{path}: {error}");
@@ -626,6 +629,7 @@ async fn usage_is_told_in_groups() {
         ("key=key-1", 3),
         ("from=2020-01-01&model=fast", 3),
         ("from=2020-01-01&key=key-1&group_by=key,provider", 4),
+        ("from=2020-01-01&key=key-1&group_by=key&group_by=provider", 4),
     ] {
         let usage = get(&gateway, &format!("/admin/usage?{query}")).await;
         assert_eq!(usage["rows"][0]["requests"], json!(requests), "{query}: {usage}");
@@ -798,4 +802,18 @@ async fn the_document_has_all_of_it() {
     assert_eq!(document["paths"]["/admin/keys/{id}/rotate"]["post"]["requestBody"]["required"], json!(false));
     let key = &document["components"]["schemas"]["KeyWithSecret"]["properties"];
     assert!(key["key"].is_object() && key["allowed_models"].is_object(), "{key}");
+}
+
+#[test]
+fn a_database_that_cannot_be_opened_is_named() {
+    let setup = setup()
+        .file("data/other.db", "this is no database, but a text that is long enough to be one")
+        .env("DATABASE_URL", "sqlite://data/other.db")
+        .env("AUTH", "keys");
+    for arguments in [&["keys", "list"][..], &["models", "disable", "echo"], &[]] {
+        let ended = setup.run(arguments);
+        assert_eq!(ended.code, Some(1), "{arguments:?}");
+        let named = ["data/other.db", "LLM_PROXY_API_DATABASE_URL"];
+        assert!(named.iter().all(|name| ended.stderr.contains(name)), "{arguments:?}: {}", ended.stderr);
+    }
 }

@@ -65,11 +65,10 @@ async fn post(gateway: &Gateway, key: &str, path: &str, kind: &str, body: &str) 
 }
 
 /// Bodies in which readers would find different models, or none.
-fn unreadable(rest: &str) -> [String; 5] {
+fn unreadable(rest: &str) -> [String; 4] {
     [
         format!(r#"{{"model":"cheap",{rest},"model":"dear"}}"#),
         format!(r#"{{"model":"cheap",{rest},"mod\u0065l":"dear"}}"#),
-        format!("\u{feff}{{\"model\":\"cheap\",{rest}}}"),
         format!(r#"{{"model":["cheap","dear"],{rest}}}"#),
         format!(r#"{{"model":{{"cheap":1}},{rest}}}"#),
     ]

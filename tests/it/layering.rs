@@ -48,7 +48,6 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("minijinja_contrib", &["engine"]),
     ("shimmytok", &["engine"]),
     ("envy", &["config"]),
-    ("dotenvy", &["config"]),
     ("mlua", &["config"]),
     ("regex", &["config"]),
     ("std::env", &["config"]),

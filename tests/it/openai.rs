@@ -27,6 +27,24 @@ async fn chat_answers_whole_unless_asked_for_a_stream() {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_before_a_request_is_passed_over() {
+    let gateway = Setup::new().start();
+    for (path, body) in [
+        ("/v1/chat/completions", hello()),
+        ("/v1/embeddings", json!({"model": "echo", "input": "x"})),
+        (
+            "/api/chat",
+            json!({"model": "echo", "stream": false, "messages": [{"role": "user", "content": "x"}]}),
+        ),
+        ("/api/prompts/nothing/render", json!({})),
+    ] {
+        let plain = answer(gateway.post(path, &body)).await.0;
+        let marked = gateway.post(path, &body).body(format!("\u{feff}{body}"));
+        assert_eq!(answer(marked).await.0, plain, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn completions_answer_whole_and_as_a_stream() {
     let gateway = Setup::new().start();
     let asked = json!({"model": "echo", "prompt": "Once upon a time"});

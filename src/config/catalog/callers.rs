@@ -143,7 +143,7 @@ impl Reader<'_> {
         self.catalog.prices_file = Some(path.clone());
         let unread =
             |error: std::io::Error| (error.to_string(), "make it readable, or name another file".to_owned());
-        let read = std::fs::read_to_string(&path).map_err(unread).and_then(|text| {
+        let read = lint::read_text(&path).map_err(unread).and_then(|text| {
             let is_yaml = path.extension().is_some_and(|ending| ending != "json");
             let syntax = if is_yaml { Syntax::Yaml } else { Syntax::Json };
             let misread = |it: lint::Misread| {

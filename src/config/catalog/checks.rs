@@ -9,8 +9,19 @@ use crate::lint::{is_language_tag, out_of_range};
 const CALLERS_OWN: &[&str] = &["model", "messages", "prompt", "stream", "stream_options"];
 
 /// What an address must not end in: the gateway adds these itself. The longest first.
-const ENDPOINTS: &[&str] =
-    &["/chat/completions", "/completions", "/embeddings", "/api/chat", "/api/generate"];
+const ENDPOINTS: &[&str] = &[
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/responses",
+    "/messages",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/tags",
+    "/chat",
+    "/models",
+];
 
 /// Problem and cure of each fault in what a model says of requests and languages.
 pub(super) fn of_members(model: &RawModel) -> Vec<(String, String)> {
@@ -41,7 +52,16 @@ fn of_ranges(key: &str, settings: &Map<String, Value>) -> impl Iterator<Item = (
 pub(super) fn endpoint_at_the_end(key: &str, url: &str) -> Option<&'static str> {
     let url = url.trim_end_matches('/');
     let endpoints = if key == "models_url" { &["/models"] } else { ENDPOINTS };
-    endpoints.iter().copied().find(|ending| url.ends_with(ending))
+    let before = |ending: &&str| url.strip_suffix(*ending);
+    // On some servers all that there is lies at `/models`: a list of models has more before it.
+    let is_root =
+        |ending: &&str| key != "models_url" && *ending == "/models" && before(ending).is_some_and(is_server);
+    endpoints.iter().copied().find(|ending| before(ending).is_some() && !is_root(ending))
+}
+
+/// Whether an address is one of a server, without a path.
+fn is_server(url: &str) -> bool {
+    url.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'))
 }
 
 /// Whether a header, by its name, holds a secret that stands in the file itself.

@@ -1,11 +1,11 @@
 //! `${NAME}`, `${NAME:-default}` and `${file:/path}` in the models file.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use crate::config::{Environment, Fault};
+use crate::lint;
 
 /// So deep may references stand in the defaults of others.
 const DEEPEST: usize = 16;
@@ -97,13 +97,14 @@ impl<'a> Expansion<'a> {
 
 /// The text of a file. Devices and pipes may have no end, or wait for one who writes.
 fn secret_in(path: &Path) -> io::Result<String> {
-    let refused = |reason| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-    if !path.metadata()?.is_file() {
-        return refused("it is no regular file");
+    let file = path.metadata()?;
+    if !file.is_file() {
+        return Err(io::Error::other("it is no regular file"));
     }
-    let mut text = String::new();
-    File::open(path)?.take(MOST_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MOST_FILE_BYTES { refused("it is larger than 1 MiB") } else { Ok(text) }
+    if file.len() > MOST_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    lint::read_text(path)
 }
 
 /// Where the brace that opens at the text's start is closed again.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::raw::{self, RawCatalog};
 use super::{Catalog, Reader};
 use crate::config::{ConfigError, Environment, Fault, Timeouts};
-use crate::lint::Readable;
+use crate::lint::{self, Readable};
 
 /// What a file says as far as it can be read, and all that is wrong with it.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Catalog {
     /// Reads a models file, as [`Catalog::load`] does, with all that is wrong with it.
     pub fn judge(path: &Path, environment: &Environment, defaults: Timeouts, minimum: bool) -> Judged {
         let file = path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        let text = match lint::read_text(path) {
             Ok(text) => text,
             Err(error) => {
                 let cure = "name a file that can be read, in LLM_PROXY_API_MODELS_CONFIG or to the command";

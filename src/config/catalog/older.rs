@@ -26,7 +26,7 @@ impl Catalog {
     /// The file cannot be read, or has faults.
     pub fn import(path: &Path, environment: &Environment) -> Result<Imported, ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
+        let text = lint::read_text(path)
             .map_err(|error| Fault::new(&file, error.to_string(), "name a file that can be read"))?;
         let Some(syntax) = raw::syntax(path) else {
             let cure = "name a .json, .yaml or .yml file; a program in Lua is served as it is, by LLM_PROXY_API_MODELS_CONFIG";

@@ -87,7 +87,7 @@ fn name_of(variable: &str) -> String {
 /// Reads the opinions on models, if there are any.
 fn adjustments(path: &Path, ours: &mut Ours, findings: &mut Findings<'_>) {
     let file = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
+    let text = match lint::read_text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             tracing::debug!(file, "There is no file of adjustments, so scores are as they are");

@@ -46,10 +46,34 @@ fn bad_addresses_and_keys_are_faults_that_do_not_repeat_them() {
             "{base}: {fault}"
         );
     }
-    let mut with_bad_key = config("http://h");
-    with_bad_key.api_key = Some(SecretString::from("planted\nkey"));
-    let fault = Upstream::new(&with_bad_key, &Shared::default(), "/v1").unwrap_err().to_string();
-    assert!(fault.contains("api_key") && !fault.contains("planted"), "{fault}");
+    for key in [
+        "planted\nkey",
+        "planted key",
+        "“planted”",
+        "planted\u{200b}",
+        "\u{a0}planted",
+        "plantedź",
+        "\"planted\"",
+        "'planted'",
+    ] {
+        let mut config = config("http://h");
+        config.api_key = Some(SecretString::from(key));
+        let fault = Upstream::new(&config, &Shared::default(), "/v1").unwrap_err().to_string();
+        assert!(fault.contains("api_key") && !fault.contains("planted"), "{fault}");
+    }
+    for (value, is_good) in [
+        ("“planted”", false),
+        ("planted\u{feff}", false),
+        ("planted\r", false),
+        ("Żółw's planted \"key\"", true),
+    ] {
+        let mut config = config("http://h");
+        config.headers = [("x-key".to_owned(), SecretString::from(value))].into_iter().collect();
+        let made = Upstream::new(&config, &Shared::default(), "/v1");
+        assert_eq!(made.is_ok(), is_good, "{value}");
+        let fault = made.map_or_else(|fault| fault.to_string(), |_| "`x-key`".to_owned());
+        assert!(fault.contains("`x-key`") && !fault.contains("planted"), "{fault}");
+    }
 }
 
 #[test]

@@ -63,8 +63,11 @@ fn number(value: &[u8], from: f64, to: f64) -> Result<(), String> {
 }
 
 fn whole(value: &[u8], least: u64, most: u64) -> Result<(), String> {
-    let number: u64 =
-        serde_json::from_slice(value).map_err(|_| "a whole number, and not negative".to_owned())?;
+    let number: u64 = serde_json::from_slice(value).map_err(|_| {
+        // Some servers read -1 as no limit.
+        let none = if most == u64::MAX { "; leave it out for no limit" } else { "" };
+        format!("a whole number, and not negative{none}")
+    })?;
     match number {
         number if number < least => Err(format!("at least {least}")),
         number if number > most => Err(format!("at most {most}")),

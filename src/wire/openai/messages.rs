@@ -58,6 +58,11 @@ impl<'a> Message<'a> {
         self.content.map(RawValue::get).filter(|content| content.starts_with('"'))
     }
 
+    /// Whether it lists calls of tools. Then it need not say anything.
+    fn calls_tools(&self) -> bool {
+        self.tool_calls.is_some_and(|calls| calls.get().starts_with('[') && !is_empty_list(calls.get()))
+    }
+
     /// Checks the message at this position.
     pub(super) fn check(&self, index: usize) -> Result<(), Invalid> {
         let place = |member: &str| format!("messages[{index}].{member}");
@@ -78,6 +83,9 @@ impl<'a> Message<'a> {
         }
         match self.content.map(RawValue::get).filter(|content| *content != "null") {
             Some(content) if content.starts_with('"') => Ok(()),
+            Some(content) if content.starts_with('[') && is_empty_list(content) && self.calls_tools() => {
+                Ok(())
+            }
             Some(content) if content.starts_with('[') => check_parts(content, &place("content")),
             Some(_) => {
                 let message = format!("`{}` must be a text or a list of parts", place("content"));
@@ -88,6 +96,11 @@ impl<'a> Message<'a> {
             None => Err(Invalid::missing(place("content"))),
         }
     }
+}
+
+fn is_empty_list(json: &str) -> bool {
+    let inner = json.strip_prefix('[').and_then(|json| json.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.trim().is_empty())
 }
 
 fn check_parts(parts: &str, place: &str) -> Result<(), Invalid> {

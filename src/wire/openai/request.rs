@@ -247,6 +247,12 @@ mod tests {
             ("messages", json!([{"role": "user", "content": []}]), "messages[0].content", "empty"),
             (
                 "messages",
+                json!([{"role": "assistant", "content": [], "tool_calls": []}]),
+                "messages[0].content",
+                "empty",
+            ),
+            (
+                "messages",
                 json!([{"role": "user", "content": [{"text": "x"}]}]),
                 "messages[0].content[0].type",
                 "missing",
@@ -260,6 +266,7 @@ mod tests {
             ("n", json!(1.5), "n", "whole"),
             ("max_tokens", json!(0), "max_tokens", "at least 1"),
             ("max_completion_tokens", json!(-4), "max_completion_tokens", "whole"),
+            ("max_tokens", json!(-1), "max_tokens", "leave it out for no limit"),
             ("stream", json!("yes"), "stream", "true or false"),
             ("stream_options", json!({"include_usage": 1}), "stream_options.include_usage", "true or false"),
             ("stop", json!(7), "stop", "text"),
@@ -268,6 +275,17 @@ mod tests {
             ("response_format", json!("json"), "response_format", "object"),
             ("presence_penalty", json!(3), "presence_penalty", "between -2 and 2"),
         ]
+    }
+
+    #[test]
+    fn an_assistant_that_calls_tools_may_say_nothing() {
+        for content in [json!([]), json!(null), json!("")] {
+            let call = json!({"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+            let turn = json!({"role": "assistant", "content": content, "tool_calls": [call]});
+            assert!(chat(&with("messages", json!([turn]))).is_ok(), "{turn}");
+        }
+        let spaced = r#"{"model":"m","messages":[{"role":"assistant","content":[ ],"tool_calls":[ {} ]}]}"#;
+        assert!(chat_request(spaced.into(), false).is_ok());
     }
 
     #[test]

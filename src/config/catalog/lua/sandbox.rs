@@ -78,7 +78,11 @@ impl Sandbox {
     /// Runs a program, and then `read` on the globals that it leaves. The bounds hold for both.
     pub(super) fn run<T>(&self, text: &str, read: impl FnOnce(&Table) -> T) -> Result<T, Stopped> {
         // Compiled code could do anything: text only.
-        let chunk = self.lua.load(text).set_name(format!("={CHUNK}")).set_mode(ChunkMode::Text);
+        let chunk = self
+            .lua
+            .load(without_first_comment(text))
+            .set_name(format!("={CHUNK}"))
+            .set_mode(ChunkMode::Text);
         let done = chunk.exec().map(|()| read(&self.lua.globals()));
         if self.is_over.get() {
             let cure = "look for loops without an end in this file";
@@ -86,6 +90,14 @@ impl Sandbox {
         }
         done.map_err(|error| stopped(&error))
     }
+}
+
+/// Lua's own loader passes over a first line `#!`, too. Its line end stays, so that lines keep their numbers.
+fn without_first_comment(text: &str) -> &str {
+    if !text.starts_with('#') {
+        return text;
+    }
+    text.find('\n').and_then(|end| text.get(end..)).unwrap_or_default()
 }
 
 fn bound_time(lua: &Lua, is_over: Rc<Cell<bool>>) -> mlua::Result<()> {

@@ -261,6 +261,19 @@ fn faults_are_told_in_the_words_of_the_original() {
 }
 
 #[test]
+fn a_byte_order_mark_and_a_first_line_for_the_shell_are_passed_over() {
+    let setup = Setup::new();
+    for above in ["\u{feff}", "#!/usr/bin/env lua\n", "\u{feff}# a comment\r\n"] {
+        let catalog = setup.load(&format!("{above}{ORIGINAL}")).unwrap();
+        assert_eq!(models(&catalog).len(), models(&setup.load(ORIGINAL).unwrap()).len(), "{above:?}");
+    }
+    let program = ORIGINAL.replace("models = { tiny }", "error('no')");
+    let error = setup.load(&format!("#!/usr/bin/lua\n{program}")).unwrap_err().to_string();
+    assert!(error.contains(": line 30: no; "), "{error}");
+    assert!(setup.load("#").is_err(), "nothing is set");
+}
+
+#[test]
 fn keys_without_effect_draw_warnings() {
     let setup = Setup::new();
     let server = "server = { dumps_dir = \"/tmp\", clear_dumps_on_start = true, listen = 1,";
