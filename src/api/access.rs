@@ -125,7 +125,7 @@ impl<E> Access<E> {
         }
     }
 
-    /// The refusal as it is told, and when: that a key is wrong, later and later.
+    /// The refusal, and when it is sent: a wrong key is refused later and later.
     async fn refused(&self, error: ApiError, guard: &Guard) -> Response {
         let Context { guesses, in_debug, .. } = &*self.context;
         if error.label() != door::WRONG_KEY {

@@ -154,7 +154,7 @@ impl Reading<'_> {
         let limits = self.admitted.limits;
         while !body.is_end_stream() {
             let received = self.first.as_ref().map_or(0, Bytes::len) + self.all.len();
-            // Mostly it is there already, and nobody needs to look at a clock.
+            // Mostly it is there already, and no clock is read.
             let frame = match body.frame().now_or_never() {
                 Some(frame) => frame,
                 None => self.in_time(received, body).await?,
@@ -175,7 +175,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// What comes next of a body of which so much has come.
+    /// The next piece of a body of which `received` bytes have come.
     async fn in_time(
         &mut self,
         received: usize,

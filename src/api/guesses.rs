@@ -1,4 +1,4 @@
-//! Wrong keys: whoever shows many of them waits for each answer, longer and longer.
+//! Wrong keys: an address that sends many of them waits longer and longer for each answer.
 //!
 //! A key that is right is answered at once wherever it comes from, so that one program with an old key slows no other
 //! behind the same address. What is kept for that is bounded, whatever number of addresses there are.

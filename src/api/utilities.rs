@@ -274,7 +274,7 @@ struct Made<W> {
     of: PhantomData<fn() -> W>,
 }
 
-/// The model has written so much about a text that it cannot be questions.
+/// The answer is too long to be a list of questions.
 fn no_list(index: usize) -> ApiError {
     let most = questions::MOST_BYTES;
     let message = format!(

@@ -275,7 +275,7 @@ impl Gate {
     /// nothing is limited.
     ///
     /// # Errors
-    /// There are too many, or nobody can be asked and nothing is let through unasked.
+    /// There are too many, or Redis is away and nothing is let through without it.
     pub async fn admit_unmetered(
         self: &Arc<Self>,
         caller: Option<&Caller>,

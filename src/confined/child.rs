@@ -166,7 +166,7 @@ impl Life {
 
     fn end(&self) {
         self.kill();
-        // Taken out first: one that hangs inside of the kernel keeps nobody waiting but this thread.
+        // Taken out first: one that hangs inside of the kernel blocks this thread only.
         let process = self.state.lock().unwrap_or_else(PoisonError::into_inner).process.take();
         if let Some(mut process) = process {
             let _ = process.wait();

@@ -1,4 +1,4 @@
-//! Child processes of this program that read files nobody vouches for: model files with their templates, and models
+//! Child processes of this program that read untrusted files: model files with their templates, and models
 //! files in Lua.
 //!
 //! A file that overflows the stack, takes all memory or never ends does so in a [`Child`]: a process of the same program

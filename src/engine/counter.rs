@@ -17,7 +17,7 @@ use super::vocabulary::Vocabulary;
 use crate::confined::{Child, Failure, Limits};
 use crate::llm::{ChatRequest, RawObject, RequestKind};
 
-/// What the child is told to do, in the gateway's command for confined children.
+/// The name of the child's work, in the gateway's command for confined children.
 pub const COUNT_TOKENS: &str = "count-tokens";
 
 /// What the child may take. The largest vocabularies in use need a third of the memory. The time is for its whole life:

@@ -11,7 +11,7 @@
 //!   it has accepted that connection (see [`crate::local::listeners`]).
 //! - Each new connection is looked at between the moment when it is there and the first byte that is sent on it
 //!   ([`Port::connect`]). It does not matter when the gateway hears of the engine's end: the socket of a process that has
-//!   ended is held by none, so whoever took the port meanwhile gets a connection that is closed without a byte.
+//!   ended is held by none, so a program that took the port meanwhile gets a connection that is closed without a byte.
 //! - A connection that is kept for the next request was accepted by the engine, and ends with it.
 //!
 //! The first look reads the tables of the system; later ones read a single link ([`Held::is_true`]).

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// So much of a caller's own word is repeated to the caller.
+/// This many characters of a caller's own text are repeated to the caller.
 const MOST_OF_A_NAME: usize = 128;
 
 /// A name that is not ours, fit for a message or a line of the log: not too long, and without what cannot be seen. All that

@@ -22,7 +22,7 @@ const STEPS_WITHOUT_A_LOOK: u32 = 16;
 /// So many elements of a template are rendered between two steps.
 const ELEMENTS_A_STEP: usize = 32;
 
-/// The name of our step. Nobody gives a variable such a name.
+/// The name of our step. No variable has such a name.
 const STEP: &str = "$step$";
 
 /// Puts steps among the elements of a template: at its beginning, at that of every loop, and at intervals.

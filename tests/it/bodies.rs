@@ -230,7 +230,7 @@ async fn streams_that_nobody_reads_take_little() {
         let body = http_body_util::Full::<bytes::Bytes>::from(body.to_string());
         asked.push(sender.send_request(request.body(body).unwrap()));
     }
-    // Long enough to ask, and then nobody looks at the socket.
+    // Long enough to ask, and then the socket is not read.
     let _ = timeout(Duration::from_millis(300), &mut driver).await;
     sleep(Duration::from_secs(3)).await;
     let more = resident(&gateway) - before;

@@ -33,7 +33,7 @@ async fn a_request_over_which_an_engine_crashes_is_not_tried_again() {
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains("crashed over this request"), "{message}");
         assert_eq!(journal(&gateway, "start"), ["1024 start"], "{path}");
-        // The next one is served, and nothing rests.
+        // The next one is served, and nothing cools down.
         assert_eq!(gateway.ask(CHAT, &says("tiny", "answer=1")).await.0, 200);
         assert_eq!(journal(&gateway, "start").len(), 2);
     }

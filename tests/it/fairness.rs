@@ -57,7 +57,7 @@ async fn half_of_probes(gateway: &Gateway) -> Duration {
     times[5]
 }
 
-/// Others are served, and whoever reads is noticed when it leaves.
+/// Others are served, and a caller who leaves is noticed.
 async fn is_fair(flood: &Flood, gateway: &Gateway, path: &str, body: &Value) {
     let readers = readers(gateway, path, body, 4).await;
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -115,7 +115,7 @@ impl Reserved {
     }
 
     /// Gives back what a body did not need, and keeps the rest with its bytes for as long as any part of them is in use.
-    /// That of a small one is to be kept by whoever works on it.
+    /// The memory of a small one is kept by its handler.
     pub(super) fn keep(self, body: Bytes) -> (Bytes, Option<Self>) {
         let mut permit = match self {
             Self::Large(permit) => permit,

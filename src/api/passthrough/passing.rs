@@ -32,7 +32,7 @@ const PASSING: &[&str] = &[
 ];
 /// Beginnings of headers that tell limits.
 const LIMITS: &[&str] = &["x-ratelimit-", "anthropic-ratelimit-"];
-/// By which name the upstream's own number of a request is told; ours has the usual one.
+/// The header with the upstream's own request id; ours has the usual name.
 const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
 const REQUEST_IDS: &[&str] = &["x-request-id", "request-id"];
 

@@ -16,7 +16,7 @@ use super::raw::RawCatalog;
 use crate::config::{ConfigError, Fault};
 use crate::confined::{Failure, Limits};
 
-/// What the child is told to do, in the gateway's command for confined children.
+/// The name of the child's work, in the gateway's command for confined children.
 pub const RUN_LUA: &str = "run-lua";
 
 /// What the child may take: more than the sandbox gives, so that it is the sandbox that says what was too much.

@@ -26,7 +26,7 @@ pub(super) struct RawCut {
     input_tokens: u64,
     /// What has come of an event that is not whole yet.
     held: BytesMut,
-    /// So much of it holds no end of an event.
+    /// This many bytes of it hold no end of an event.
     searched: usize,
     dialect: Dialect,
 }
