@@ -22,8 +22,10 @@ async fn after(time: Duration) -> Upstream {
 
 fn gateway(urls: &[&str], policy: Value) -> Gateway {
     let provider = |(at, url): (usize, &&str)| {
+        // The good one may be slow on a busy machine; the one before it is what is given up.
+        let patience = if at == 1 { 0.5 } else { 10.0 };
         // Of one priority: so it is the strategy that chooses, or else the order of the file.
-        let provider = json!({"type": "openai", "base_url": url, "first_token_timeout": 0.5, "timeout": 2, "models": {"m": {}}});
+        let provider = json!({"type": "openai", "base_url": url, "first_token_timeout": patience, "timeout": 4.0 * patience, "models": {"m": {}}});
         (format!("p{at}"), provider)
     };
     let providers: Value = urls.iter().enumerate().map(provider).collect();
@@ -69,7 +71,8 @@ async fn nobody_notices(bad: Upstream, policy: Value) {
     // Side by side, so that whatever else the machine does is the same for both.
     let (troubled, plain) = tokio::join!(load(&troubled), load(&plain));
     let added = half(&troubled) / half(&plain) - 1.0;
-    assert!(added < 0.05, "{:.1} % more than without the others", added * 100.0);
+    // One wait for another deployment adds more than 100 % to a request.
+    assert!(added < 0.1, "{:.1} % more than without the others", added * 100.0);
     assert!(bad.seen().len() < REQUESTS / 20, "the bad one was asked {} times", bad.seen().len());
 }
 

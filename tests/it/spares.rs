@@ -233,7 +233,8 @@ async fn a_long_queue_overflows_to_another_and_the_engine_goes_on_loading() {
 
 #[tokio::test]
 async fn who_overflows_in_vain_comes_back_to_the_queue() {
-    let cloud = Upstream::answering(json(503, "", &json!({"error": {"message": "no"}}))).await;
+    let refusal = json(503, "retry-after: 300\r\n", &json!({"error": {"message": "no"}}));
+    let cloud = Upstream::answering(refusal).await;
     let gateway = engine_and_cloud(&cloud, json!({"overflow_after": 0.2}));
     assert_eq!(ask(&gateway, &says("m", true)).await, ("local".to_owned(), "3".to_owned()));
     // Now the other one rests, and the queue is all there is.
