@@ -9,6 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
+use super::fields::PlainFields;
 use super::log_file::{self, LogFile};
 use super::progress::LogLines;
 use crate::config::{Fault, LogFormat, LogSettings};
@@ -74,7 +75,12 @@ fn layer(
             .boxed(),
         LogFormat::Text => {
             let seen = colour == Colour::WhereSeen && std::io::IsTerminal::is_terminal(&std::io::stderr());
-            fmt::layer().with_ansi(seen).with_writer(writer).with_filter(filter).boxed()
+            let layer = fmt::layer().with_ansi(seen).with_writer(writer);
+            if seen {
+                layer.with_filter(filter).boxed()
+            } else {
+                layer.fmt_fields(PlainFields).with_filter(filter).boxed()
+            }
         }
     })
 }

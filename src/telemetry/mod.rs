@@ -1,5 +1,6 @@
 //! What operators see: log lines, figures, and the record of each request that both are made from.
 
+mod fields;
 mod health;
 mod log_file;
 mod logging;
