@@ -12,8 +12,8 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 use tokio::task::{coop, spawn_blocking};
 
-/// This many bytes are one step, so that a turn is half a MiB at most.
-const BYTES_PER_STEP: usize = 4096;
+/// This many bytes are one step, so that a turn is 128 KiB at most: one or two milliseconds of work.
+const BYTES_PER_STEP: usize = 1024;
 /// Work on fewer bytes than this takes less time than a change of threads is worth.
 const SMALL_BYTES: usize = 64 * 1024;
 
@@ -23,7 +23,7 @@ pub fn poll_turn(cx: &mut Context<'_>) -> Poll<()> {
     coop::poll_proceed(cx).map(drop)
 }
 
-/// Counts a step of this task's turn, and one more for each few KiB of a piece.
+/// Counts a step of this task's turn, and one more for each KiB of a piece.
 pub fn spend(bytes: usize) {
     // The task goes on with what it has: nothing is to be woken here.
     let mut cx = Context::from_waker(Waker::noop());
@@ -86,7 +86,7 @@ mod tests {
     async fn a_turn_is_so_many_pieces_or_so_many_bytes() {
         assert_eq!(in_one_turn(10).await, 128);
         assert_eq!(in_one_turn(BYTES_PER_STEP).await, 64);
-        assert_eq!(in_one_turn(64 * 1024).await, 8);
+        assert_eq!(in_one_turn(16 * 1024).await, 8);
         assert_eq!(in_one_turn(64 * 1024 * 1024).await, 1);
     }
 
