@@ -221,8 +221,8 @@ impl Gateway {
         let routed = self.routed(course, &request, &record).await?;
         let meter = Meter::new(&request, record, (routed.deployment.clone(), routed.key));
         let body = match routed.answer.content {
-            Content::Whole(completion) => {
-                meter.whole(&completion);
+            Content::Whole(mut completion) => {
+                meter.whole(&mut completion);
                 Generated::Whole(completion)
             }
             Content::Stream(frames) => Generated::Stream(meter.stream(frames)),

@@ -39,6 +39,8 @@ pub struct ApiError(Box<Told>);
 struct Told {
     status: StatusCode,
     code: Cow<'static, str>,
+    /// OpenAI's `type`, if an upstream gave one.
+    kind: Option<String>,
     /// For figures: always one of ours, whatever an upstream wrote.
     label: &'static str,
     message: String,
@@ -99,6 +101,7 @@ impl ApiError {
         Self(Box::new(Told {
             status,
             code: code.into(),
+            kind: None,
             label: code,
             message: message.into(),
             param: None,
@@ -246,7 +249,7 @@ impl ApiError {
         let told = &self.0;
         let mut error = json!({
             "message": told.message,
-            "type": told.kind(),
+            "type": told.kind.as_deref().unwrap_or_else(|| told.usual_kind()),
             "param": told.param,
             "code": told.code,
         });
@@ -295,7 +298,7 @@ impl ApiError {
 
 impl Told {
     /// OpenAI's `type`, which follows from the status.
-    fn kind(&self) -> &'static str {
+    fn usual_kind(&self) -> &'static str {
         match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -365,8 +368,14 @@ impl From<PromptError> for ApiError {
 }
 
 impl From<ProviderError> for ApiError {
+    /// The error in the place of the rest of an answer keeps what the upstream says of it.
     fn from(error: ProviderError) -> Self {
-        Self::from(&error)
+        let mut api = Self::from(&error);
+        if let Some(reported) = error.reported {
+            api = api.upstream_code(reported.code);
+            (api.0.message, api.0.kind) = (reported.message, reported.kind);
+        }
+        api
     }
 }
 
@@ -387,6 +396,9 @@ impl From<&ProviderError> for ApiError {
                 bad_gateway("upstream_unavailable").retry_after(*retry_after)
             }
             ErrorKind::Unauthorized { .. } => bad_gateway("upstream_credentials"),
+            ErrorKind::Forbidden(rejection) => {
+                Self::new(StatusCode::FORBIDDEN, "upstream_forbidden", &rejection.message)
+            }
             ErrorKind::Rejected(rejection) | ErrorKind::Untranslatable(rejection) => rejected(rejection),
             ErrorKind::ContextTooLong { message, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
@@ -427,7 +439,7 @@ fn rejected(rejection: &Rejection) -> ApiError {
 impl From<RouteError> for ApiError {
     fn from(error: RouteError) -> Self {
         let provider = error.source.provider.clone();
-        let mut told = Self::from(*error.source);
+        let mut told = Self::from(&*error.source);
         told.0.provider = Some(provider);
         told.0.attempts = Some(error.attempts);
         if let Some(back_at) = error.back_at {
@@ -534,6 +546,7 @@ mod tests {
                 "upstream_unavailable",
             ),
             (ErrorKind::Unauthorized { status: 401 }, 502, "upstream_error", "upstream_credentials"),
+            (ErrorKind::Forbidden(rejection(403, Some("x"))), 403, "permission_error", "upstream_forbidden"),
             (ErrorKind::Rejected(rejection(404, None)), 404, "not_found_error", "model_not_found"),
             (ErrorKind::Rejected(rejection(422, Some("bad"))), 422, "invalid_request_error", "bad"),
             (too_long, 400, "invalid_request_error", "context_length_exceeded"),

@@ -184,7 +184,7 @@ pub(super) async fn respond(
             add_headers(response.headers_mut(), &reply);
             let body = std::mem::replace(
                 &mut reply.body,
-                Generated::Whole(Completion { body: Bytes::new(), usage: None }),
+                Generated::Whole(Completion { body: Bytes::new(), usage: None, text_bytes: 0 }),
             );
             let Generated::Stream(frames) = body else {
                 return whole_response(Reply { body, ..reply }, record, whole).await;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use poem::http::StatusCode;
 use poem::{Request, Response};
 use poem_openapi::OpenApi;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::body::JsonBody;
@@ -20,7 +19,7 @@ use super::schema::{
 use super::{Tag, dto, engines, openai as openai_api, prompts, record_of};
 use crate::gateway::{self, Opening, Role};
 use crate::lint::out_of_range;
-use crate::llm::{Change, ChatRequest, Completion, Options, RawObject};
+use crate::llm::{AnswerText, Change, ChatRequest, Completion, Options, RawObject};
 use crate::prompts::Rendered;
 use crate::router::Route;
 use crate::telemetry::RequestRecord;
@@ -292,8 +291,8 @@ pub(super) fn answer_of(
     prompt: Option<&Rendered>,
     record: &RequestRecord,
 ) -> Result<ConversationAnswer, ApiError> {
-    let Said { text, finish_reason } = said(completion)?;
-    let usage = completion.usage.or_else(|| record.facts().usage).unwrap_or_default();
+    let AnswerText { text, finish_reason } = answer_text(completion)?;
+    let usage = record.facts().usage.or(completion.usage).unwrap_or_default();
     Ok(ConversationAnswer {
         response: text,
         generation_time: record.elapsed().as_secs_f64(),
@@ -304,41 +303,12 @@ pub(super) fn answer_of(
     })
 }
 
-/// What a model said, and why it ended.
-pub(super) struct Said {
-    pub(super) text: String,
-    pub(super) finish_reason: String,
-}
-
 /// Reads a provider's answer.
-pub(super) fn said(completion: &Completion) -> Result<Said, ApiError> {
-    let answer: Answer<'_> = serde_json::from_slice(&completion.body).map_err(|_| ApiError::internal())?;
-    let AnswerChoice { message, finish_reason } = answer.choices.into_iter().next().unwrap_or_default();
-    let message: AnswerMessage<'_> =
-        message.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default();
-    let text = message.content.and_then(|json| serde_json::from_str(json.get()).ok());
-    Ok(Said { text: text.unwrap_or_default(), finish_reason: finish_reason.unwrap_or_default() })
-}
-
-/// An answer, of which nothing becomes a value but what is said: all of its values would take many times its length.
-#[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow)]
-    choices: Vec<AnswerChoice<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-struct AnswerChoice<'a> {
-    #[serde(borrow, default)]
-    message: Option<&'a RawValue>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct AnswerMessage<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
+pub(super) fn answer_text(completion: &Completion) -> Result<AnswerText, ApiError> {
+    completion.answer_text().map_err(|reason| {
+        let message = format!("the provider gave no valid answer: {reason}");
+        ApiError::new(StatusCode::BAD_GATEWAY, "upstream_protocol", message)
+    })
 }
 
 fn tag(context: &Context, route: &Route, library: &[String]) -> super::schema::Tag {

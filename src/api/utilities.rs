@@ -22,7 +22,7 @@ use super::context::Context;
 use super::error::ApiError;
 use super::payload::json_response;
 use super::reply::{self, GeneratedResponse, SeveralResponse, WholeForm};
-use super::rest::{self, Said};
+use super::rest;
 use super::schema::{
     AboutAnswers, ArticleAnswer, ArticleRequest, ArticleText, ChatChunk, ConversationAnswer, FullArticle,
     FullArticleRequest, GenerativeAnswerRequest, OneText, OwnPrompt, Question, Questions, QuestionsAnswer,
@@ -32,7 +32,7 @@ use super::schema::{
 use super::{Tag, prompts, record_of};
 use crate::fairness;
 use crate::gateway::{self, Offer, Opening, Replies, Unanswered};
-use crate::llm::Completion;
+use crate::llm::{AnswerText, Completion};
 use crate::prompts::Rendered;
 use crate::telemetry::RequestRecord;
 
@@ -250,7 +250,7 @@ struct Answers {
 /// What is said in answers, without reasoning, and why each of them ended.
 fn all_said(answers: &[Completion]) -> Result<(Vec<String>, Vec<String>), ApiError> {
     let one = |answer| {
-        let Said { text, finish_reason } = rest::said(answer)?;
+        let AnswerText { text, finish_reason } = rest::answer_text(answer)?;
         Ok((answer_alone(&text).to_owned(), finish_reason))
     };
     answers.iter().map(one).collect()

@@ -117,6 +117,7 @@ impl UsageRecord {
             cached_input_tokens: self.cached_input_tokens,
             reasoning_tokens: self.reasoning_tokens,
             source: self.source,
+            missing: None,
         }
     }
 }

@@ -7,12 +7,20 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::PathBuf;
 
-use super::identity::processes;
+use super::identity::{processes, starts_with_variable};
 
 /// The variable that holds the mark.
 pub(super) const MARK: &str = "LLM_PROXY_API_ENGINE";
+
+/// A mark or a key that no program can guess: 128 bits of the system's.
+pub(super) fn unguessable() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
 
 /// That a process held a socket, and where that is to be seen.
 #[derive(Clone, Debug)]
@@ -28,7 +36,8 @@ impl Held {
             processes().map(|(pid, stat)| (pid, (stat.parent, stat.group))).collect();
         let (own, others): (Vec<u32>, Vec<u32>) =
             parents.keys().partition(|pid| is_of_family(&parents, **pid, leader));
-        let marked = others.into_iter().filter(|pid| is_marked(*pid, mark));
+        let pair = format!("{MARK}={mark}");
+        let marked = others.into_iter().filter(|pid| starts_with_variable(*pid, &pair));
         own.into_iter().chain(marked).find_map(|pid| Self::by(pid, inode))
     }
 
@@ -61,12 +70,6 @@ fn is_of_family(parents: &HashMap<u32, (u32, u32)>, pid: u32, leader: u32) -> bo
     false
 }
 
-fn is_marked(pid: u32, mark: &str) -> bool {
-    let pair = format!("{MARK}={mark}");
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == pair.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +88,13 @@ mod tests {
         ]);
         let family: Vec<u32> = (1..40).filter(|pid| is_of_family(&parents, *pid, 10)).collect();
         assert_eq!(family, [10, 11, 12, 13]);
+    }
+
+    #[test]
+    fn marks_differ() {
+        let (one, other) = (unguessable().unwrap(), unguessable().unwrap());
+        assert_eq!(one.len(), 32);
+        assert_ne!(one, other);
     }
 
     #[test]

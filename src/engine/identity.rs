@@ -1,12 +1,18 @@
 //! Which process is meant: numbers are used again, a number and its start are not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 /// How long a process without any variable may be about to become another program: a tenth of a second.
 const LOOKS: u32 = 50;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+/// How long to wait until processes that were killed are gone and have given back their memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
+/// Whoever starts others faster than they are killed is left after so many rounds.
+const MOST_ROUNDS: usize = 100;
 
 /// A process, by what is never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +39,40 @@ impl Identity {
         in_group.map(|(pid, stat)| Self { pid, started: stat.started }).collect()
     }
 
+    /// Kills everyone who was started with this variable, as `NAME=value`, wherever they are: a process can leave its group
+    /// and its session, but not the variables that it was started with. Who they were.
+    pub(super) fn kill_all_with(pair: &str) -> Vec<Self> {
+        let mut killed = Vec::new();
+        for _ in 0..MOST_ROUNDS {
+            let with_it =
+                processes().filter(|(pid, stat)| !stat.is_zombie && starts_with_variable(*pid, pair));
+            let found: Vec<Self> = with_it.map(|(pid, stat)| Self { pid, started: stat.started }).collect();
+            let new: Vec<Self> = found.into_iter().filter(|one| !killed.contains(one)).collect();
+            if new.is_empty() {
+                break;
+            }
+            new.iter().for_each(|one| one.kill());
+            killed.extend(new);
+        }
+        killed
+    }
+
+    /// Waits until all of them are gone, as long as that may take.
+    pub(super) fn await_ends(all: &[Self]) {
+        let until = Instant::now() + PATIENCE;
+        while all.iter().any(|one| one.is_alive()) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn kill(self) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).filter(|_| self.is_alive());
+        if let Some(pid) = pid {
+            // It can only fail because it has ended meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
     /// Whether it was started with this variable, as `NAME=value`. Only its own user is told.
     ///
     /// While one program takes the place of another there is nothing to be read, or a part: what was not found is looked
@@ -53,6 +93,12 @@ impl Identity {
         }
         false
     }
+}
+
+/// Whether a process was started with this variable, as far as one look shows it.
+pub(super) fn starts_with_variable(pid: u32, pair: &str) -> bool {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environ.split(|byte| *byte == 0).any(|other| other == pair.as_bytes())
 }
 
 /// All processes of this machine that can be seen.
@@ -121,6 +167,29 @@ mod tests {
             child.wait().unwrap();
             assert!(!identity.has_variable("MARK_OF_A_TEST=1"));
         }
+    }
+
+    #[test]
+    fn whoever_has_a_variable_is_killed_in_whatever_session() {
+        let pair = format!("MARK_OF_A_TEST=all-{}", std::process::id());
+        let (name, value) = pair.split_once('=').unwrap();
+        let mut command = std::process::Command::new("sh");
+        let command = command.args(["-c", "setsid setsid sleep 99 & setsid sh -c 'sleep 99; true' & wait"]);
+        let mut script = command.env(name, value).spawn().unwrap();
+        let mut other = std::process::Command::new("sleep").arg("99").spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while processes().filter(|(pid, _)| starts_with_variable(*pid, &pair)).count() < 4 {
+            assert!(Instant::now() < until);
+            std::thread::sleep(LOOK);
+        }
+        let killed = Identity::kill_all_with(&pair);
+        script.wait().unwrap();
+        Identity::await_ends(&killed);
+        assert!(killed.len() >= 4 && killed.iter().all(|one| !one.is_alive()), "{killed:?}");
+        assert!(Identity::of(other.id()).unwrap().is_alive());
+        assert!(Identity::kill_all_with(&pair).is_empty());
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! - It is started through the [guard](super::guard) and from one thread that never ends, so that even `kill -9` of
 //!   the gateway ends it.
 //! - It leads a process group of its own; every signal goes to the whole group, and whoever is left of the group when
-//!   the leader ends is killed.
+//!   the leader ends is killed. So is whoever has left the group, and is known by the engine's mark.
 //! - What it writes is always read, and kept within bounds ([`Log`]).
 //! - It is reaped by a thread of its own: no zombie, whether or not anybody waits.
 
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::guard::GUARD_COMMAND;
+use super::holder;
 use super::inherited::inherited;
 use super::log::Log;
 use super::run_folder::{self, RunFolder, SocketFile};
@@ -113,6 +114,7 @@ impl Launcher {
     }
 
     fn keeper(&self, launch: Launch) -> std::io::Result<keeper::Keeper> {
+        let mark = holder::unguessable()?;
         let (output, written) = std::io::pipe()?;
         let (report, said) = std::io::pipe()?;
         let mut command = Command::new(&self.program);
@@ -126,6 +128,7 @@ impl Launcher {
             .envs(inherited(&launch.withheld))
             .envs(run_folder::mark())
             .envs(launch.variables)
+            .env(holder::MARK, &mark)
             .process_group(0)
             .stdin(Stdio::from(said))
             .stdout(Stdio::from(written.try_clone()?))
@@ -137,7 +140,7 @@ impl Launcher {
             folder.have_watched(&self.program);
         }
         let entry = self.run_folder.as_ref().map(|folder| folder.entry(&launch.name, &launch.binary));
-        Ok(keeper::Keeper { name: launch.name, command, output, report, entry })
+        Ok(keeper::Keeper { name: launch.name, mark, command, output, report, entry })
     }
 }
 
@@ -261,6 +264,11 @@ impl Process {
     /// Its number, and that of its group. Another process may have it once this one has ended.
     pub fn pid(&self) -> u32 {
         self.group.leader()
+    }
+
+    /// By what its processes are known.
+    pub(super) fn mark(&self) -> &str {
+        self.group.mark()
     }
 
     /// What it writes. Outlives it.

@@ -13,7 +13,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -34,9 +33,6 @@ const SOCKET_NAME: usize = 40;
 const SOCKET_ENDING: &str = ".sock";
 /// The variable by which the processes of an engine are known, even if their leader is gone.
 const MARK: &str = "LLM_PROXY_API_ENGINE_OF";
-/// How long to wait until those that were killed are gone and have given back their memory.
-const PATIENCE: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A folder for this user only, where every engine that runs has a file.
 #[derive(Debug)]
@@ -147,7 +143,8 @@ impl RunFolder {
         Self { path: path.to_owned(), watch: Mutex::default() }
     }
 
-    /// Kills the engines whose gateway is gone, with their groups, and waits until they are gone. How many there were.
+    /// Kills the engines whose gateway is gone, with their groups and whatever else they have started, and waits until they
+    /// are gone. How many there were.
     pub async fn clean_up(&self) -> usize {
         let folder = Self::at(&self.path);
         tokio::task::spawn_blocking(move || folder.sweep()).await.unwrap_or_default()
@@ -162,8 +159,13 @@ impl RunFolder {
             if record.gateway.is_alive() {
                 continue;
             }
-            let left = record.left();
-            if !left.is_empty() && kill_group(record.engine.pid) {
+            let mut left = record.left();
+            if !left.is_empty() && !kill_group(record.engine.pid) {
+                left.clear();
+            }
+            // Some have left the group, and their session as well.
+            left.extend(Identity::kill_all_with(&record.mark()));
+            if !left.is_empty() {
                 tracing::warn!(
                     engine = record.name,
                     pid = record.engine.pid,
@@ -174,10 +176,7 @@ impl RunFolder {
             // Another gateway may have been faster.
             let _ = std::fs::remove_file(file);
         }
-        let until = Instant::now() + PATIENCE;
-        while killed.iter().flatten().any(|one| one.is_alive()) && Instant::now() < until {
-            std::thread::sleep(LOOK);
-        }
+        Identity::await_ends(&killed.concat());
         self.sweep_sockets();
         killed.len()
     }
@@ -271,9 +270,14 @@ impl Record {
     /// the engine's group if its leader is the engine, or if somebody bears the mark.
     fn left(&self) -> Vec<Identity> {
         let left = Identity::of_group(self.engine.pid);
-        let mark = format!("{MARK}={}", mark_of(self.gateway));
+        let mark = self.mark();
         let is_its = left.iter().any(|one| *one == self.engine || one.has_variable(&mark));
         if is_its { left } else { Vec::new() }
+    }
+
+    /// The variable of all that its gateway's engines have started.
+    fn mark(&self) -> String {
+        format!("{MARK}={}", mark_of(self.gateway))
     }
 }
 

@@ -1,6 +1,6 @@
 //! One engine, from its start to its end: started, watched while it loads and while it serves, stopped.
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -343,8 +343,6 @@ struct Prepared {
     launch: Launch,
     place: Listening,
     api_key: SecretString,
-    /// By which its processes are known.
-    mark: String,
 }
 
 enum Listening {
@@ -360,7 +358,7 @@ impl Prepared {
             Some(address) => Listening::Port(address.clone()),
             None => Listening::Socket(order.launcher.socket()?),
         };
-        let (api_key, mark) = (random_key()?, random_key()?.expose_secret().to_owned());
+        let api_key = SecretString::from(holder::unguessable()?);
         let set = variant.environment.exposed();
         let mut variables: Vec<_> = set.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         variables.extend([
@@ -368,7 +366,6 @@ impl Prepared {
             ("LLAMA_API_KEY".to_owned(), api_key.expose_secret().to_owned()),
             // Otherwise it calls its model by the path of its file, also to callers. Arguments come first.
             ("LLAMA_ARG_ALIAS".to_owned(), order.model.to_string()),
-            (holder::MARK.to_owned(), mark.clone()),
         ]);
         if let Some(folder) = order.cache.as_ref().and_then(|cache| cache.path()?.to_str()) {
             // As arguments they would end those that do not know them. Without the second, only the last conversation
@@ -390,7 +387,7 @@ impl Prepared {
             withheld: variant.environment.withheld.clone(),
             folder: None,
         };
-        Ok(Self { launch, place, api_key, mark })
+        Ok(Self { launch, place, api_key })
     }
 
     /// The way to the engine that this process runs.
@@ -398,7 +395,7 @@ impl Prepared {
         let endpoint = match &self.place {
             Listening::Socket(socket) => Endpoint::Socket(socket.path().to_owned()),
             Listening::Port(address) => {
-                Endpoint::Port(Port::new(address.clone(), process.pid(), self.mark.clone()))
+                Endpoint::Port(Port::new(address.clone(), process.pid(), process.mark().to_owned()))
             }
         };
         Door {
@@ -408,24 +405,5 @@ impl Prepared {
             stop: order.stop.clone(),
             arrivals: Arc::new(Arrivals::default()),
         }
-    }
-}
-
-/// A key that nobody can guess: 128 bits of the system's.
-fn random_key() -> std::io::Result<SecretString> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_differ() {
-        let (one, other) = (random_key().unwrap(), random_key().unwrap());
-        assert_eq!(one.expose_secret().len(), 32);
-        assert_ne!(one.expose_secret(), other.expose_secret());
     }
 }

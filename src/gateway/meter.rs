@@ -8,10 +8,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::cut_off::{CutOff, Rest};
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource};
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Frames, Usage, UsageSource, text_bytes};
 use crate::providers::{FrameStream, ProviderError};
 use crate::router::{Deployment, Key};
 use crate::telemetry::RequestRecord;
+
+/// No event of a single token is longer than this.
+const LONG_EVENT_BYTES: usize = 512;
 
 /// The meter of one answer. What it has counted goes into the request's record when it is dropped, so
 /// that no end of an answer can pass it by.
@@ -27,9 +30,8 @@ pub struct Meter {
     /// Whether the caller is to see the usage chunk.
     shows_usage: bool,
     usage: Option<Usage>,
-    /// Events with content: most engines send one a token.
-    events: u64,
-    answer_bytes: usize,
+    /// An estimate of the answer so far. Most engines send an event a token; whoever sends more at once is measured by the text.
+    answer_tokens: u64,
     /// What may end it before its time, boxed, for hardly any has it.
     cut_off: Option<Box<CutOff>>,
 }
@@ -49,15 +51,17 @@ impl Meter {
             request_tokens: Usage::estimated_prompt(request.body.text()),
             shows_usage: request.include_usage,
             usage: None,
-            events: 0,
-            answer_bytes: 0,
+            answer_tokens: 0,
         }
     }
 
-    /// Meters an answer that came in one piece.
-    pub(super) fn whole(mut self, completion: &Completion) {
+    /// Meters an answer that came in one piece. A count that its provider leaves out is put into it.
+    pub(super) fn whole(mut self, completion: &mut Completion) {
         self.usage = completion.usage;
-        self.answer_bytes = completion.body.len();
+        self.answer_tokens = Usage::estimated_tokens(completion.text_bytes);
+        if self.lacks_a_count() {
+            completion.set_usage(self.used());
+        }
         note_first_token(&self.record);
     }
 
@@ -72,23 +76,30 @@ impl Meter {
         &mut self,
         frames: Frames,
         usage: Option<Usage>,
-        usage_only: Option<&std::ops::Range<usize>>,
+        usage_only: &[std::ops::Range<usize>],
     ) -> Option<Frames> {
-        if self.events == 0 {
+        if self.answer_tokens == 0 {
             note_first_token(&self.record);
         }
-        self.usage = usage.or(self.usage);
-        self.events += frames.jsons().count() as u64;
+        self.usage = usage.map(|usage| usage.after(self.usage)).or(self.usage);
+        self.answer_tokens += frames.jsons().map(tokens_of).sum::<u64>();
         match usage_only {
-            Some(range) if !self.shows_usage => frames.without(range),
+            [] => Some(frames),
+            _ if !self.shows_usage => frames.without(usage_only),
+            _ if self.lacks_a_count() => Some(frames.with_usage(usage_only, &self.used())),
             _ => Some(frames),
         }
+    }
+
+    /// Whether the provider has reported only one of the two counts.
+    fn lacks_a_count(&self) -> bool {
+        self.usage.is_some_and(|usage| usage.missing.is_some())
     }
 
     /// Ends the answer with this run, of which only a part passes.
     fn cut(&mut self, rest: Rest) -> Frames {
         let usage = rest.frames.read().usage;
-        self.pass(rest.frames.clone(), usage, None);
+        self.pass(rest.frames.clone(), usage, &[]);
         self.record.facts().is_cut = true;
         let usage = self.used();
         rest.into_frames(self.shows_usage.then_some(&usage))
@@ -96,17 +107,19 @@ impl Meter {
 
     /// What was used, for all that is known now.
     fn used(&self) -> Usage {
-        self.usage.unwrap_or_else(|| Usage {
+        let estimate = Usage {
             input_tokens: self.request_tokens,
-            output_tokens: if self.events > 0 {
-                self.events
-            } else {
-                Usage::estimated_tokens(self.answer_bytes)
-            },
+            output_tokens: self.answer_tokens,
             source: UsageSource::Estimated,
             ..Usage::default()
-        })
+        };
+        self.usage.map_or(estimate, |usage| usage.completed_by(&estimate))
     }
+}
+
+/// About how many tokens an event has.
+fn tokens_of(json: &[u8]) -> u64 {
+    if json.len() <= LONG_EVENT_BYTES { 1 } else { Usage::estimated_tokens(text_bytes(json)).max(1) }
 }
 
 impl Drop for Meter {
@@ -169,10 +182,26 @@ impl Stream for MeteredStream {
                 return Poll::Ready(Some(Ok(self.meter.cut(rest).bytes().clone())));
             }
             let usage = item.usage();
-            let passed = self.meter.pass(item.frames, usage, item.reading.usage_only.as_ref());
+            let passed = self.meter.pass(item.frames, usage, &item.reading.usage_only);
             if let Some(frames) = passed {
                 return Poll::Ready(Some(Ok(frames.bytes().clone())));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_token_or_as_long_as_its_text() {
+        let event = |content: &str, more: &str| {
+            format!(r#"{{"choices":[{{"delta":{{"content":"{content}"}},"logprobs":{{"x":"{more}"}}}}]}}"#)
+        };
+        assert_eq!(tokens_of(event("Hello", "").as_bytes()), 1);
+        assert_eq!(tokens_of(event("Hello", &"x".repeat(4000)).as_bytes()), 2);
+        assert_eq!(tokens_of(event(&"word ".repeat(400), "").as_bytes()), 500);
+        assert_eq!(tokens_of(event("", &"x".repeat(4000)).as_bytes()), 1);
     }
 }

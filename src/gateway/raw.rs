@@ -168,6 +168,14 @@ impl RawMeter {
         self.task.kind == TaskKind::Generates || self.form == Form::Events
     }
 
+    fn used(&self) -> Option<Usage> {
+        let Some(reported) = self.tally.usage() else { return self.estimate() };
+        Some(match self.estimate() {
+            Some(estimate) if self.generates() => reported.completed_by(&estimate),
+            _ => reported.of_prompt_alone(),
+        })
+    }
+
     fn estimate(&self) -> Option<Usage> {
         if !self.generates() && self.task.kind == TaskKind::Other {
             return None;
@@ -186,7 +194,7 @@ impl RawMeter {
 
 impl Drop for RawMeter {
     fn drop(&mut self) {
-        if let Some(usage) = self.tally.usage().or_else(|| self.estimate()) {
+        if let Some(usage) = self.used() {
             self.record.used(usage);
         }
     }

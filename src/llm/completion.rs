@@ -1,6 +1,8 @@
 //! A whole answer: as an upstream gave it, or folded from the chunks of a stream.
 
+mod answer_text;
 mod choice;
+mod split;
 mod weight;
 
 use std::collections::HashMap;
@@ -10,9 +12,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{Frames, RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault};
+use super::{Change, Frames, RawObject, RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault, repaired};
 use choice::Choice;
 
+pub use answer_text::{AnswerText, text_bytes};
+pub use split::chunks_of;
 pub use weight::{MAX_ANSWER_BYTES, read_within};
 
 /// After so many bytes of chunks it is looked at how much of them is kept.
@@ -25,6 +29,8 @@ pub struct Completion {
     pub body: Bytes,
     /// What it took, if the provider said so.
     pub usage: Option<Usage>,
+    /// How many bytes of text it has, for an estimate; 0 where the provider has counted.
+    pub text_bytes: usize,
 }
 
 #[derive(Deserialize)]
@@ -45,18 +51,52 @@ impl Completion {
         if is_too_deep(&body) {
             return Err(TOO_DEEP.to_owned());
         }
-        // What is skipped below is not decoded, so its letters are checked here, in place of those of each text.
+        // What is skipped is not decoded, so all letters are checked here, in place of those of each text.
         let text = std::str::from_utf8(&body).map_err(|_| "its answer is not in UTF-8".to_owned())?;
-        let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| json_fault(&error))?;
-        let choices = envelope.choices.unwrap_or_default();
+        let fault = match envelope_of(text) {
+            Ok(envelope) => {
+                let usage = envelope.usage_of_answer()?;
+                return Ok(Self::counted(body, usage));
+            }
+            Err(fault) => fault,
+        };
+        let repaired = repaired(&body).ok_or_else(|| fault.clone())?;
+        let text = std::str::from_utf8(&repaired).map_err(|_| fault.clone())?;
+        let usage = envelope_of(text).map_err(|_| fault)?.usage_of_answer()?;
+        Ok(Self::counted(repaired.into(), usage))
+    }
+
+    /// Puts what it took into the place of the provider's own report.
+    pub fn set_usage(&mut self, usage: Usage) {
+        if let Ok(object) = RawObject::parse(self.body.clone()) {
+            self.body = object.edit(&[Change::Set("usage", usage.to_openai().to_string().into())]);
+        }
+        self.usage = Some(usage);
+    }
+
+    /// An answer and the usage that its provider reports.
+    fn counted(body: Bytes, usage: Option<Usage>) -> Self {
+        let is_counted = usage.is_some_and(|usage| usage.missing.is_none());
+        let text_bytes = if is_counted { 0 } else { text_bytes(&body) };
+        Self { body, usage, text_bytes }
+    }
+}
+
+fn envelope_of(text: &str) -> Result<Envelope<'_>, String> {
+    serde_json::from_str(text).map_err(|error| json_fault(&error))
+}
+
+impl Envelope<'_> {
+    /// What it took, if it is a whole answer.
+    fn usage_of_answer(&self) -> Result<Option<Usage>, String> {
+        let choices = self.choices.as_deref().unwrap_or_default();
         if choices.is_empty() {
             return Err("no choices in the answer".to_owned());
         }
         if choices.iter().any(|choice| !choice.has_ended) {
             return Err("its answer ended without a finish reason".to_owned());
         }
-        let usage = envelope.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
-        Ok(Self { body, usage })
+        Ok(self.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes())))
     }
 }
 
@@ -134,7 +174,7 @@ impl Fold {
         if let Some(usage) = usage {
             self.envelope.insert("usage".into(), usage);
         }
-        Ok(Completion { body: weight::written(&self.envelope)?, usage: self.usage })
+        Ok(Completion::counted(weight::written(&self.envelope)?, self.usage))
     }
 
     fn push_chunk(&mut self, chunk: Map<String, Value>) {
@@ -148,7 +188,8 @@ impl Fold {
                 }
                 ("usage", Value::Null) | ("choices", _) => {}
                 ("usage", usage) => {
-                    self.usage = Usage::from_openai(usage.to_string().as_bytes()).or(self.usage);
+                    let told = Usage::from_openai(usage.to_string().as_bytes());
+                    self.usage = told.map(|told| told.after(self.usage)).or(self.usage);
                     self.envelope.insert(name, usage);
                 }
                 (_, value) => {
@@ -261,11 +302,35 @@ fn merge(whole: &mut Map<String, Value>, piece: Map<String, Value>) {
             (Some(_), Value::Null) => {}
             (Some(Value::String(text)), Value::String(more)) if joined => text.push_str(&more),
             (Some(Value::Array(all)), Value::Array(more)) => all.extend(more),
+            // Some models think in parts, and then speak in plain text.
+            (Some(Value::Array(parts)), Value::String(more)) if joined => add_part(parts, &more),
+            (Some(whole @ Value::String(_)), Value::Array(more)) if joined => {
+                let mut parts = Vec::with_capacity(more.len() + 1);
+                if let Value::String(text) = whole.take()
+                    && !text.is_empty()
+                {
+                    add_part(&mut parts, &text);
+                }
+                parts.extend(more);
+                *whole = Value::Array(parts);
+            }
             (Some(Value::Object(members)), Value::Object(more)) => merge(members, more),
             (_, new) => {
                 whole.insert(name, new);
             }
         }
+    }
+}
+
+/// Adds a text to parts: to the last one, if that is a text.
+fn add_part(parts: &mut Vec<Value>, more: &str) {
+    if more.is_empty() {
+        return;
+    }
+    let last = parts.last_mut().filter(|part| part.get("type").is_some_and(|kind| kind == "text"));
+    match last.and_then(|part| part.get_mut("text")) {
+        Some(Value::String(text)) => text.push_str(more),
+        _ => parts.push(json!({"type": "text", "text": more})),
     }
 }
 
@@ -338,6 +403,32 @@ mod tests {
                 {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
             ])
         );
+    }
+
+    #[test]
+    fn text_that_comes_in_parts_and_plain_is_all_there() {
+        let chunk = |content: Value| json!({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": null}]});
+        let chunks =
+            ["Oh. ".into(), json!([{"type": "thinking", "thinking": []}]), "Hel".into(), "lo".into()]
+                .map(chunk);
+        let mut fold = Fold::new(RequestKind::Chat);
+        for chunk in &chunks {
+            fold.push(&Frames::of_json(chunk.to_string().as_bytes())).unwrap();
+        }
+        let answer = fold.finish().unwrap();
+        assert_eq!(answer.answer_text().unwrap().text, "Oh. Hello");
+        assert_eq!(answer.text_bytes, 9);
+    }
+
+    #[test]
+    fn numbers_that_are_no_json_become_null() {
+        let body =
+            r#"{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop","logprobs":[-Infinity]}]}"#;
+        let answer = Completion::from_openai(body.into()).unwrap();
+        assert!(answer.body.ends_with(b"\"logprobs\":[null]}]}"));
+        let as_it_is: Bytes =
+            r#"{"choices":[{"message":{"content":"\ud83d"},"finish_reason":"stop"}],"x":1e400}"#.into();
+        assert_eq!(Completion::from_openai(as_it_is.clone()).unwrap().body, as_it_is);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::depth::has_deep_line;
-use super::{TOO_DEEP, Usage, is_too_deep, json_fault};
+use super::{Change, LenientCount, RawObject, TOO_DEEP, Usage, is_too_deep, json_fault, repaired};
 
 const PREFIX: &[u8] = b"data: ";
 const SUFFIX: &[u8] = b"\n\n";
@@ -31,8 +31,8 @@ pub struct Frames {
 pub struct Reading {
     /// The last usage report in it.
     pub usage: Option<Usage>,
-    /// Where the event stands that tells usage and nothing else.
-    pub usage_only: Option<Range<usize>>,
+    /// Where the events stand that tell usage and nothing else, in order.
+    pub usage_only: Vec<Range<usize>>,
     /// Which choices it speaks of, and which have ended.
     pub ends: Ends,
     /// The event that ends the stream badly. Nothing behind it has been read.
@@ -170,10 +170,10 @@ impl Frames {
             return reading;
         }
         for (range, json) in self.jsons().ranges() {
-            let trouble = match serde_json::from_slice::<Chunk<'_>>(json) {
-                _ if is_deep && is_too_deep(json) => Some(TroubleKind::Unreadable(TOO_DEEP.to_owned())),
-                Ok(chunk) => reading.add(&chunk, range.clone()),
-                Err(error) => Some(TroubleKind::Unreadable(json_fault(&error))),
+            let trouble = if is_deep && is_too_deep(json) {
+                Some(TroubleKind::Unreadable(TOO_DEEP.to_owned()))
+            } else {
+                reading.add(json, &range)
             };
             if let Some(kind) = trouble {
                 reading.trouble = Some(Box::new(Trouble { at: range.start, kind }));
@@ -187,22 +187,39 @@ impl Frames {
     /// The opening chunk, which names the role only, does not.
     pub fn has_content(&self) -> bool {
         self.jsons().any(|json| {
-            serde_json::from_slice::<ContentChunk<'_>>(json)
-                .is_ok_and(|chunk| chunk.choices.iter().any(ContentChoice::says_something))
+            let says = |json: &[u8]| {
+                serde_json::from_slice::<ContentChunk<'_>>(json)
+                    .map(|chunk| chunk.choices.iter().any(ContentChoice::says_something))
+            };
+            says(json).or_else(|fault| repaired(json).map_or(Err(fault), |json| says(&json))).unwrap_or(false)
         })
     }
 
-    /// The run without the event at `range`; `None` when nothing is left.
-    pub fn without(&self, range: &Range<usize>) -> Option<Self> {
-        let before = self.bytes.get(..range.start).unwrap_or_default();
-        let after = self.bytes.get(range.end..).unwrap_or_default();
-        let bytes = match (before.is_empty(), after.is_empty()) {
-            (true, true) => return None,
-            (true, false) => self.bytes.slice(range.end..),
-            (false, true) => self.bytes.slice(..range.start),
-            (false, false) => [before, after].concat().into(),
-        };
-        Some(Self { bytes })
+    /// The run without the events at `ranges`, which are in order; `None` when nothing is left.
+    pub fn without(&self, ranges: &[Range<usize>]) -> Option<Self> {
+        let starts = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
+        let ends = ranges.iter().map(|range| range.start).chain([self.bytes.len()]);
+        let mut kept = starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..end);
+        let first = self.bytes.slice(kept.next()?);
+        let Some(second) = kept.next() else { return Some(Self { bytes: first }) };
+        let mut bytes = first.to_vec();
+        for range in std::iter::once(second).chain(kept) {
+            bytes.extend_from_slice(self.bytes.get(range).unwrap_or_default());
+        }
+        Some(Self { bytes: bytes.into() })
+    }
+
+    /// The run with `usage` in the last of the events at `ranges`, which tell usage alone, and without the others.
+    #[must_use]
+    pub fn with_usage(&self, ranges: &[Range<usize>], usage: &Usage) -> Self {
+        let last = ranges
+            .last()
+            .and_then(|range| Some(Self { bytes: self.bytes.slice(range.clone()) }.jsons().next()?.to_vec()));
+        let object = last.and_then(|json| RawObject::parse(json.into()).ok());
+        let Some(object) = object else { return self.clone() };
+        let json = object.edit(&[Change::Set("usage", usage.to_openai().to_string().into())]);
+        let before = self.without(ranges).unwrap_or_else(Self::none);
+        Self { bytes: [before.bytes.as_ref(), PREFIX, &json, SUFFIX].concat().into() }
     }
 
     /// A cheap look that may say yes in vain, and never no in vain.
@@ -227,26 +244,44 @@ static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
 
 impl Reading {
+    /// Takes what must be known out of the JSON of an event, repaired if it cannot be read as it is.
+    fn add(&mut self, json: &[u8], range: &Range<usize>) -> Option<TroubleKind> {
+        let fault = match serde_json::from_slice(json) {
+            Ok(chunk) => return self.add_chunk(&chunk, range),
+            Err(error) => TroubleKind::Unreadable(json_fault(&error)),
+        };
+        let repaired = repaired(json);
+        match repaired.as_deref().and_then(|json| serde_json::from_slice(json).ok()) {
+            Some(chunk) => self.add_chunk(&chunk, range),
+            None => Some(fault),
+        }
+    }
+
     /// Takes what must be known out of a chunk; an `error` is none.
-    fn add(&mut self, chunk: &Chunk<'_>, range: Range<usize>) -> Option<TroubleKind> {
-        if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
-            return Some(TroubleKind::Reported(error.get().to_owned()));
+    fn add_chunk(&mut self, chunk: &Chunk<'_>, range: &Range<usize>) -> Option<TroubleKind> {
+        if let Some(error) = chunk.reported() {
+            return Some(TroubleKind::Reported(error.to_owned()));
         }
-        for choice in &chunk.choices {
-            self.ends.note(choice.index.unwrap_or(0), is_reason(choice.finish_reason.as_deref()));
+        let choices = chunk.choices.as_deref().unwrap_or_default();
+        for choice in choices {
+            let index = choice.index.0.and_then(|index| u32::try_from(index).ok());
+            self.ends.note(index.unwrap_or(0), choice.finish_reason.as_deref().is_some_and(is_reason));
         }
-        let usage = chunk.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
-        if usage.is_some() && chunk.choices.is_empty() {
-            self.usage_only = Some(range);
+        if let Some(report) = chunk.usage.filter(|usage| usage.get() != "null") {
+            let usage = Usage::from_openai(report.get().as_bytes());
+            self.usage = usage.map(|usage| usage.after(self.usage)).or(self.usage);
+            // Whatever it says, a caller who did not ask for usage expects no such event.
+            if choices.is_empty() {
+                self.usage_only.push(range.clone());
+            }
         }
-        self.usage = usage.or(self.usage);
         None
     }
 }
 
-/// Some servers write an empty reason as long as there is none.
-fn is_reason(reason: Option<&str>) -> bool {
-    reason.is_some_and(|reason| !reason.is_empty())
+/// Whether a finish reason is one. Some servers write an empty one as long as there is none, or the word for none.
+pub(super) fn is_reason(reason: &str) -> bool {
+    !(reason.is_empty() || reason.eq_ignore_ascii_case("null") || reason.eq_ignore_ascii_case("none"))
 }
 
 /// The JSON texts of a run, one after the other.
@@ -281,18 +316,31 @@ impl<'a> Iterator for FrameIter<'a> {
 /// What is read of a `chat.completion.chunk` or a `text_completion` chunk.
 #[derive(Deserialize)]
 struct Chunk<'a> {
-    #[serde(borrow, default, deserialize_with = "null_is_empty")]
-    choices: Vec<Choice<'a>>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<Choice<'a>>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
+impl Chunk<'_> {
+    /// The error that stands in it. An empty one beside choices is none.
+    fn reported(&self) -> Option<&str> {
+        let error = self.error?.get();
+        let is_none = match error {
+            "null" | "false" => true,
+            "\"\"" | "{}" | "[]" | "0" => self.choices.is_some() || self.usage.is_some(),
+            _ => false,
+        };
+        (!is_none).then_some(error)
+    }
+}
+
 #[derive(Deserialize)]
 struct Choice<'a> {
     #[serde(default)]
-    index: Option<u32>,
+    index: LenientCount,
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
 }
@@ -317,7 +365,7 @@ impl ContentChoice<'_> {
     fn says_something(&self) -> bool {
         let filled = |value: &RawValue| !matches!(value.get(), "null" | "\"\"" | "[]" | "{}");
         let delta = self.delta.as_ref();
-        is_reason(self.finish_reason.as_deref())
+        self.finish_reason.as_deref().is_some_and(is_reason)
             || self.text.is_some_and(filled)
             || delta.is_some_and(|delta| delta.iter().any(|(name, value)| name != "role" && filled(value)))
     }
@@ -364,7 +412,7 @@ mod tests {
 
         assert!(reading.ends.are_all());
         assert_eq!(reading.usage.map(|u| u.output_tokens), Some(2));
-        let rest = run.without(&reading.usage_only.unwrap()).unwrap();
+        let rest = run.without(&reading.usage_only).unwrap();
         assert_eq!(rest, frames(&[TEXT, STOP]));
     }
 
@@ -372,7 +420,7 @@ mod tests {
     fn usage_beside_a_choice_is_no_frame_of_its_own() {
         let both = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}"#;
         let reading = frames(&[both]).read();
-        assert!(reading.usage.is_some() && reading.usage_only.is_none());
+        assert!(reading.usage.is_some() && reading.usage_only.is_empty());
     }
 
     #[test]
@@ -380,6 +428,71 @@ mod tests {
         let error = frames(&[r#"{"error":{"message":"m"}}"#]).read();
         assert_eq!(error.trouble.unwrap().kind, TroubleKind::Reported(r#"{"message":"m"}"#.to_owned()));
         assert_eq!(frames(&[r#"{"error":null,"choices":[]}"#]).read().trouble, None);
+    }
+
+    #[test]
+    fn an_empty_error_beside_choices_is_none() {
+        for json in [
+            r#"{"error":"","choices":[]}"#,
+            r#"{"error":{},"choices":[{"delta":{"content":"x"}}]}"#,
+            r#"{"error":false}"#,
+            r#"{"error":[],"choices":null,"usage":{"prompt_tokens":1}}"#,
+        ] {
+            assert_eq!(frames(&[json]).read().trouble, None, "{json}");
+        }
+        assert!(frames(&[r#"{"error":""}"#]).read().trouble.is_some());
+    }
+
+    #[test]
+    fn every_chunk_of_usage_alone_is_found_whatever_it_says() {
+        let odd = r#"{"choices":[],"usage":{"seconds":3}}"#;
+        let run = frames(&[USAGE, TEXT, USAGE, odd]);
+        let reading = run.read();
+        assert_eq!(reading.usage.map(|usage| usage.output_tokens), Some(2));
+        assert_eq!(run.without(&reading.usage_only), Some(frames(&[TEXT])));
+        let none = frames(&[r#"{"choices":[],"usage":null}"#]);
+        assert_eq!(none.without(&none.read().usage_only), Some(none));
+    }
+
+    #[test]
+    fn a_report_is_completed_in_its_place() {
+        let partial = r#"{"id":"c","choices":[],"usage":{"completion_tokens":2}}"#;
+        let run = frames(&[USAGE, TEXT, partial]);
+        let usage = Usage { input_tokens: 9, output_tokens: 2, ..Usage::default() };
+        let completed =
+            r#"{"id":"c","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}"#;
+        assert_eq!(run.with_usage(&run.read().usage_only, &usage), frames(&[TEXT, completed]));
+        assert_eq!(run.with_usage(&[], &usage), run);
+    }
+
+    #[test]
+    fn the_word_for_none_is_no_finish_reason() {
+        for reason in ["null", "None", "NULL", ""] {
+            let json = format!(
+                r#"{{"choices":[{{"index":0,"delta":{{"content":"x"}},"finish_reason":"{reason}"}}]}}"#
+            );
+            assert!(!frames(&[&json]).read().ends.are_all(), "{reason}");
+            assert!(frames(&[&json, STOP]).read().ends.are_all(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_read_in_every_shape() {
+        for (index, second) in [("1.0", true), ("\"1\"", true), ("null", false), ("-1", false), ("{}", false)]
+        {
+            let json = format!(r#"{{"choices":[{{"index":{index},"delta":{{}},"finish_reason":"stop"}}]}}"#);
+            let reading = frames(&[&json]).read();
+            assert!(reading.trouble.is_none() && reading.ends.has_ended(u32::from(second)), "{index}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_no_json_are_no_fault() {
+        let last =
+            r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"stop","logprobs":[NaN,-Infinity]}]}"#;
+        let reading = frames(&[last]).read();
+        assert!(reading.ends.are_all() && reading.trouble.is_none());
+        assert!(frames(&[last]).has_content());
     }
 
     #[test]
@@ -415,16 +528,16 @@ mod tests {
     #[test]
     fn removing_an_event_keeps_the_others() {
         let run = frames(&[USAGE, TEXT]);
-        let range = run.read().usage_only.unwrap();
-        assert_eq!(run.without(&range), Some(frames(&[TEXT])));
+        let ranges = run.read().usage_only;
+        assert_eq!(run.without(&ranges), Some(frames(&[TEXT])));
 
         let run = frames(&[TEXT, USAGE, STOP]);
-        let range = run.read().usage_only.unwrap();
-        assert_eq!(run.without(&range), Some(frames(&[TEXT, STOP])));
+        let ranges = run.read().usage_only;
+        assert_eq!(run.without(&ranges), Some(frames(&[TEXT, STOP])));
 
         let run = frames(&[USAGE]);
-        let range = run.read().usage_only.unwrap();
-        assert_eq!(run.without(&range), None);
+        let ranges = run.read().usage_only;
+        assert_eq!(run.without(&ranges), None);
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use serde::Deserialize;
 
-use super::{Usage, UsageSource};
+use super::Usage;
+use super::usage_report::{Counts, Report, count_of};
 
 /// A report longer than this is none. (OpenAI's takes some three hundred bytes.)
 const MOST_HELD: usize = 4 * 1024;
@@ -96,14 +96,7 @@ impl Tally {
 
     /// What it has said of its usage, if it has.
     pub fn usage(&self) -> Option<Usage> {
-        let Counts { input, output, cached, reasoning } = self.counts;
-        (input.is_some() || output.is_some()).then(|| Usage {
-            input_tokens: input.unwrap_or(0),
-            output_tokens: output.unwrap_or(0),
-            cached_input_tokens: cached.unwrap_or(0),
-            reasoning_tokens: reasoning.unwrap_or(0),
-            source: UsageSource::Provider,
-        })
+        self.counts.usage()
     }
 
     /// How many bytes have passed.
@@ -175,9 +168,10 @@ fn value(behind: &[u8], told: Told) -> Value {
 }
 
 fn number(text: &[u8], told: Told) -> Value {
-    let Some(end) = text.iter().position(|byte| !byte.is_ascii_digit()) else { return Value::Unfinished };
-    let digits = text.get(..end).and_then(|digits| std::str::from_utf8(digits).ok());
-    let Some(count) = digits.and_then(|digits| digits.parse().ok()) else { return Value::Nothing };
+    let is_of_number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-');
+    let Some(end) = text.iter().position(|byte| !is_of_number(byte)) else { return Value::Unfinished };
+    let number = text.get(..end).and_then(|number| std::str::from_utf8(number).ok());
+    let Some(count) = number.and_then(count_of) else { return Value::Nothing };
     Value::Counts(match told {
         Told::Output => Counts { output: Some(count), ..Counts::default() },
         Told::Input | Told::Usage => Counts { input: Some(count), ..Counts::default() },
@@ -185,68 +179,10 @@ fn number(text: &[u8], told: Told) -> Value {
 }
 
 fn usage(text: &[u8]) -> Value {
-    match serde_json::Deserializer::from_slice(text).into_iter::<WireUsage>().next() {
-        Some(Ok(wire)) => Value::Counts(wire.counts()),
+    match serde_json::Deserializer::from_slice(text).into_iter::<Report>().next() {
+        Some(Ok(report)) => Value::Counts(report.counts()),
         Some(Err(error)) if error.is_eof() => Value::Unfinished,
         _ => Value::Nothing,
-    }
-}
-
-/// Counts as far as they were told. Later ones count more.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    input: Option<u64>,
-    output: Option<u64>,
-    cached: Option<u64>,
-    reasoning: Option<u64>,
-}
-
-impl Counts {
-    fn put(&mut self, later: Self) {
-        self.input = later.input.or(self.input);
-        self.output = later.output.or(self.output);
-        self.cached = later.cached.or(self.cached);
-        self.reasoning = later.reasoning.or(self.reasoning);
-    }
-}
-
-/// A `usage` object in the words of OpenAI's two APIs, or of Anthropic's.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct WireUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    prompt_tokens_details: Option<Details>,
-    completion_tokens_details: Option<Details>,
-    input_tokens_details: Option<Details>,
-    output_tokens_details: Option<Details>,
-    cache_read_input_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-struct Details {
-    cached_tokens: Option<u64>,
-    reasoning_tokens: Option<u64>,
-}
-
-impl WireUsage {
-    fn counts(&self) -> Counts {
-        let of_input = self.prompt_tokens_details.or(self.input_tokens_details).unwrap_or_default();
-        let of_output = self.completion_tokens_details.or(self.output_tokens_details).unwrap_or_default();
-        // Only Anthropic has these two, and does not count them among the others.
-        let read = self.cache_read_input_tokens;
-        let beside = read.unwrap_or(0).saturating_add(self.cache_creation_input_tokens.unwrap_or(0));
-        let input = self.input_tokens.map(|tokens| tokens.saturating_add(beside));
-        Counts {
-            input: self.prompt_tokens.or(input),
-            output: self.completion_tokens.or(self.output_tokens),
-            cached: of_input.cached_tokens.or(read),
-            reasoning: of_output.reasoning_tokens,
-        }
     }
 }
 
@@ -288,6 +224,11 @@ mod tests {
         (
             r#"{"usage":{"input_tokens":36,"input_tokens_details":{"cached_tokens":4},"output_tokens":87,"output_tokens_details":{"reasoning_tokens":1}}}"#,
             Some((36, 87, 4)),
+        ),
+        ("{\"done\":true,\"prompt_eval_count\":26.0,\"eval_count\":3.0}\n", Some((26, 3, 0))),
+        (
+            r#"{"usage":{"prompt_tokens":7.0,"completion_tokens":"3","prompt_tokens_details":[]}}"#,
+            Some((7, 3, 0)),
         ),
         (r#"{"usage":{"type":"duration","seconds":3},"text":"hi"}"#, None),
         (r#"{"usage":"none","eval_count":null,"prompt_eval_count":-1}"#, None),

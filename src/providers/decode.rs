@@ -14,6 +14,7 @@ use super::frames::{LineSplitter, SseSplitter, Unframed};
 use super::stream::RawFrames;
 use super::transport::Response;
 use super::upstream::Upstream;
+use super::upstream_error::UpstreamError;
 use crate::llm::Frames;
 use crate::wire::ollama::{LineDecoder, LineFault};
 
@@ -65,10 +66,15 @@ impl Fault {
         Self { reason, words: None }
     }
 
+    /// The same with the upstream's own words, which may be JSON.
+    pub(super) fn with_words(self, words: String) -> Self {
+        Self { words: Some(words), ..self }
+    }
+
     pub(super) fn into_error(self, upstream: &Upstream) -> ProviderError {
         let error = upstream.failed(ErrorKind::Protocol(self.reason));
         match self.words {
-            Some(words) => error.with_detail(upstream.redactor.clean(&words)),
+            Some(words) => error.reporting(UpstreamError::read(words.as_bytes()), &upstream.redactor),
             None => error,
         }
     }

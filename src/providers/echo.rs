@@ -178,7 +178,8 @@ impl Echo {
         match trouble.status {
             None | Some(200) => Ok(()),
             Some(429) => Err(self.failed(ErrorKind::RateLimited { retry_after, rejection: rejection(429) })),
-            Some(status @ (401 | 403)) => Err(self.failed(ErrorKind::Unauthorized { status })),
+            Some(401) => Err(self.failed(ErrorKind::Unauthorized { status: 401 })),
+            Some(403) => Err(self.failed(ErrorKind::Forbidden(rejection(403)))),
             Some(status @ 400..=499) => Err(self.failed(ErrorKind::Rejected(rejection(status)))),
             Some(status) => Err(self.failed(ErrorKind::Unavailable { status, retry_after })),
         }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::redact::Redactor;
+use super::upstream_error::UpstreamError;
 use crate::config::Timeouts;
 use crate::engine::EngineError;
 use crate::wire::Invalid;
@@ -31,9 +33,22 @@ pub struct ProviderError {
     pub kind: ErrorKind,
     /// The upstream's own words, without keys and addresses. For operators, never for a decision.
     pub detail: Option<Box<str>>,
+    /// What it reported in the place of an answer, without keys and addresses.
+    pub reported: Option<Box<Reported>>,
     /// What caused it.
     #[source]
     pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// An error that an upstream reports in the place of the rest of its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// Why.
+    pub message: String,
+    /// Its type, if it says one.
+    pub kind: Option<String>,
+    /// Its code, if it says one.
+    pub code: Option<String>,
 }
 
 /// What happened, in the words of the house.
@@ -61,9 +76,11 @@ pub enum ErrorKind {
     },
     /// The upstream does not accept the gateway's key or account, which is no caller's fault.
     Unauthorized {
-        /// 401, 402 or 403.
+        /// 401 or 402.
         status: u16,
     },
+    /// 403: this text, this region, or this key for this model. Another request may well be served.
+    Forbidden(Box<Rejection>),
     /// Any other 4xx: the request is at fault.
     Rejected(Box<Rejection>),
     /// A right request, in which something is that the provider's API has no words for.
@@ -148,6 +165,8 @@ pub enum Cooldown {
     None,
     /// The deployment, at least for so long.
     Deployment(Option<Duration>),
+    /// The deployment, if it has refused several times in a row.
+    IfRepeated,
     /// All of the provider, at least for so long.
     Provider(Option<Duration>),
 }
@@ -185,7 +204,7 @@ impl ProviderError {
 
     /// A failure without further detail.
     pub fn new(provider: &Arc<str>, kind: ErrorKind) -> Self {
-        Self { provider: provider.clone(), kind, detail: None, source: None }
+        Self { provider: provider.clone(), kind, detail: None, reported: None, source: None }
     }
 
     /// The same, with its cause.
@@ -200,6 +219,23 @@ impl ProviderError {
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into().into());
         self
+    }
+
+    /// The same, with what the upstream's error means that stands in the place of an answer, or of the rest of one.
+    #[must_use]
+    pub(super) fn reporting(self, error: UpstreamError, redactor: &Redactor) -> Self {
+        let Some(message) = error.message.as_deref().map(|text| redactor.clean(text)) else { return self };
+        let kind = if error.is_context_too_long() {
+            let (needed_tokens, context_tokens) = (error.needed_tokens, error.context_tokens);
+            ErrorKind::ContextTooLong { needed_tokens, context_tokens, message: message.clone() }
+        } else {
+            self.kind
+        };
+        let clean = |text: String| redactor.clean(&text);
+        let code = error.code.or_else(|| error.number.map(|number| number.to_string()));
+        let reported =
+            Reported { message: message.clone(), kind: error.kind.map(clean), code: code.map(clean) };
+        Self { kind, reported: Some(reported.into()), ..self }.with_detail(message)
     }
 
     /// Whether no connection came about, so that the upstream knows nothing of the request.
@@ -220,6 +256,7 @@ impl ProviderError {
             | ErrorKind::Overloaded { .. }
             | ErrorKind::PortTaken { .. }
             | ErrorKind::EngineCrashed => Failover::Next(Cooldown::None),
+            ErrorKind::Forbidden(_) => Failover::Next(Cooldown::IfRepeated),
             ErrorKind::RateLimited { retry_after, .. } => Failover::Next(Cooldown::Provider(*retry_after)),
             ErrorKind::Unauthorized { .. } => Failover::Next(Cooldown::Provider(Some(UNAUTHORIZED_REST))),
             ErrorKind::Unavailable { retry_after, .. } => Failover::Next(Cooldown::Deployment(*retry_after)),
@@ -240,6 +277,7 @@ impl ErrorKind {
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable { .. } => "unavailable",
             Self::Unauthorized { .. } => "unauthorized",
+            Self::Forbidden(_) => "forbidden",
             Self::Rejected(_) => "rejected",
             Self::Untranslatable(_) => "untranslatable",
             Self::ContextTooLong { .. } => "context_too_long",
@@ -262,6 +300,7 @@ impl fmt::Display for ErrorKind {
             Self::Unauthorized { status } => {
                 write!(f, "rejected the gateway's credentials with status {status}")
             }
+            Self::Forbidden(_) => f.write_str("refused the request with status 403"),
             Self::Rejected(rejection) => write!(f, "rejected the request with status {}", rejection.status),
             Self::Untranslatable(_) => f.write_str("has no words for something in the request"),
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),

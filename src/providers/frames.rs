@@ -8,19 +8,25 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
+use serde_json::value::RawValue;
 
-use crate::llm::Frames;
+use crate::llm::{Frames, chunks_of};
 
 /// An event that is longer than this is no event. (Images in base64 come as one.)
 const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// An answer in one piece that is longer than this is none that should have been streamed.
+const MAX_WHOLE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why a stream cannot be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unframed {
     /// An event or line has no end within reason.
     TooLong,
-    /// The data of an event is no JSON object.
+    /// The data of an event begins as a JSON object, and is none.
     NotAnObject,
+    /// There are no events, but one piece, which cannot be read.
+    OnePiece,
 }
 
 impl Unframed {
@@ -29,6 +35,7 @@ impl Unframed {
         match self {
             Self::TooLong => "an event of its stream is too long",
             Self::NotAnObject => "an event of its stream is no JSON object",
+            Self::OnePiece => "it was asked for a stream and answers in one piece",
         }
     }
 }
@@ -40,6 +47,8 @@ pub struct SseSplitter {
     partial: BytesMut,
     scan: Scan,
     begun: bool,
+    /// What has come are no events, but a JSON object or lines of them, whatever it is labelled.
+    is_whole: bool,
     /// `[DONE]` came: what follows counts for nothing.
     done: bool,
 }
@@ -95,8 +104,11 @@ impl SseSplitter {
             chunk
         } else {
             self.partial.extend_from_slice(&chunk);
-            if !self.begun && !self.strip_byte_order_mark() {
+            if !self.begun && !self.begin()? {
                 return Ok(());
+            }
+            if self.is_whole {
+                return if self.partial.len() > MAX_WHOLE_BYTES { Err(Unframed::OnePiece) } else { Ok(()) };
             }
             let mut scan = self.scan;
             if scan.event_end(&self.partial).is_none() {
@@ -120,22 +132,36 @@ impl SseSplitter {
         if self.done || rest.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
+        if self.is_whole {
+            out.extend(objects(without_done(&rest)).ok_or(Unframed::OnePiece)?);
+            return Ok(());
+        }
         let mut text = rest;
         text.extend_from_slice(b"\n\n");
         self.cut(&text.freeze(), Scan::default(), out)
     }
 
-    /// False as long as it is unclear whether the stream begins with one.
-    fn strip_byte_order_mark(&mut self) -> bool {
+    /// Looks at the first bytes, behind a byte order mark. False as long as they do not tell what comes.
+    fn begin(&mut self) -> Result<bool, Unframed> {
         const MARK: &[u8] = b"\xEF\xBB\xBF";
         if self.partial.len() < MARK.len() && MARK.starts_with(&self.partial) {
-            return false;
+            return Ok(false);
         }
         if self.partial.starts_with(MARK) {
             let _ = self.partial.split_to(MARK.len());
         }
+        let Some(first) = self.partial.iter().find(|byte| !byte.is_ascii_whitespace()) else {
+            return if self.partial.len() > MAX_EVENT_BYTES { Err(Unframed::TooLong) } else { Ok(false) };
+        };
         self.begun = true;
-        true
+        match first {
+            b'<' => Err(Unframed::OnePiece),
+            b'{' => {
+                self.is_whole = true;
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
     }
 
     fn cut(&mut self, text: &Bytes, mut scan: Scan, out: &mut VecDeque<Frames>) -> Result<(), Unframed> {
@@ -155,7 +181,7 @@ impl SseSplitter {
                         self.done = true;
                         return Ok(());
                     }
-                    Some(data) => out.push_back(one_line(data)?),
+                    Some(data) => push_objects(data, out)?,
                 }
             }
             start = end;
@@ -203,18 +229,50 @@ fn data_of(event: &[u8]) -> Option<Vec<u8>> {
     data
 }
 
+/// The objects in the data of an unusual event: one, or a list of them. Data that is anything else says nothing.
+fn push_objects(data: &[u8], out: &mut VecDeque<Frames>) -> Result<(), Unframed> {
+    match data.first() {
+        Some(b'{') => out.push_back(one_line(data)?),
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_slice(data).unwrap_or_default();
+            for item in items.iter().filter(|item| item.get().starts_with('{')) {
+                out.push_back(one_line(item.get().as_bytes())?);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Puts the JSON of an unusual event on one line. Line ends in JSON can only be spacing.
 fn one_line(data: &[u8]) -> Result<Frames, Unframed> {
-    let json: Vec<u8> = data
-        .trim_ascii()
-        .iter()
-        .map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte })
-        .collect();
-    if json.first() == Some(&b'{') && json.last() == Some(&b'}') {
-        Ok(Frames::of_json(&json))
-    } else {
-        Err(Unframed::NotAnObject)
+    if data.last() != Some(&b'}') {
+        return Err(Unframed::NotAnObject);
     }
+    let json = data.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
+    Ok(Frames::of_json(&json.collect::<Vec<u8>>()))
+}
+
+/// The chunks of an answer that is one object, or an object a line.
+fn objects(text: &[u8]) -> Option<Vec<Frames>> {
+    chunks_of(text).ok().or_else(|| {
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        let chunks: Vec<Vec<Frames>> = lines.map(|line| chunks_of(line).ok()).collect::<Option<_>>()?;
+        Some(chunks.into_iter().flatten().collect())
+    })
+}
+
+/// An answer in one piece without the word that some servers write behind it.
+pub(super) fn without_done(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii_end();
+    let before = text.strip_suffix(b"[DONE]").and_then(|rest| rest.trim_ascii_end().strip_suffix(b"data:"));
+    before.unwrap_or(text)
+}
+
+/// Whether a text is a stream of events and not JSON.
+pub(super) fn are_events(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    [b"data:".as_slice(), b"event:", b"id:", b"retry:", b":"].iter().any(|start| text.starts_with(start))
 }
 
 /// Cuts lines, as in NDJSON.
@@ -313,6 +371,32 @@ mod tests {
     }
 
     #[test]
+    fn data_that_is_no_object_says_nothing() {
+        every_size(
+            "data: {\"a\":1}\n\ndata: null\n\ndata: ping\n\ndata: \"x\"\n\ndata: 7\n\ndata: []\n\ndata: {\"b\":1}\n\n",
+            &["{\"a\":1}", "{\"b\":1}"],
+            false,
+        );
+        every_size("data: [{\"a\":1}, null,{\"b\":1}]\n\n", &["{\"a\":1}", "{\"b\":1}"], false);
+    }
+
+    #[test]
+    fn an_answer_in_one_piece_is_known_by_its_bytes() {
+        let whole = r#"{"object":"chat.completion","choices":[{"message":{"content":"x"}}],"usage":{}}"#;
+        let chunks = [
+            r#"{"object":"chat.completion.chunk","choices":[{"delta":{"content":"x"}}]}"#,
+            r#"{"object":"chat.completion.chunk","choices":[],"usage":{}}"#,
+        ];
+        every_size(&format!("\u{feff}\n{whole}\n\ndata: [DONE]\n\n"), &chunks, false);
+        every_size(whole, &chunks, false);
+        every_size("{\"a\":1}\r\n\n{\"b\":2}\n", &["{\"a\":1}", "{\"b\":2}"], false);
+        let mut out = VecDeque::new();
+        let refused = SseSplitter::default().push(Bytes::from_static(b" <html>"), &mut out);
+        assert_eq!(refused, Err(Unframed::OnePiece));
+        assert!(are_events(b"\n: ping\n") && are_events(b"data:{}") && !are_events(b"{\"data:\":1}"));
+    }
+
+    #[test]
     fn an_end_without_a_blank_line_is_an_end() {
         every_size("data: {\"a\":1}\n\ndata: [DONE]", &["{\"a\":1}"], true);
         every_size("data: {\"a\":1}\n\ndata: {\"b\":1}\n", &["{\"a\":1}", "{\"b\":1}"], false);
@@ -340,11 +424,9 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_refused() {
-        for text in ["data: hello\n\n", "data: [1]\n\n", "data: {\"a\":1\n\n"] {
-            let mut out = VecDeque::new();
-            let pushed = SseSplitter::default().push(Bytes::copy_from_slice(text.as_bytes()), &mut out);
-            assert_eq!(pushed, Err(Unframed::NotAnObject), "{text}");
-        }
+        let mut splitter = SseSplitter::default();
+        let pushed = splitter.push(Bytes::from_static(b"data: {\"a\":1\n\n"), &mut VecDeque::new());
+        assert_eq!(pushed, Err(Unframed::NotAnObject));
         let mut splitter = SseSplitter::default();
         let mut out = VecDeque::new();
         splitter.push(Bytes::from_static(b"data: {\"a\":"), &mut out).unwrap();

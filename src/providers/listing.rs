@@ -5,43 +5,76 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::ModelCard;
-use crate::llm::{Abilities, json_fault};
+use crate::llm::{Abilities, LenientCount, read_within};
 
-/// OpenAI's object, one that calls the list otherwise, or the bare list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Listing {
-    Bare(Vec<Map<String, Value>>),
-    Object {
-        #[serde(default)]
-        data: Option<Vec<Map<String, Value>>>,
-        #[serde(default)]
-        models: Option<Vec<Map<String, Value>>>,
-    },
-}
-
-/// Reads a list of models.
+/// Reads a list of models: OpenAI's object, one that calls the list otherwise, or the bare list. Rows that name no model are
+/// left out.
 ///
 /// # Errors
 /// It is none; why not.
-pub(super) fn read(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
-    // Read as JSON first: an untagged form would not say where a text stops to be JSON.
-    let answer: Value = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
-    let models = match Listing::deserialize(answer) {
-        Ok(Listing::Bare(models)) => models,
-        Ok(Listing::Object { data, models }) => data.or(models).unwrap_or_default(),
-        Err(_) => return Err("its list of models has no form that is known here".to_owned()),
+pub(super) fn read(provider: &str, answer: &[u8]) -> Result<Vec<ModelCard>, String> {
+    Ok(cards(provider, rows(answer, ["data", "models"])?, card))
+}
+
+/// The rows of a list, which is an object's member under one of two names, or bare.
+///
+/// # Errors
+/// There is no list.
+pub(super) fn rows(answer: &[u8], names: [&str; 2]) -> Result<Vec<Value>, String> {
+    let list = match read_within(answer)? {
+        Value::Object(mut object) => {
+            let mut list = |name: &str| object.shift_remove(name).filter(|list| !list.is_null());
+            names.into_iter().find_map(&mut list).unwrap_or_else(|| Value::Array(Vec::new()))
+        }
+        other => other,
     };
-    Ok(models.into_iter().filter_map(card).collect())
+    match list {
+        Value::Array(rows) => Ok(rows),
+        _ => Err("its list of models has no form that is known here".to_owned()),
+    }
+}
+
+/// The cards of those rows that name a model. One warning is given for all of the others.
+pub(super) fn cards(
+    provider: &str,
+    rows: Vec<Value>,
+    card: impl Fn(Map<String, Value>) -> Option<ModelCard>,
+) -> Vec<ModelCard> {
+    let all = rows.len();
+    let of_row = |row| match row {
+        Value::Object(model) => card(model),
+        // A bare name.
+        Value::String(id) => Some(ModelCard { id, ..ModelCard::default() }),
+        _ => None,
+    };
+    let cards: Vec<ModelCard> =
+        rows.into_iter().filter_map(of_row).filter(|card| !card.id.trim().is_empty()).collect();
+    if cards.len() < all {
+        let left_out = all - cards.len();
+        tracing::warn!(provider, left_out, "The list of models has rows that name none");
+    }
+    cards
+}
+
+/// The first of these members that is a text.
+pub(super) fn name(model: &mut Map<String, Value>, names: [&str; 2]) -> Option<String> {
+    names.into_iter().find_map(|name| match model.shift_remove(name)? {
+        Value::String(text) if !text.trim().is_empty() => Some(text),
+        _ => None,
+    })
 }
 
 fn card(mut model: Map<String, Value>) -> Option<ModelCard> {
     let (context_tokens, abilities) = (context_tokens(&model), abilities(&model));
-    let Some(Value::String(id)) = model.shift_remove("id").or_else(|| model.shift_remove("name")) else {
-        return None;
-    };
+    let id = name(&mut model, ["id", "name"])?;
     let details = model.into_iter().filter(|(name, _)| name == "owned_by").collect();
     Some(ModelCard { id, context_tokens, abilities, details })
+}
+
+/// A number of tokens, also as a text or with a decimal point.
+pub(super) fn tokens(value: &Value) -> Option<u64> {
+    let LenientCount(tokens) = LenientCount::deserialize(value).ok()?;
+    tokens.filter(|tokens| *tokens > 0)
 }
 
 /// The context size, under any of the names that servers give it.
@@ -50,11 +83,11 @@ fn context_tokens(model: &Map<String, Value>) -> Option<u64> {
         &["max_model_len", "context_length", "context_window", "max_context_length", "context_size"];
     // The size that an engine runs with goes before the one that its model was trained with.
     const OF_ENGINE: &[&str] = &["n_ctx", "n_ctx_train"];
-    let size = |value: &Value| value.as_u64().filter(|tokens| *tokens > 0);
-    let engine = model.get("meta");
+    let (engine, provider) = (model.get("meta"), model.get("top_provider"));
     let stated = NAMES.iter().filter_map(|name| model.get(*name));
     let of_engine = OF_ENGINE.iter().filter_map(|name| engine?.get(*name));
-    stated.chain(of_engine).find_map(size)
+    let of_provider = NAMES.iter().filter_map(|name| provider?.get(*name));
+    stated.chain(of_engine).chain(of_provider).find_map(tokens)
 }
 
 /// What a model can do, as its entry in a list says.
@@ -64,8 +97,7 @@ fn abilities(model: &Map<String, Value>) -> Abilities {
             .get("max_completion_tokens")
             .or_else(|| model.get("max_output_tokens"))
             .or_else(|| model.get("top_provider")?.get("max_completion_tokens"))
-            .and_then(Value::as_u64)
-            .filter(|tokens| *tokens > 0),
+            .and_then(tokens),
         ..Abilities::default()
     })
 }
@@ -116,6 +148,33 @@ mod tests {
     }
 
     #[test]
+    fn one_odd_row_loses_no_list() {
+        for (list, names) in [
+            (json!({"data": [{"id": "good"}, null, 7, [], {"id": 7}]}), vec!["good"]),
+            (json!({"data": ["bare-one", "bare-two"]}), vec!["bare-one", "bare-two"]),
+            (json!(["a", {"id": "b"}, "", " "]), vec!["a", "b"]),
+            (json!({"data": null, "models": [{"name": "c"}]}), vec!["c"]),
+            (json!([{"id": ""}, {"id": "  "}, {"id": "", "name": "d"}]), vec!["d"]),
+        ] {
+            let cards = read("p", list.to_string().as_bytes()).unwrap();
+            assert_eq!(cards.iter().map(|card| card.id.as_str()).collect::<Vec<_>>(), names, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_context_is_read_in_every_shape() {
+        for model in [
+            json!({"context_length": "131072"}),
+            json!({"max_model_len": 131_072.0}),
+            json!({"context_length": null, "top_provider": {"context_length": "131072.0"}}),
+            json!({"context_window": {}, "meta": {"n_ctx": "131072"}}),
+        ] {
+            assert_eq!(context_tokens(model.as_object().unwrap()), Some(131_072), "{model}");
+        }
+        assert_eq!(context_tokens(json!({"context_length": "128k"}).as_object().unwrap()), None);
+    }
+
+    #[test]
     fn lists_of_models_are_read_with_their_context() {
         let list = json!([
             {"id": "vllm", "max_model_len": 512}, {"id": "llama", "meta": {"n_ctx_train": 2048, "n_ctx": 1024}},
@@ -136,11 +195,15 @@ mod tests {
         ];
         let objects = [json!({"object": "list", "data": list}), json!({"models": list}), list.clone()];
         for answer in objects.iter().chain([&json!({"data": list, "models": [{"name": "other"}]})]) {
-            let cards = read(answer.to_string().as_bytes()).unwrap();
+            let cards = read("p", answer.to_string().as_bytes()).unwrap();
             let shown: Vec<_> = cards.iter().map(|card| (card.id.as_str(), card.context_tokens)).collect();
             assert_eq!(shown, sizes, "{answer}");
         }
-        assert_eq!(read(b"{}").unwrap(), []);
-        assert!(read(b"<html>").is_err() && read(b"7").is_err() && read(br#"{"data": 7}"#).is_err());
+        assert_eq!(read("p", b"{}").unwrap(), []);
+        assert!(
+            read("p", b"<html>").is_err()
+                && read("p", b"7").is_err()
+                && read("p", br#"{"data": 7}"#).is_err()
+        );
     }
 }

@@ -20,7 +20,9 @@ mod redact;
 mod secret_forms;
 mod stream;
 mod transport;
+mod unpack;
 mod upstream;
+mod upstream_error;
 mod vllm;
 
 use std::fmt::Debug;

@@ -1,6 +1,6 @@
 //! Ollama, by its native API.
 //!
-//! The crate `ollama-rs` lends its types. Its client is not used: it gives up a line whose characters the network
+//! The client of the crate `ollama-rs` is not used: it gives up a line whose characters the network
 //! cuts in two, hides errors in a stream, and loses statuses, on which fail-over depends.
 
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ollama_rs::models::LocalModel;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -18,12 +17,12 @@ use super::error::{ErrorKind, ProviderError};
 use super::stream::FrameStream;
 use super::transport::Target;
 use super::upstream::Upstream;
-use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared};
+use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, listing};
 use crate::config::{Fault, ProviderConfig};
 use crate::fairness;
-use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Fold, Frames, RequestKind, json_fault};
+use crate::llm::{ChatRequest, Completion, EmbedRequest, Embeddings, Ends, Fold, Frames, RequestKind};
 use crate::wire::Invalid;
-use crate::wire::ollama::{self as wire, LineDecoder};
+use crate::wire::ollama::{self as wire, LineDecoder, LineFault};
 
 const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -89,18 +88,29 @@ impl Ollama {
     }
 }
 
-/// The answer that is one line.
+/// An answer in one line, or in several, as servers give it that always stream.
 fn completion(
     decoder: &mut LineDecoder,
     kind: RequestKind,
     answer: &[u8],
 ) -> Result<Completion, decode::Fault> {
-    let mut fold = Fold::new(kind);
-    let frames = decoder.line(answer)?.unwrap_or(Frames::none());
-    if !frames.is_empty() && !frames.read().ends.are_all() {
+    let (mut fold, mut ends) = (Fold::new(kind), Ends::default());
+    let mut push = |frames: Option<Frames>| {
+        let Some(frames) = frames else { return Ok(()) };
+        ends.add(frames.read().ends);
+        fold.push(&frames).map_err(decode::Fault::of)
+    };
+    match decoder.line(answer) {
+        Err(LineFault::Unreadable(_)) if answer.trim_ascii().contains(&b'\n') => {
+            for line in answer.split(|byte| *byte == b'\n') {
+                push(decoder.line(line)?)?;
+            }
+        }
+        whole => push(whole?)?,
+    }
+    if !ends.are_all() {
         return Err(decode::Fault::of("its answer ended without a finish reason".to_owned()));
     }
-    fold.push(&frames).map_err(decode::Fault::of)?;
     fold.finish().map_err(decode::Fault::of)
 }
 
@@ -131,7 +141,7 @@ impl Provider for Ollama {
 
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
         let answer = self.upstream.get(&self.tags, TAGS_TIMEOUT).await?;
-        read_tags(&answer).map_err(|reason| self.protocol(reason))
+        read_tags(&self.upstream.provider, &answer).map_err(|reason| self.protocol(reason))
     }
 
     async fn probe(&self, path: Option<&str>, limit: Duration) -> Result<(), ProviderError> {
@@ -149,25 +159,24 @@ impl Provider for Ollama {
     }
 }
 
-#[derive(Deserialize)]
-struct Tags {
-    #[serde(default)]
-    models: Vec<Value>,
+fn read_tags(provider: &str, answer: &[u8]) -> Result<Vec<ModelCard>, String> {
+    Ok(listing::cards(provider, listing::rows(answer, ["models", "data"])?, tag_card))
 }
 
-fn read_tags(answer: &[u8]) -> Result<Vec<ModelCard>, String> {
-    let tags: Tags = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
-    tags.models.into_iter().map(read_tag).collect()
-}
-
-fn read_tag(tag: Value) -> Result<ModelCard, String> {
-    let model: LocalModel = serde_json::from_value(tag.clone()).map_err(|error| json_fault(&error))?;
-    let context_tokens = tag.pointer("/details/context_length").and_then(Value::as_u64);
-    let mut details = Map::new();
-    if let Value::Object(tag) = tag {
-        details = tag.into_iter().filter(|(name, _)| !matches!(name.as_str(), "name" | "model")).collect();
-    }
-    Ok(ModelCard { id: model.name, context_tokens, details, ..ModelCard::default() })
+/// The card of a row, whose members stay as they are, but for those that every client of Ollama reads: they are there, and of
+/// the right kind.
+fn tag_card(mut tag: Map<String, Value>) -> Option<ModelCard> {
+    let context = tag.get("details").and_then(|details| details.get("context_length"));
+    let context_tokens = context.and_then(listing::tokens);
+    let model = LocalModel {
+        name: listing::name(&mut tag, ["name", "model"])?,
+        modified_at: tag.get("modified_at").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        size: tag.get("size").and_then(listing::tokens).unwrap_or_default(),
+    };
+    tag.retain(|name, _| !matches!(name.as_str(), "name" | "model"));
+    tag.insert("modified_at".to_owned(), model.modified_at.into());
+    tag.insert("size".to_owned(), model.size.into());
+    Some(ModelCard { id: model.name, context_tokens, details: tag, ..ModelCard::default() })
 }
 
 #[cfg(test)]
@@ -180,10 +189,23 @@ mod tests {
         let tags = json!({"models": [{"name": "a:latest", "model": "a:latest", "modified_at": "t", "size": 9, "digest": "d",
             "details": {"family": "llama", "context_length": 2048}}]});
 
-        let cards = read_tags(tags.to_string().as_bytes()).unwrap();
+        let cards = read_tags("p", tags.to_string().as_bytes()).unwrap();
 
         assert_eq!((cards[0].id.as_str(), cards[0].context_tokens), ("a:latest", Some(2048)));
         assert_eq!(cards[0].details["digest"], "d");
-        assert!(read_tags(b"{\"models\":[{}]}").is_err());
+    }
+
+    #[test]
+    fn one_odd_row_loses_no_list() {
+        let tags = json!({"models": [{"name": "a", "model": "a", "size": "", "modified_at": ""}, {"model": "b", "size": 1},
+            {"name": "c", "size": -1.5, "modified_at": 7, "details": null}, {}, null, {"name": " "}]});
+        let cards = read_tags("p", tags.to_string().as_bytes()).unwrap();
+        assert_eq!(cards.iter().map(|card| card.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        let read = |card: &ModelCard| [card.details["size"].clone(), card.details["modified_at"].clone()];
+        assert_eq!(
+            cards.iter().map(read).collect::<Vec<_>>(),
+            [[json!(0), json!("")], [json!(1), json!("")], [json!(0), json!("")]]
+        );
+        assert!(read_tags("p", b"{\"models\":7}").is_err() && read_tags("p", b"<html>").is_err());
     }
 }

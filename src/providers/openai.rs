@@ -6,6 +6,7 @@
 mod counting;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +20,17 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::error::{ErrorKind, ProviderError};
-use super::frames::SseSplitter;
+use super::frames::{SseSplitter, are_events, without_done};
 use super::stream::FrameStream;
-use super::transport::{Response, Target};
+use super::transport::Target;
 use super::upstream::{STOPPED, Upstream};
 use super::{Answer, Content, ModelCard, Provider, RawRequest, RawResponse, Shared, decode, listing};
 use crate::config::{Fault, ProviderConfig};
 use crate::engine::Place;
 use crate::fairness;
 use crate::llm::{
-    Change, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings, Fold, Mapped,
-    RequestKind, TOO_DEEP, Usage, is_too_deep, json_fault,
+    Change, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings, Ends, Fold, Mapped,
+    RequestKind, TOO_DEEP, TroubleKind, Usage, is_too_deep, json_fault, read_within, repaired,
 };
 
 pub(super) use counting::Counts;
@@ -128,28 +129,15 @@ impl OpenAi {
     async fn stream(&self, url: &Target, body: Bytes) -> Result<FrameStream, ProviderError> {
         let started = Instant::now();
         let response = self.upstream.post(url, body).await?;
-        self.require_stream(&response)?;
         let frames = decode::frames(self.upstream.clone(), response, SseSplitter::default());
         let (provider, redactor) = (self.upstream.provider.clone(), self.upstream.redactor.clone());
         Ok(FrameStream::new(frames, provider, redactor, &self.upstream.timeouts, started))
     }
 
-    fn require_stream(&self, response: &Response) -> Result<(), ProviderError> {
-        let content_type =
-            response.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if content_type
-            .is_some_and(|kind| kind.starts_with("application/json") || kind.starts_with("text/html"))
-        {
-            let reason = "it was asked for a stream and answers in one piece".to_owned();
-            return Err(self.upstream.failed(ErrorKind::Protocol(reason)));
-        }
-        Ok(())
-    }
-
-    async fn whole(&self, url: &Target, body: Bytes) -> Result<Completion, ProviderError> {
+    async fn whole(&self, url: &Target, body: Bytes, kind: RequestKind) -> Result<Completion, ProviderError> {
         let answer = self.upstream.ask(url, body).await?;
-        let read = fairness::aside(answer.len(), move || Completion::from_openai(answer)).await;
-        self.upstream.understood(read)
+        let read = fairness::aside(answer.len(), move || Ok(completion(answer, kind))).await;
+        self.upstream.understood(read)?.map_err(|fault| fault.into_error(&self.upstream))
     }
 
     /// Asks for a stream and puts it together.
@@ -177,7 +165,7 @@ impl Provider for OpenAi {
         let content = match (request.stream, streams) {
             (true, _) => Content::Stream(self.stream(url, body).await?),
             (false, true) => Content::Whole(self.folded(url, body, request.kind).await?),
-            (false, false) => Content::Whole(self.whole(url, body).await?),
+            (false, false) => Content::Whole(self.whole(url, body, request.kind).await?),
         };
         Ok(Answer { content, ignored_options: ignored, variant: None })
     }
@@ -185,7 +173,8 @@ impl Provider for OpenAi {
     async fn models(&self) -> Result<Vec<ModelCard>, ProviderError> {
         let upstream = self.models_upstream.as_ref().unwrap_or(&self.upstream);
         let answer = upstream.get(&self.models_target, MODELS_TIMEOUT).await?;
-        listing::read(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
+        listing::read(&upstream.provider, &answer)
+            .map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
     }
 
     async fn probe(&self, path: Option<&str>, limit: Duration) -> Result<(), ProviderError> {
@@ -194,11 +183,9 @@ impl Provider for OpenAi {
 
     async fn embed(&self, model: &str, request: &EmbedRequest) -> Result<Embeddings, ProviderError> {
         let body = request.body.edit(&[Change::Set("model", Value::from(model).to_string().into())]);
-        let body = self.upstream.ask(&self.embeddings_target, body).await?;
-        let answer = body.clone();
-        let read = fairness::aside(answer.len(), move || embedding_usage(&answer)).await;
-        let usage = self.upstream.understood(read)?;
-        Ok(Embeddings { body, usage })
+        let answer = self.upstream.ask(&self.embeddings_target, body).await?;
+        let read = fairness::aside(answer.len(), move || embeddings(&answer)).await;
+        self.upstream.understood(read)
     }
 
     async fn count(&self, model: &str, request: &CountRequest) -> Result<Option<Count>, ProviderError> {
@@ -297,6 +284,45 @@ fn with_usage(said: Option<&[u8]>) -> Cow<'static, str> {
     }
 }
 
+/// A whole answer, whatever form it comes in: some servers always stream, or write the end of a stream behind it.
+fn completion(answer: Bytes, kind: RequestKind) -> Result<Completion, decode::Fault> {
+    if !are_events(&answer) {
+        let whole = answer.slice_ref(without_done(&answer));
+        return Completion::from_openai(whole).map_err(|reason| fault_of(&answer, reason));
+    }
+    let (mut splitter, mut runs) = (SseSplitter::default(), VecDeque::new());
+    splitter.push(answer, &mut runs)?;
+    splitter.finish(&mut runs)?;
+    let (mut fold, mut ends) = (Fold::new(kind), Ends::default());
+    for run in runs {
+        let reading = run.read();
+        if let Some(trouble) = reading.trouble {
+            let fault = decode::Fault::of("it reported an error in its answer".to_owned());
+            return Err(match trouble.kind {
+                TroubleKind::Reported(words) => fault.with_words(words),
+                TroubleKind::Unreadable(reason) => decode::Fault::of(reason),
+            });
+        }
+        ends.add(reading.ends);
+        fold.push(&run).map_err(decode::Fault::of)?;
+    }
+    if !ends.are_all() {
+        return Err(decode::Fault::of("its answer ended without a finish reason".to_owned()));
+    }
+    fold.finish().map_err(decode::Fault::of)
+}
+
+/// Why an answer is none: for the error that it reports in its place, or for `reason`.
+fn fault_of(answer: &[u8], reason: String) -> decode::Fault {
+    let members: Map<String, Value> = read_within(without_done(answer)).unwrap_or_default();
+    match members.get("error").filter(|error| !error.is_null()) {
+        Some(error) => {
+            decode::Fault::of("it reported an error in its answer".to_owned()).with_words(error.to_string())
+        }
+        None => decode::Fault::of(reason),
+    }
+}
+
 /// Puts a streamed answer together.
 pub(super) async fn fold(mut frames: FrameStream, kind: RequestKind) -> Result<Completion, ProviderError> {
     let provider: Arc<str> = frames.provider().clone();
@@ -322,16 +348,26 @@ struct EmbeddingsEnvelope<'a> {
     usage: Option<&'a RawValue>,
 }
 
-fn embedding_usage(answer: &[u8]) -> Result<Option<Usage>, String> {
+/// An answer with embeddings, repaired if it cannot be read as it is.
+fn embeddings(answer: &Bytes) -> Result<Embeddings, String> {
     if is_too_deep(answer) {
         return Err(TOO_DEEP.to_owned());
     }
+    embedding_usage(answer).map(|usage| Embeddings { body: answer.clone(), usage }).or_else(|fault| {
+        let body: Bytes = repaired(answer).ok_or_else(|| fault.clone())?.into();
+        let usage = embedding_usage(&body).map_err(|_| fault)?;
+        Ok(Embeddings { body, usage })
+    })
+}
+
+fn embedding_usage(answer: &[u8]) -> Result<Option<Usage>, String> {
     let envelope: EmbeddingsEnvelope<'_> =
         serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
     if envelope.data.is_empty() {
         return Err("no embeddings in the answer".to_owned());
     }
-    Ok(envelope.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes())))
+    let usage = envelope.usage.and_then(|usage| Usage::from_openai(usage.get().as_bytes()));
+    Ok(usage.map(Usage::of_prompt_alone))
 }
 
 #[cfg(test)]

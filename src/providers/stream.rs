@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{ErrorKind, ProviderError};
 use super::redact::Redactor;
+use super::upstream_error::UpstreamError;
 use crate::config::Timeouts;
 use crate::fairness;
 use crate::llm::{Ends, Frames, Reading, TroubleKind, Usage};
@@ -167,7 +168,7 @@ impl FrameStream {
         match kind {
             TroubleKind::Unreadable(_) => failed("a chunk of its stream cannot be read"),
             TroubleKind::Reported(error) => failed("it reported an error in its stream")
-                .with_detail(self.redactor.clean(&message_of(&error))),
+                .reporting(UpstreamError::read(error.as_bytes()), &self.redactor),
         }
     }
 
@@ -194,13 +195,6 @@ impl FrameStream {
             }
         }
     }
-}
-
-/// The `message` of an error object, or the whole of what was sent in its place.
-fn message_of(error: &str) -> String {
-    let value: serde_json::Value = serde_json::from_str(error).unwrap_or_default();
-    let message = value.get("message").and_then(|message| message.as_str()).or(value.as_str());
-    message.unwrap_or(error).to_owned()
 }
 
 impl Stream for FrameStream {
@@ -337,6 +331,7 @@ mod tests {
         stream.next().await.unwrap().unwrap();
         let error = stream.next().await.unwrap().unwrap_err();
         assert_eq!(error.detail.as_deref(), Some("lost [address]"));
+        assert_eq!(error.reported.map(|reported| reported.message).as_deref(), Some("lost [address]"));
         assert!(stream.next().await.is_none());
     }
 

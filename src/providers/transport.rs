@@ -16,6 +16,7 @@ use secrecy::ExposeSecret;
 use super::Shared;
 use super::far::Far;
 use super::near::{Asked, Near, NearBody, NoAnswer, Origin};
+use super::unpack::Unpacker;
 use crate::config::{Fault, ProviderConfig};
 use crate::engine::Place;
 use crate::fairness;
@@ -42,6 +43,8 @@ pub(super) struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     body: ResponseBody,
+    /// What makes plain bytes of the body, if it may be compressed.
+    unpacker: Option<Box<Unpacker>>,
 }
 
 enum ResponseBody {
@@ -62,6 +65,8 @@ pub(super) enum FailureKind {
     ConnectTimeout,
     /// What came before the head of an answer had no end.
     Headless,
+    /// The body is compressed, and not in a way that is known here.
+    Packed,
     /// Anything else.
     Broken,
 }
@@ -134,7 +139,7 @@ impl Transport {
                 let asked = Asked { method: &method, target: &target.path, headers, body: &body };
                 let answer = near.ask(asked).await?;
                 let (head, body) = answer.into_parts();
-                Ok(Response { status: head.status, headers: head.headers, body: ResponseBody::Near(body) })
+                Ok(Response::new(head.status, head.headers, ResponseBody::Near(body)))
             }
             Self::Far(far) => {
                 let request = || {
@@ -145,13 +150,22 @@ impl Transport {
                 };
                 let mut answer = far.send(request, body).await?;
                 let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
-                Ok(Response { status, headers, body: ResponseBody::Far(Box::pin(answer.bytes_stream())) })
+                Ok(Response::new(status, headers, ResponseBody::Far(Box::pin(answer.bytes_stream()))))
             }
         }
     }
 }
 
 impl Response {
+    fn new(status: StatusCode, headers: HeaderMap, body: ResponseBody) -> Self {
+        Self { status, headers, body, unpacker: None }
+    }
+
+    /// The same with a body of plain bytes, whether it is compressed or not.
+    pub(super) fn unpacked(self) -> Self {
+        Self { unpacker: Some(Box::default()), ..self }
+    }
+
     /// The next piece of the body.
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
@@ -163,14 +177,22 @@ impl Stream for Response {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         ready!(fairness::poll_turn(cx));
-        let chunk = match &mut self.body {
-            ResponseBody::Near(body) => ready!(body.poll_chunk(cx)).map(|chunk| chunk.map_err(Failure::from)),
-            ResponseBody::Far(body) => {
-                ready!(body.as_mut().poll_next(cx)).map(|chunk| chunk.map_err(Failure::from))
-            }
+        let Self { body, unpacker, .. } = &mut *self;
+        let chunk = match unpacker {
+            None => ready!(body.poll_chunk(cx)),
+            Some(unpacker) => ready!(unpacker.poll_piece(cx, |cx| body.poll_chunk(cx))),
         };
         fairness::spend(chunk.as_ref().and_then(|chunk| chunk.as_ref().ok()).map_or(0, Bytes::len));
         Poll::Ready(chunk)
+    }
+}
+
+impl ResponseBody {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        Poll::Ready(match self {
+            Self::Near(body) => ready!(body.poll_chunk(cx)).map(|chunk| chunk.map_err(Failure::from)),
+            Self::Far(body) => ready!(body.as_mut().poll_next(cx)).map(|chunk| chunk.map_err(Failure::from)),
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
@@ -25,10 +26,11 @@ use super::transport::{self, Failure, FailureKind, Response, Target, Transport};
 use super::{RawRequest, RawResponse, Shared};
 use crate::config::{Fault, ProviderConfig, Timeouts};
 use crate::engine::Place;
-use crate::llm::{MAX_ANSWER_BYTES, is_invisible};
+use crate::llm::{MAX_ANSWER_BYTES, is_invisible, without_byte_order_mark};
 
 /// The process ends, or the reader of an answer has a fault.
 pub(super) const STOPPED: &str = "its answer could not be read to its end";
+const PACKED: &str = "its answer is compressed in a way that cannot be read";
 /// The answer to a probe is not read beyond this.
 const MAX_PROBE_BYTES: usize = 1024 * 1024;
 
@@ -219,18 +221,8 @@ impl Upstream {
         if !response.status.is_success() {
             return Err(self.failure_of(response).await);
         }
-        self.require_plain(&response.headers)?;
-        Ok(response)
-    }
-
-    /// Of an encoded answer nothing could be read: not what it used, and not whether it holds a key.
-    fn require_plain(&self, headers: &HeaderMap) -> Result<(), ProviderError> {
-        let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-        if headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
-            return Ok(());
-        }
-        let reason = "its answer is compressed, though it was not asked for that".to_owned();
-        Err(self.failed(ErrorKind::Protocol(reason)))
+        // It was not asked for compressed.
+        Ok(if response.headers.contains_key(CONTENT_ENCODING) { response.unpacked() } else { response })
     }
 
     /// The bytes of an answer as they come.
@@ -268,14 +260,17 @@ impl Upstream {
         let sent = sent.map_err(|_| self.failed(ErrorKind::Overdue(limit)))?;
         let mut response = sent.map_err(|failure| self.unreachable(failure))?;
         let status = response.status;
-        if matches!(status.as_u16(), 401 | 403) {
-            return Err(self.failed(ErrorKind::Unauthorized { status: status.as_u16() }));
+        match status.as_u16() {
+            401 => return Err(self.failed(ErrorKind::Unauthorized { status: 401 })),
+            403 => return Err(self.failure_of(response).await),
+            _ => {}
         }
         let mut headers = std::mem::take(&mut response.headers);
-        if is_head || matches!(status.as_u16(), 204 | 304) {
-            headers.remove(CONTENT_ENCODING);
+        // Of a compressed answer nothing could be read: not what it used, and not whether it holds a key.
+        if headers.remove(CONTENT_ENCODING).is_some() && !is_head {
+            headers.remove(CONTENT_LENGTH);
+            response = response.unpacked();
         }
-        self.require_plain(&headers)?;
         self.mask.clean(&mut headers);
         let location = headers.get(LOCATION).and_then(|value| self.own_path(&target, value.to_str().ok()?));
         Ok(RawResponse {
@@ -349,13 +344,15 @@ impl Upstream {
                 }
             }
         }
-        Ok(first.unwrap_or_else(|| all.freeze()))
+        let all = first.unwrap_or_else(|| all.freeze());
+        Ok(all.slice_ref(without_byte_order_mark(&all)))
     }
 
     fn unreachable(&self, failure: Failure) -> ProviderError {
         let kind = match failure.kind {
             FailureKind::ConnectTimeout => ErrorKind::Timeout(self.timeouts.connect),
             FailureKind::Headless => ErrorKind::Protocol("its answer has no end of its head".to_owned()),
+            FailureKind::Packed => ErrorKind::Protocol(PACKED.to_owned()),
             FailureKind::Broken => ErrorKind::Unreachable,
         };
         let detail = self.redactor.clean(&causes(failure.source.as_ref()));
@@ -364,7 +361,8 @@ impl Upstream {
 
     fn broken_off(&self, failure: Failure) -> ProviderError {
         let detail = self.redactor.clean(&causes(failure.source.as_ref()));
-        let failed = self.failed(ErrorKind::Protocol("its answer broke off".to_owned()));
+        let reason = if failure.kind == FailureKind::Packed { PACKED } else { "its answer broke off" };
+        let failed = self.failed(ErrorKind::Protocol(reason.to_owned()));
         failed.with_detail(detail).caused_by(failure.source)
     }
 }

@@ -112,6 +112,7 @@ impl Deployment {
             Failover::Stop => return self.count(AttemptOutcome::Rejected),
             Failover::Next(_) if self.plays => self.health.note_failure(word),
             Failover::Next(Cooldown::None) => self.health.note_failure(word),
+            Failover::Next(Cooldown::IfRepeated) => self.health.refused(&failure(None), now),
             Failover::Next(Cooldown::Deployment(at_least)) => {
                 self.health.failed(&failure(at_least), now);
             }

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 /// The first rest; each further failure doubles it.
 const FIRST_REST: Duration = Duration::from_secs(2);
+/// So many refusals in a row are no longer those of single requests.
+const MOST_REFUSALS: u32 = 3;
 /// Others ask again so long after a probe has begun.
 const PROBE_GLANCE: Duration = Duration::from_millis(250);
 /// How much a single time to the first token changes the average.
@@ -72,6 +74,8 @@ pub trait Replicas: Debug + Send + Sync {
 struct State {
     /// One after the other.
     failures: u32,
+    /// Since the last success.
+    refusals: u32,
     rests_until: Option<Instant>,
     /// The part of the rest that nothing ends early.
     willed_until: Option<Instant>,
@@ -188,6 +192,21 @@ impl Health {
         self.changed.notify_waiters();
     }
 
+    /// It refused one request, and rests only after several in a row.
+    pub fn refused(&self, failure: &Failure, now: Instant) {
+        let is_enough = {
+            let mut state = self.state();
+            state.refusals = state.refusals.saturating_add(1);
+            state.refusals >= MOST_REFUSALS
+        };
+        if is_enough {
+            return self.failed(failure, now);
+        }
+        // So that the next success has a look.
+        self.is_troubled.store(true, Ordering::Release);
+        self.note_failure(failure.word);
+    }
+
     /// Another replica says how it fares: it rests for so long, or is well again.
     fn told(&self, rest: Option<Duration>, now: Instant) {
         let mut state = self.state();
@@ -208,7 +227,7 @@ impl Health {
 
     fn is_well(&self, state: &mut State) {
         (state.rests_until, state.willed_until, state.troubled_until) = (None, None, None);
-        state.failures = 0;
+        (state.failures, state.refusals) = (0, 0);
         self.is_troubled.store(false, Ordering::Release);
     }
 
@@ -449,6 +468,23 @@ mod tests {
             assert!(rested >= least && rested <= most, "{round}: {rested:?}");
             now += rested;
         }
+    }
+
+    #[test]
+    fn refusals_count_in_a_row_only() {
+        let (health, now) = (Health::default(), Instant::now());
+        for _ in 0..2 {
+            health.refused(&trouble(None), now);
+            health.refused(&trouble(None), now);
+            assert_eq!(health.figures(now).rests_for, None);
+            health.admit(now).unwrap().succeeded();
+        }
+        (0..3).for_each(|_| health.refused(&trouble(None), now));
+        assert_eq!(health.figures(now).failed, 7);
+        let later = now + health.figures(now).rests_for.unwrap();
+        health.admit(later).unwrap().succeeded();
+        health.refused(&trouble(None), later);
+        assert_eq!(health.figures(later).rests_for, None);
     }
 
     #[test]

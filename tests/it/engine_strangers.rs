@@ -138,20 +138,38 @@ async fn a_stranger_who_takes_the_port_of_an_engine_that_has_ended_hears_nothing
     eventually("the port is free again", served).await;
 }
 
-/// A script that starts the server in a session of its own, and ends all ties to it.
-#[tokio::test]
-async fn an_engine_in_a_session_of_its_own_is_known_by_its_mark() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+/// Scripts that start the server in a session of its own; the second ends all ties to it.
+fn wrappers() -> [String; 2] {
     let fake = fake_llama_server().display().to_string();
-    for script in
-        [format!("setsid {fake} \"$@\" &\nwait\n"), format!("(setsid {fake} \"$@\" &)\nexec sleep 1000\n")]
-    {
+    [format!("setsid {fake} \"$@\" &\nwait\n"), format!("(setsid {fake} \"$@\" &)\nexec sleep 1000\n")]
+}
+
+#[tokio::test]
+async fn an_engine_in_a_session_of_its_own_is_known_by_its_mark_and_ends() {
+    for script in wrappers() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         let gateway = gateway(&json!({"args": ["--port", free.to_string()]}), &script);
-        let (status, answer) = gateway.ask(CHAT, &says("m", "hi")).await;
-        let servers = alive(&gateway);
-        assert_eq!(status, 200, "{answer} {}", gateway.log());
-        for server in servers {
-            let _ = Command::new("kill").args(["-9", &server.to_string()]).status();
+        for _ in 0..2 {
+            let (status, answer) = gateway.ask(CHAT, &says("m", "hi")).await;
+            assert_eq!(status, 200, "{answer} {}", gateway.log());
+            assert_eq!(alive(&gateway).len(), 1, "one server, not one of each load");
+            assert_eq!(steer(&gateway, "m", "unload").await.0, 200);
+            assert_eq!(alive(&gateway), [0; 0], "after an unload: {script}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_engine_in_a_session_of_its_own_ends_with_the_gateway() {
+    for script in wrappers() {
+        for signal in ["TERM", "KILL"] {
+            let mut gateway = gateway(&json!({}), &script);
+            assert_eq!(gateway.ask(CHAT, &says("m", "hi")).await.0, 200, "{}", gateway.log());
+            assert_eq!(alive(&gateway).len(), 1);
+            gateway.signal(signal);
+            gateway.ended().await;
+            let none = async || alive(&gateway).is_empty();
+            eventually(&format!("no server is left after SIG{signal}: {script}"), none).await;
         }
     }
 }

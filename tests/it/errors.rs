@@ -229,16 +229,26 @@ async fn a_rate_limit_of_the_upstream_comes_with_its_retry_after() {
 
 #[tokio::test]
 async fn a_rejected_provider_key_is_our_fault() {
-    for status in [401, 403] {
-        let (_, got, error) =
-            after(status, "", json!({"error": {"message": "Incorrect API key provided: provider-key-1"}}))
-                .await;
-        assert_eq!(
-            (got, &error["error"]["code"], &error["error"]["type"]),
-            (502, &json!("upstream_credentials"), &json!("upstream_error"))
-        );
-        assert!(!error.to_string().contains("provider-key-1"));
-    }
+    let (_, got, error) =
+        after(401, "", json!({"error": {"message": "Incorrect API key provided: provider-key-1"}})).await;
+    assert_eq!(
+        (got, &error["error"]["code"], &error["error"]["type"]),
+        (502, &json!("upstream_credentials"), &json!("upstream_error"))
+    );
+    assert!(!error.to_string().contains("provider-key-1"));
+}
+
+#[tokio::test]
+async fn a_forbidden_request_is_the_callers_to_know_of() {
+    let told =
+        json!({"error": {"message": "Not in your region.", "code": "unsupported_country_region_territory"}});
+    let (_, got, error) = after(403, "", told).await;
+    check_shape(&error);
+    assert_eq!(
+        (got, &error["error"]["code"], &error["error"]["type"]),
+        (403, &json!("upstream_forbidden"), &json!("permission_error"))
+    );
+    assert_eq!(error["error"]["message"], "Not in your region.");
 }
 
 #[tokio::test]

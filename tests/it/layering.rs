@@ -41,6 +41,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     // Documents from the web are no answers of providers: they take no key, and are wanted whole or not at all.
     ("reqwest", &["fetch", "providers"]),
     ("ollama_rs", &["providers"]),
+    ("flate2", &["providers"]),
     ("redis", &["shared"]),
     ("handlebars", &["prompts"]),
     ("sqlx", &["store"]),

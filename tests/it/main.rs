@@ -68,4 +68,5 @@ mod stores_upgrade;
 mod streams;
 mod telemetry;
 mod tokens;
+mod upstream_answers;
 mod utilities;

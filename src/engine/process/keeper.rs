@@ -15,6 +15,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Exit, Process, StartError};
 use crate::confined;
+use crate::engine::holder;
+use crate::engine::identity::Identity;
 use crate::engine::log::Log;
 use crate::engine::run_folder::Entry;
 
@@ -28,6 +30,7 @@ const LONGEST_REPORT: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct Group {
     leader: Pid,
+    mark: String,
     // Held while signalling and while reaping, so that these never overlap.
     is_reaped: Mutex<bool>,
 }
@@ -35,6 +38,10 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn leader(&self) -> u32 {
         self.leader.as_raw_pid().unsigned_abs()
+    }
+
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Signals everyone in the group, or nobody if it is gone.
@@ -46,7 +53,7 @@ impl Group {
         }
     }
 
-    /// Waits for the leader's end, ends whoever is left of the group, and reaps the leader.
+    /// Waits for the leader's end, ends whoever is left of the group or has left it, and reaps the leader.
     fn outlive(&self, mut child: Child) -> Exit {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while let Err(Errno::INTR) = waitid(WaitId::Pid(self.leader), ended) {}
@@ -54,6 +61,8 @@ impl Group {
         let _ = kill_process_group(self.leader, Signal::KILL);
         let exit = child.wait().map_or(Exit::Unknown, Exit::from);
         *is_reaped = true;
+        drop(is_reaped);
+        Identity::await_ends(&Identity::kill_all_with(&format!("{}={}", holder::MARK, self.mark)));
         exit
     }
 }
@@ -61,6 +70,8 @@ impl Group {
 /// What is needed to start and keep an engine.
 pub(super) struct Keeper {
     pub(super) name: String,
+    /// By what the engine's processes are known.
+    pub(super) mark: String,
     pub(super) command: Command,
     /// All that the engine writes.
     pub(super) output: PipeReader,
@@ -82,7 +93,7 @@ impl Keeper {
     }
 
     fn run(self, started: Started) {
-        let Self { name, command, output, mut report, entry } = self;
+        let Self { name, mark, command, output, mut report, entry } = self;
         let log = Arc::new(Log::default());
         let spawned = drained(log.clone(), output)
             .and_then(|drained| confined::spawn(command).map(|child| (drained, child)));
@@ -93,7 +104,7 @@ impl Keeper {
                 return;
             }
         };
-        let group = Arc::new(Group { leader: Pid::from_child(&child), is_reaped: Mutex::new(false) });
+        let group = Arc::new(Group { leader: Pid::from_child(&child), mark, is_reaped: Mutex::new(false) });
         let record = entry.and_then(|entry| entry.write(group.leader()));
         let mut refusal = Vec::new();
         // Whatever could not be read was not said.

@@ -6,6 +6,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::super::frame::is_reason;
+
 /// A choice.
 #[derive(Debug)]
 pub(super) struct Choice {
@@ -57,7 +59,7 @@ impl<'de> Deserialize<'de> for Reason {
             }
 
             fn visit_str<E>(self, reason: &str) -> Result<Reason, E> {
-                Ok(Reason(!reason.is_empty()))
+                Ok(Reason(is_reason(reason)))
             }
 
             fn visit_unit<E>(self) -> Result<Reason, E> {

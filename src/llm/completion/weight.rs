@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::super::json_fault;
+use super::super::read_lenient;
 
 /// A whole answer beyond this is refused, whether it came whole or was folded. (A large batch of embeddings comes to tens
 /// of megabytes.)
@@ -24,7 +24,7 @@ pub fn read_within<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     if is_in_doubt && takes(values(json)) > MAX_ANSWER_BYTES {
         return Err(too_long());
     }
-    serde_json::from_slice(json).map_err(|error| json_fault(&error))
+    read_lenient(json)
 }
 
 pub(super) fn too_long() -> String {

@@ -6,7 +6,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value, json};
 
 use super::OpenAi;
-use crate::llm::{Change, ChatRequest, Count, CountRequest, CountSource, RequestKind, json_fault};
+use crate::llm::{Change, ChatRequest, Count, CountRequest, CountSource, RequestKind, read_lenient};
 use crate::providers::error::{ErrorKind, ProviderError};
 
 /// By what a server is asked for a number of tokens.
@@ -93,8 +93,7 @@ impl OpenAi {
 
     async fn asked<A: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<A, ProviderError> {
         let answer = self.upstream.ask_below_root(path, body).await?;
-        serde_json::from_slice(&answer)
-            .map_err(|error| self.upstream.failed(ErrorKind::Protocol(json_fault(&error))))
+        read_lenient(&answer).map_err(|reason| self.upstream.failed(ErrorKind::Protocol(reason)))
     }
 }
 

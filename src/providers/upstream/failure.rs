@@ -2,69 +2,52 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
-use serde_json::Value;
 use tokio::time::timeout;
 
 use super::Upstream;
 use crate::providers::error::{ErrorKind, ProviderError, Rejection};
 use crate::providers::transport::Response;
+use crate::providers::upstream_error::UpstreamError;
 
 /// An error's text beyond this says nothing more.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
+const MAX_ERROR_BYTES: usize = 256 * 1024;
 /// How long an error's text may take.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nobody can wait longer for a retry.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// An upstream's error body, whatever its shape.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Told {
-    message: Option<String>,
-    kind: Option<String>,
-    code: Option<String>,
-    param: Option<String>,
-    needed_tokens: Option<u64>,
-    context_tokens: Option<u64>,
-}
 
 impl Upstream {
     /// What an answer with a bad status means.
     pub(super) async fn failure_of(&self, response: Response) -> ProviderError {
         let status = response.status.as_u16();
         let retry_after = retry_after(&response.headers, SystemTime::now());
-        let body = timeout(ERROR_TIMEOUT, self.read(response, MAX_ERROR_BYTES)).await;
-        // What cannot be read in time says nothing; the status does.
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
-        let told = Told::read(&body);
-        let words = told.message.clone().unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
-        let words = self.redactor.clean(words.trim());
-        let kind = told.meaning(status, retry_after, &words, &|text| self.redactor.clean(text));
+        let body = timeout(ERROR_TIMEOUT, beginning(response.unpacked(), MAX_ERROR_BYTES)).await;
+        // What cannot be read, or not in time, says nothing; the status does.
+        let error = UpstreamError::read(&body.unwrap_or_default());
+        let words = self.redactor.clean(error.message.as_deref().unwrap_or_default());
+        let kind = error.meaning(status, retry_after, &words, &|text| self.redactor.clean(text));
         let error = self.failed(kind);
         if words.is_empty() { error } else { error.with_detail(words) }
     }
 }
 
-impl Told {
-    fn read(body: &[u8]) -> Self {
-        let value: Value = serde_json::from_slice(body).unwrap_or_default();
-        let inner = value.get("error").or_else(|| value.get("detail")).unwrap_or(&value);
-        // Ollama passes its engine's JSON on as a text.
-        let unpacked: Option<Value> =
-            inner.as_str().and_then(|text| serde_json::from_str(text).ok()).filter(Value::is_object);
-        let inner = unpacked.as_ref().map_or(inner, |unpacked| unpacked.get("error").unwrap_or(unpacked));
-        let text = |name: &str| inner.get(name).and_then(Value::as_str).map(str::to_owned);
-        Self {
-            message: text("message").or_else(|| text("msg")).or_else(|| inner.as_str().map(str::to_owned)),
-            kind: text("type"),
-            code: text("code"),
-            param: text("param"),
-            needed_tokens: inner.get("n_prompt_tokens").and_then(Value::as_u64),
-            context_tokens: inner.get("n_ctx").and_then(Value::as_u64),
+/// The beginning of a body, up to so many bytes or as far as it comes.
+async fn beginning(mut response: Response, limit: usize) -> Bytes {
+    let mut all = BytesMut::new();
+    while let Some(Ok(chunk)) = response.chunk().await {
+        let room = limit - all.len();
+        all.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
+        if all.len() == limit {
+            break;
         }
     }
+    all.freeze()
+}
 
+impl UpstreamError {
     fn meaning(
         self,
         status: u16,
@@ -79,7 +62,8 @@ impl Told {
         };
         match status {
             // 402: the account has run dry.
-            401..=403 => ErrorKind::Unauthorized { status },
+            401 | 402 => ErrorKind::Unauthorized { status },
+            403 => ErrorKind::Forbidden(Box::new(Rejection { status, message, code: None, param: None })),
             429 => {
                 let code = self.code.or(self.kind).map(|code| clean(&code));
                 let rejection = Box::new(Rejection { status, message, code, param: None });
@@ -99,24 +83,6 @@ impl Told {
             408 | 500..=599 => ErrorKind::Unavailable { status, retry_after },
             _ => ErrorKind::Protocol(format!("it answered with status {status}")),
         }
-    }
-
-    fn is_context_too_long(&self) -> bool {
-        let word = |word: &Option<String>| {
-            matches!(
-                word.as_deref(),
-                Some("context_length_exceeded" | "exceed_context_size_error" | "string_above_max_length")
-            )
-        };
-        let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let phrases = [
-            "maximum context length",
-            "available context size",
-            "maximum model length",
-            "exceeds the context",
-            "context window",
-        ];
-        word(&self.code) || word(&self.kind) || phrases.iter().any(|phrase| message.contains(phrase))
     }
 }
 
@@ -188,33 +154,19 @@ mod tests {
     use http::HeaderValue;
 
     fn meaning(status: u16, body: &str) -> ErrorKind {
-        let told = Told::read(body.as_bytes());
-        let words = told.message.clone().unwrap_or_else(|| body.to_owned());
-        told.meaning(status, None, &words, &str::to_owned)
-    }
-
-    #[test]
-    fn every_shape_of_error_is_read() {
-        for (body, message) in [
-            (r#"{"error":{"message":"m","type":"t"}}"#, "m"),
-            (r#"{"error":"m"}"#, "m"),
-            (r#"{"detail":"m"}"#, "m"),
-            (r#"{"message":"m"}"#, "m"),
-            (r#"{"error":"{\"error\":{\"message\":\"m\"}}"}"#, "m"),
-            ("plain text", "plain text"),
-        ] {
-            let kind = meaning(404, body);
-            assert!(
-                matches!(&kind, ErrorKind::Rejected(rejection) if rejection.message == message),
-                "{body}: {kind:?}"
-            );
-        }
+        let error = UpstreamError::read(body.as_bytes());
+        let words = error.message.clone().unwrap_or_else(|| body.to_owned());
+        error.meaning(status, None, &words, &str::to_owned)
     }
 
     #[test]
     fn statuses_have_their_meaning() {
         assert_eq!(meaning(401, "x"), ErrorKind::Unauthorized { status: 401 });
-        assert_eq!(meaning(403, "x"), ErrorKind::Unauthorized { status: 403 });
+        let forbidden = Rejection { status: 403, message: "m".to_owned(), code: None, param: None };
+        assert_eq!(
+            meaning(403, r#"{"error":{"message":"m","code":403}}"#),
+            ErrorKind::Forbidden(Box::new(forbidden))
+        );
         assert_eq!(meaning(503, "x"), ErrorKind::Unavailable { status: 503, retry_after: None });
         assert_eq!(meaning(408, "x"), ErrorKind::Unavailable { status: 408, retry_after: None });
         assert!(matches!(meaning(302, "x"), ErrorKind::Protocol(_)));
@@ -246,12 +198,8 @@ mod tests {
                 "{body}"
             );
         }
-        for body in [
-            r#"{"error":{"message":"m","code":"context_length_exceeded"}}"#,
-            r#"{"error":{"message":"This model's maximum context length is 512 tokens. However, you requested 9."}}"#,
-        ] {
-            assert!(matches!(meaning(400, body), ErrorKind::ContextTooLong { .. }), "{body}");
-        }
+        let by_code = r#"{"error":{"message":"m","code":"context_length_exceeded"}}"#;
+        assert!(matches!(meaning(400, by_code), ErrorKind::ContextTooLong { .. }));
     }
 
     #[test]

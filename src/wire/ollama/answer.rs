@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::llm::{Frames, RequestKind, Usage, read_within, unique_id};
+use crate::llm::{Frames, LenientCount, RequestKind, Usage, read_within, unique_id, without_byte_order_mark};
 use crate::wire::openai::{ChunkWriter, Delta};
 
 /// Turns the lines of one answer into chunks.
@@ -43,9 +43,9 @@ struct Line {
     #[serde(default)]
     done_reason: Option<String>,
     #[serde(default)]
-    prompt_eval_count: Option<u64>,
+    prompt_eval_count: LenientCount,
     #[serde(default)]
-    eval_count: Option<u64>,
+    eval_count: LenientCount,
 }
 
 #[derive(Default, Deserialize)]
@@ -86,10 +86,11 @@ impl LineDecoder {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        let line: Line = read_within(line).map_err(LineFault::Unreadable)?;
-        if let Some(error) = line.error.filter(|error| !error.is_null()) {
-            let words = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
-            return Err(LineFault::Reported(words));
+        let line: Line = read_within(without_byte_order_mark(line)).map_err(LineFault::Unreadable)?;
+        if let Some(error) =
+            line.error.filter(|error| !matches!(error, Value::Null | Value::Bool(false)) && error != "")
+        {
+            return Err(LineFault::Reported(error.to_string()));
         }
         let mut chunks = Vec::new();
         let message = line.message.unwrap_or_default();
@@ -104,11 +105,8 @@ impl LineDecoder {
         }
         if line.done {
             chunks.push(self.writer.finish(self.finish_reason(line.done_reason.as_deref())));
-            chunks.push(self.writer.usage(&Usage {
-                input_tokens: line.prompt_eval_count.unwrap_or(0),
-                output_tokens: line.eval_count.unwrap_or(0),
-                ..Usage::default()
-            }));
+            let usage = Usage::of_counts(line.prompt_eval_count.0, line.eval_count.0);
+            chunks.extend(usage.map(|usage| self.writer.usage(&usage)));
         }
         Ok(joined(&chunks))
     }
@@ -168,7 +166,7 @@ mod tests {
             r#"{"message":{"role":"assistant","content":"","thinking":"hm"},"done":false}"#,
             r#"{"message":{"role":"assistant","content":"żółw"},"done":false,"logprobs":[{"token":"ż"}]}"#,
             "",
-            r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"length","prompt_eval_count":4,"eval_count":2}"#,
+            r#"{"message":{"role":"assistant","content":""},"done":true,"done_reason":"length","prompt_eval_count":4.0,"eval_count":2}"#,
         ]);
 
         let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
@@ -205,9 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn counts_that_are_not_told_are_not_zero() {
+        let chunks = decoded(&[r#"{"message":{"content":"x"},"done":true}"#]);
+        assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
+        let chunks =
+            decoded(&[r#"{"message":{"content":"x"},"done":true,"eval_count":7,"prompt_eval_count":null}"#]);
+        assert_eq!(chunks[2]["usage"], json!({"completion_tokens": 7}));
+    }
+
+    #[test]
     fn a_reported_failure_is_no_chunk() {
         let mut decoder = LineDecoder::new(RequestKind::Chat, "m");
-        assert_eq!(decoder.line(br#"{"error":"boom"}"#), Err(LineFault::Reported("boom".to_owned())));
+        assert_eq!(decoder.line(br#"{"error":"boom"}"#), Err(LineFault::Reported("\"boom\"".to_owned())));
         assert!(matches!(decoder.line(b"<html>"), Err(LineFault::Unreadable(_))));
     }
 

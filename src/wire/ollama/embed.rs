@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::llm::{EmbedRequest, Embeddings, Usage, json_fault};
+use crate::llm::{EmbedRequest, Embeddings, LenientCount, Usage, json_fault, read_lenient};
 use crate::wire::Invalid;
 
 /// Puts a request for embeddings into Ollama's words.
@@ -40,7 +40,7 @@ pub fn embed_request(model: &str, request: &EmbedRequest) -> Result<Bytes, Inval
 struct Answer {
     embeddings: Vec<Vec<f32>>,
     #[serde(default)]
-    prompt_eval_count: Option<u64>,
+    prompt_eval_count: LenientCount,
 }
 
 /// Puts Ollama's answer into OpenAI's words: with numbers, or in base64 where the caller wants that.
@@ -48,7 +48,7 @@ struct Answer {
 /// # Errors
 /// It cannot be read.
 pub fn embed_answer(model: &str, request: &EmbedRequest, answer: &[u8]) -> Result<Embeddings, String> {
-    let answer: Answer = serde_json::from_slice(answer).map_err(|error| json_fault(&error))?;
+    let answer: Answer = read_lenient(answer)?;
     let in_base64 = request.body.get("encoding_format") == Some(b"\"base64\"");
     let data: Vec<Value> = answer
         .embeddings
@@ -56,14 +56,15 @@ pub fn embed_answer(model: &str, request: &EmbedRequest, answer: &[u8]) -> Resul
         .enumerate()
         .map(|(index, numbers)| embedding(index, numbers, in_base64))
         .collect();
-    let tokens = answer.prompt_eval_count.unwrap_or(0);
+    let estimate = || request.body.get("input").map_or(0, Usage::estimated_prompt);
+    let tokens = answer.prompt_eval_count.0.unwrap_or_else(estimate);
     let body = json!({
         "object": "list",
         "data": data,
         "model": model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     });
-    let usage = answer.prompt_eval_count.map(|input_tokens| Usage { input_tokens, ..Usage::default() });
+    let usage = answer.prompt_eval_count.0.map(|input_tokens| Usage { input_tokens, ..Usage::default() });
     Ok(Embeddings { body: body.to_string().into(), usage })
 }
 
@@ -113,5 +114,17 @@ mod tests {
         );
         assert_eq!(read("base64")["data"][0]["embedding"], "AAAAPwAAgL8=");
         assert_eq!(read("float")["usage"], json!({"prompt_tokens": 3, "total_tokens": 3}));
+    }
+
+    #[test]
+    fn a_count_that_is_missing_is_estimated() {
+        let request = request(&json!({"model": "m", "input": "four words of text"}));
+        for count in ["", r#","prompt_eval_count":null"#, r#","prompt_eval_count":-3"#] {
+            let answer = format!(r#"{{"embeddings":[[0.5]]{count}}}"#);
+            let answer = embed_answer("up", &request, answer.as_bytes()).unwrap();
+            let body: Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(answer.usage, None, "{count}");
+            assert_eq!(body["usage"]["prompt_tokens"], Usage::estimated_prompt(b"\"four words of text\""));
+        }
     }
 }
