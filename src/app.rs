@@ -22,10 +22,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Listeners, Workers};
+use crate::api::{self, Credentials, Listeners, Workers};
 use crate::callers::Budgets;
-use crate::config::{Environment, Fault, ListenAddress, Settings};
-use crate::engine::{Engines, Launcher, RunFolder};
+use crate::config::{Environment, Fault, ListenAddress, LogFormat, Settings};
+use crate::engine::{Engines, Launcher, RunPlace};
 use crate::gateway::Gateway;
 use crate::reload::Reloads;
 use crate::telemetry::{Health, Metrics, Progress};
@@ -43,6 +43,9 @@ pub struct App {
     metrics: Metrics,
     health: Arc<Health>,
     listeners: Listeners,
+    /// Those that have only the figures.
+    figures: Listeners,
+    credentials: Arc<Credentials>,
     watcher: watch::Watcher,
     reloads: Reloads,
     callers: api::Callers,
@@ -66,23 +69,41 @@ impl App {
         environment: Environment,
     ) -> Result<Self, Faults> {
         raise_file_limit();
+        let run_place = Arc::new(RunPlace::in_folder(&settings.folders.run).await);
+        let built = Box::pin(Self::build_with(run_place.clone(), settings, folder, environment)).await;
+        if built.is_err() {
+            run_place.take_back();
+        }
+        built
+    }
+
+    async fn build_with(
+        run_place: Arc<RunPlace>,
+        settings: Settings,
+        folder: PathBuf,
+        environment: Environment,
+    ) -> Result<Self, Faults> {
         let metrics = Metrics::default();
         let health = Arc::new(Health::default());
-        let engines = Engines::started_by(launcher(&settings).await).metered_by(metrics.clone());
+        let launcher = Launcher::default().recording_at(run_place);
+        let engines = Engines::started_by(launcher).metered_by(metrics.clone());
         let others = replicas::Others::find(&settings, &health, &metrics).await?;
         let sources = Sources::new(settings.clone(), folder, metrics.clone())
             .with_engines(engines.clone())
             .with_rests(others.book.clone());
-        let progress = Progress::if_watched();
+        let is_for_people = settings.log.format == LogFormat::Text;
+        let progress = Progress::if_watched().filter(|_| is_for_people);
         let (loaded, asking) = sources.load_after(None, &environment, progress.as_ref()).await?;
         drop(progress);
         sources.settle(&loaded);
         for warning in loaded.warnings() {
             tracing::warn!("{warning}");
         }
-        api::check_serving(&settings.serving).map_err(Faults::from)?;
+        let credentials = Arc::new(Credentials::read(&settings).map_err(Faults::from)?);
         let listen = loaded.listeners(&settings)?;
         let listeners = Listeners::bind(&listen).map_err(Faults::from)?;
+        let figures = Listeners::bind_for("LLM_PROXY_API_METRICS_LISTEN", &settings.metrics_listen);
+        let figures = figures.map_err(Faults::from)?;
         let gateway = Arc::new(Gateway::new(loaded.state(), Budgets::new(settings.storage.zone.clone())));
         let keeping = Keeping::open(&settings, (&metrics, &health), &others, &gateway).await?;
         let callers = api::Callers {
@@ -92,11 +113,17 @@ impl App {
         };
         keeping.fill(gateway.gate()).await?;
         others.join(gateway.gate());
-        let addresses = listeners.addresses(settings.serving.tls.is_some());
-        let banner = banner::text(&settings, &addresses, &loaded);
+        let reach = banner::Reach {
+            addresses: listeners.addresses(settings.serving.tls.is_some()),
+            figures: figures.addresses(false),
+            is_loopback: callers.is_loopback,
+            has_keys: !callers.ring.is_empty(),
+        };
+        let banner = banner::text(&settings, &reach, &loaded);
         let (reloads, requests) = Reloads::new();
-        let figures = (health.clone(), metrics.clone());
-        let watcher = watch::Watcher::new(sources, (loaded, asking), gateway.clone(), figures, requests)
+        let sources = (sources, credentials.clone());
+        let told = (health.clone(), metrics.clone());
+        let watcher = watch::Watcher::new(sources, (loaded, asking), gateway.clone(), told, requests)
             .noted_by(Some(keeping.accounts()));
         Ok(Self {
             settings,
@@ -104,6 +131,8 @@ impl App {
             metrics,
             health,
             listeners,
+            figures,
+            credentials,
             watcher,
             reloads,
             callers,
@@ -114,7 +143,7 @@ impl App {
         })
     }
 
-    /// What was found, and where to begin: for the terminal.
+    /// What was found, and where to begin: for a person at a terminal.
     pub fn banner(&self) -> &str {
         &self.banner
     }
@@ -176,13 +205,24 @@ impl App {
             (metrics, self.health),
             (self.reloads, self.callers),
         );
-        let context = Arc::new(context.with_accounts(Some(self.keeping.accounts())));
+        let context = context.with_accounts(Some(self.keeping.accounts()));
+        let context = Arc::new(context.with_credentials(self.credentials.clone()));
         tasks.spawn(self.keeping.run(context.gateway.gate().clone(), context.health.clone(), end.clone()));
         let endpoint = api::endpoint(&context);
-        tracing::info!(addresses = ?self.listeners.addresses(self.settings.serving.tls.is_some()), "Serving");
-        let signals = (stop, kill.clone());
-        let serving = (&workers, self.metrics);
-        api::serve(self.listeners, endpoint, &self.settings.serving, serving, signals).await?;
+        let addresses = self.listeners.addresses(self.settings.serving.tls.is_some()).join(", ");
+        let state = context.gateway.state();
+        let (models, prompts) = (state.routes.routes().len(), state.prompts.list().len());
+        drop(state);
+        tracing::info!(addresses, models, prompts, version = env!("CARGO_PKG_VERSION"), "Serving");
+        let serving = &self.settings.serving;
+        let run = || ((&workers, self.metrics.clone()), (stop.clone(), kill.clone()));
+        let (at, signals) = run();
+        let callers = api::serve(self.listeners, endpoint, (serving, Some(self.credentials)), at, signals);
+        let is_loopback = self.settings.metrics_listen.iter().all(ListenAddress::is_local);
+        let (at, signals) = run();
+        let endpoint = api::figures_endpoint(&context, is_loopback);
+        let figures = api::serve(self.figures, endpoint, (serving, None), at, signals);
+        tokio::join!(callers, figures);
         // The order of the end: connections are gone, so nobody needs engines, nor what runs beside them.
         let ended = async { timeout(ENGINES_END, self.engines.end()).await.is_ok() };
         let ended = tokio::select! {
@@ -197,20 +237,6 @@ impl App {
         tasks.wait().await;
         tracing::info!("Ended");
         Ok(())
-    }
-}
-
-/// Starts engines, and writes down which, so that the next start can clean up after a bad end of this one.
-async fn launcher(settings: &Settings) -> Launcher {
-    match RunFolder::open_somewhere(&settings.found.run_dir) {
-        Ok(folder) => {
-            folder.clean_up().await;
-            Launcher::default().recording_in(Arc::new(folder))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "Engines need a fixed address, and those that outlive a bad end of this process cannot be found again");
-            Launcher::default()
-        }
     }
 }
 

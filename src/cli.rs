@@ -6,17 +6,18 @@ mod models;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
 use crate::api;
 use crate::app::{App, Faults, Sources};
-use crate::config::{Catalog, Environment, LUA_LIMITS, RUN_LUA, Settings, Strategy, running_lua};
+use crate::config::{Catalog, Environment, LUA_LIMITS, LogFormat, RUN_LUA, Settings, Strategy, running_lua};
 use crate::confined::{CONFINED_COMMAND, serve as serve_confined};
 use crate::engine::counter::{self, COUNT_TOKENS};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
@@ -24,7 +25,8 @@ use crate::engine::watch::{WATCH_COMMAND, watch};
 use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::reload::Report;
 use crate::router::{Deployment, Route};
-use crate::telemetry::{self, Metrics, Progress};
+use crate::store;
+use crate::telemetry::{self, Metrics, Progress, size};
 
 /// One gateway between applications and language models.
 #[derive(Debug, Parser)]
@@ -61,6 +63,11 @@ enum Command {
     /// Print the configuration file of an older system as a models file of this one.
     Import {
         /// models-config.json, or meta-providers.yaml with model-adjustments.yaml beside it.
+        file: PathBuf,
+    },
+    /// Copy the database to a new file, while the service runs or not.
+    Backup {
+        /// The copy. It must not be there yet.
         file: PathBuf,
     },
     /// Print the OpenAPI document.
@@ -156,6 +163,9 @@ pub enum CommandError {
     /// What is wrong with the request.
     #[error("{0}")]
     Refused(String),
+    /// The same as a line of the log.
+    #[error("{0}")]
+    Line(String),
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),
@@ -196,10 +206,7 @@ impl Cli {
             Ok((Settings::from_environment(&environment)?, environment))
         };
         match self.command.unwrap_or(Command::Serve) {
-            Command::Serve => {
-                let (settings, environment) = prepared()?;
-                Box::pin(serve(settings, folder, environment)).await
-            }
+            Command::Serve => serve(folder).await,
             // It tells what is wrong with environment and settings together with all the rest.
             Command::Check(Check { diff: None }) => check(folder).await,
             Command::Check(Check { diff: Some(against) }) => {
@@ -221,6 +228,7 @@ impl Cli {
             }
             Command::Keys(command) => keys::run(command, &prepared()?.0).await,
             Command::Import { file } => import(&file, &Environment::load(&folder).map_err(Faults::from)?),
+            Command::Backup { file } => backup(&prepared()?.0, &file).await,
             Command::Openapi => print(&api::document(&prepared()?.0.prefix)),
             Command::EngineGuard { .. } | Command::EngineWatch { .. } | Command::Confined { .. } => {
                 Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))
@@ -229,15 +237,34 @@ impl Cli {
     }
 }
 
-async fn serve(settings: Settings, folder: PathBuf, environment: Environment) -> Result<(), CommandError> {
-    let _logs = telemetry::init(&settings.log).map_err(Faults::from)?;
+/// Serves. Why that cannot be done, or goes on no longer, is told in the format of the log.
+async fn serve(folder: PathBuf) -> Result<(), CommandError> {
+    let (environment, fault) = Environment::judge(&folder);
+    let (settings, faults) = Settings::judge(&environment);
+    let format = settings.as_ref().map_or(LogFormat::Text, |settings| settings.log.format);
+    let faults: Vec<Faults> = fault.into_iter().chain(faults).map(Faults::from).collect();
+    let ended = match (settings, Faults::beside(faults, Ok(()))) {
+        (Some(settings), Ok(())) => Box::pin(serve_on(settings, folder, environment)).await,
+        (_, faults) => faults.map_err(CommandError::from),
+    };
+    ended.map_err(|error| match format {
+        LogFormat::Text => error,
+        LogFormat::Json => CommandError::Line(telemetry::error_line(&error.to_string())),
+    })
+}
+
+async fn serve_on(settings: Settings, folder: PathBuf, environment: Environment) -> Result<(), CommandError> {
+    let logs = telemetry::init(&settings.log).map_err(Faults::from)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    let is_for_people = settings.log.format == LogFormat::Text && std::io::stderr().is_terminal();
     let app = App::build(settings, folder, environment).await?;
-    // The banner is for people; lines for machines are in the log.
-    tell_aside(app.banner());
-    app.run().await.map_err(Faults::from)?;
+    logs.open_file().map_err(Faults::from)?;
+    if is_for_people {
+        tell_aside(app.banner());
+    }
+    Box::pin(app.run()).await.map_err(Faults::from)?;
     Ok(())
 }
 
@@ -280,7 +307,7 @@ async fn rehearse(
     folder: PathBuf,
     environment: &Environment,
 ) -> Result<(), CommandError> {
-    let key = settings.admin_key.clone().ok_or_else(|| {
+    let key = settings.admin_keys.first().map(|admin| admin.key.clone()).ok_or_else(|| {
         let words = "a running service tells its changes to whoever has its admin key; set LLM_PROXY_API_ADMIN_KEY, or compare two files: check --diff=OLD_MODELS_FILE";
         CommandError::Refused(words.to_owned())
     })?;
@@ -327,6 +354,24 @@ fn tell(report: &Report) -> Result<(), CommandError> {
 /// Writes to standard error. Where that takes nothing, what is done goes on without it.
 fn tell_aside(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+async fn backup(settings: &Settings, copy: &Path) -> Result<(), CommandError> {
+    let url = settings.storage.database_url.expose_secret();
+    if let Some(missing) = store::missing_file(url) {
+        return Err(CommandError::Refused(no_database(missing)));
+    }
+    let bytes = store::backup(url, copy).await;
+    let bytes =
+        bytes.map_err(|error| CommandError::Refused(format!("{error}{}", store::file_in_words(url))))?;
+    print(&format!("{} has the whole database ({})", copy.display(), size(bytes)))
+}
+
+/// What is said where a database is looked for that is not there.
+fn no_database(file: &str) -> String {
+    format!(
+        "there is no database {file} here; LLM_PROXY_API_DATABASE_URL or LLM_PROXY_API_DATA_DIR says where it is"
+    )
 }
 
 fn import(file: &Path, environment: &Environment) -> Result<(), CommandError> {

@@ -372,9 +372,7 @@ impl Gateway {
 }
 
 fn note_route(record: &RequestRecord, route: &Route) {
-    let mut facts = record.facts();
-    facts.model = Some(route.model.clone());
-    facts.model_metrics = Some(route.metrics.clone());
+    record.facts().model = Some(route.model.clone());
 }
 
 fn note_answer(record: &RequestRecord, deployment: &Deployment, attempts: u32, asked: Duration) {

@@ -1,17 +1,23 @@
 //! Who changed what, as it is noted. Never a secret, nor what is kept of one.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::callers::{Key, moment_as_text, now_ms};
+use crate::config::UNNAMED_ADMIN;
 use crate::store::{AuditEntry, ModelSwitch};
 
 /// Who acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// Whoever has the admin key.
+    /// Whoever has the admin key that has no name.
     Admin,
+    /// Who has the admin key of that name.
+    NamedAdmin(Arc<str>),
+    /// Who has shown no key that opens what was asked for.
+    Unknown,
     /// A caller, by the key's id.
     Key(String),
     /// Whoever can run a command on the database.
@@ -22,6 +28,8 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admin => f.write_str("admin"),
+            Self::NamedAdmin(name) => write!(f, "admin:{name}"),
+            Self::Unknown => f.write_str("unknown"),
             Self::Key(id) => write!(f, "key:{id}"),
             Self::Cli => f.write_str("cli"),
         }
@@ -36,6 +44,11 @@ pub struct Origin {
 }
 
 impl Actor {
+    /// Who has the admin key of that name.
+    pub fn of_admin(name: &Arc<str>) -> Self {
+        if **name == *UNNAMED_ADMIN { Self::Admin } else { Self::NamedAdmin(name.clone()) }
+    }
+
     /// The actor, with the address from which the act was asked for.
     pub fn at(self, peer: impl fmt::Display) -> Origin {
         Origin { actor: self, peer: Some(peer.to_string()) }

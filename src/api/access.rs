@@ -14,18 +14,23 @@ use hyper::body::{Body, Frame, SizeHint};
 use poem::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use poem::{Endpoint, Request, Response};
+use serde_json::json;
+use tokio::time::Instant;
 
 use super::context::{Admitted, Context};
+use super::cors::Pages;
 use super::error::{ApiError, ErrorLabel, SHOULD_RETRY};
 use super::guards;
 use super::header_text::HeaderText;
 use super::host::Host;
 use super::peer::Peer;
 use super::request_id::{REQUEST_ID, request_id};
-use super::{admin, cors, door, standing};
+use super::standing::{self, Refused};
+use super::{admin, cors, door};
+use crate::accounts::Actor;
 use crate::callers::{Ending, UsageRecord};
 use crate::llm::unique_number;
-use crate::telemetry::{Facts, Outcome, RequestRecord};
+use crate::telemetry::{Facts, Metrics, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
 const RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -39,11 +44,18 @@ fn is_retry(headers: &HeaderMap) -> bool {
 pub(super) struct Access<E> {
     inner: E,
     context: Arc<Context>,
+    /// Which pages may call here, if others than usual.
+    pages: Option<Pages>,
 }
 
 impl<E> Access<E> {
     pub(super) fn new(inner: E, context: Arc<Context>) -> Self {
-        Self { inner, context }
+        Self { inner, context, pages: None }
+    }
+
+    /// The same for listeners where other pages may call.
+    pub(super) fn with_pages(self, pages: Pages) -> Self {
+        Self { pages: Some(pages), ..self }
     }
 }
 
@@ -80,8 +92,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
             }
         };
         let label = response.extensions().get::<ErrorLabel>().copied();
+        let mut refused = None;
         if let Some(ErrorLabel(label)) = label {
             record.facts().error = Some(label);
+            refused = response.extensions().get::<Refused>().copied();
+        }
+        if let Some(refused) = refused {
+            self.context.metrics.refused(refused.of, refused.limit);
         }
         if is_retry
             && let Some(label) = label
@@ -89,9 +106,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
         {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        add_headers(response.headers_mut(), &record);
+        add_headers(response.headers_mut(), &record, &self.context.metrics);
         guards::add_headers(response.headers_mut(), is_raw);
-        standing::add_headers(response.headers_mut(), self.context.gateway.gate(), &record);
+        standing::add_headers(response.headers_mut(), self.context.gateway.gate(), &record, refused);
         guard.status = Some(response.status().as_u16());
         let (parts, body) = response.into_parts();
         let inner: BoxBody<Bytes, std::io::Error> = body.into();
@@ -108,6 +125,7 @@ impl<E> Access<E> {
     /// Why a request is not even looked at.
     fn turned_away(&self, request: &Request) -> Option<ApiError> {
         let Context { health, pages, .. } = &*self.context;
+        let pages = self.pages.as_ref().unwrap_or(pages);
         if health.is_draining() && !is_probe(request.uri().path()) {
             return Some(ApiError::draining());
         }
@@ -128,6 +146,7 @@ impl<E> Access<E> {
     /// The refusal, and when it is sent: a wrong key is refused later and later.
     async fn refused(&self, error: ApiError, guard: &Guard) -> Response {
         let Context { guesses, in_debug, .. } = &*self.context;
+        guard.note_rejection(&error);
         if error.label() != door::WRONG_KEY {
             return error.respond(*in_debug);
         }
@@ -167,12 +186,18 @@ fn is_probe(path: &str) -> bool {
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-fn add_headers(headers: &mut HeaderMap, record: &RequestRecord) {
+fn add_headers(headers: &mut HeaderMap, record: &RequestRecord, metrics: &Metrics) {
     if let Ok(id) = HeaderValue::from_str(&record.id) {
         headers.insert(&REQUEST_ID, id);
     }
-    let upstream = record.facts().upstream;
+    let (upstream, asked_a_model) = {
+        let facts = record.facts();
+        (facts.upstream, facts.metrics.is_some())
+    };
     let own = record.elapsed().saturating_sub(upstream);
+    if asked_a_model {
+        metrics.took(own);
+    }
     if let Some(timing) = server_timing(own, upstream) {
         headers.insert(&SERVER_TIMING, timing);
     }
@@ -204,6 +229,20 @@ struct Guard {
 const CALLER_LEFT: u16 = 499;
 
 impl Guard {
+    /// Notes in the audit that an admin call was rejected for its key.
+    fn note_rejection(&self, error: &ApiError) {
+        let Context { accounts, rejections, .. } = &*self.context;
+        let (Some(accounts), door::WRONG_KEY | door::NO_KEY) = (accounts, error.label()) else { return };
+        let endpoint = self.record.facts().endpoint.as_ref().map(|endpoint| endpoint.name.clone());
+        let Some(endpoint) = endpoint.filter(|name| is_of_operators(name)) else { return };
+        if let Some(unnoted) = rejections.another(Instant::now()) {
+            let others = (unnoted > 0).then_some(unnoted);
+            let (method, code) = (self.method.as_str(), error.label());
+            let detail = json!({"method": method, "code": code, "others_not_noted": others});
+            accounts.noted(Actor::Unknown.at(self.peer), "admin.rejected", &endpoint, detail);
+        }
+    }
+
     fn is_of_admin(&self) -> bool {
         self.record.facts().endpoint.as_ref().is_some_and(|endpoint| door::is_for_admin(&endpoint.name))
     }
@@ -211,8 +250,12 @@ impl Guard {
 
 /// Whether the line of a request says where it came from: one that was refused, and one that the admin key opens.
 fn names_its_peer(endpoint: &str, status: u16, is_known: bool) -> bool {
-    let is_of_operators = endpoint.starts_with(admin::ROOT) || door::is_for_operators(endpoint);
-    matches!(status, 401 | 403) || status == 429 && !is_known || is_of_operators
+    matches!(status, 401 | 403) || status == 429 && !is_known || is_of_operators(endpoint)
+}
+
+/// Whether an admin key opens an endpoint.
+fn is_of_operators(endpoint: &str) -> bool {
+    endpoint.starts_with(admin::ROOT) || door::is_for_operators(endpoint)
 }
 
 impl Drop for Guard {
@@ -225,10 +268,11 @@ impl Drop for Guard {
         let Context { metrics, ledger, unmatched, .. } = &*self.context;
         let taken = facts.endpoint.take();
         let endpoint = taken.as_ref().unwrap_or(unmatched);
-        metrics.request_ended(endpoint, status, duration.as_secs_f64());
+        metrics.request_ended(endpoint, status);
         if outcome == Outcome::Cancelled {
-            endpoint.cancelled.inc();
+            metrics.cancelled(endpoint);
         }
+        note_duration(&facts, duration, outcome);
         if let Some(code) = facts.error {
             metrics.error(code);
         }
@@ -241,6 +285,7 @@ impl Drop for Guard {
             outcome = outcome.as_str(),
             error = facts.error,
             key_id = self.record.caller().map(|caller| &*caller.id),
+            admin = self.record.operator().map(|name| &**name),
             peer = is_peer_named.then(|| tracing::field::display(self.peer)),
             gen_ai.request.model = facts.model.as_deref(),
             gen_ai.provider.name = facts.provider.as_deref(),
@@ -261,6 +306,17 @@ impl Drop for Guard {
         {
             ledger.record(record);
         }
+    }
+}
+
+/// How long the model took, of a request that one was asked.
+fn note_duration(facts: &Facts, duration: Duration, outcome: Outcome) {
+    let Some(metrics) = &facts.metrics else { return };
+    metrics.ended(duration);
+    if let (true, Outcome::Completed, Some(first), Some(usage)) =
+        (facts.stream, outcome, facts.first_token, facts.usage)
+    {
+        metrics.streamed(usage.output_tokens, duration.saturating_sub(first));
     }
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admin::AdminKey;
 use super::body::BodyMemory;
 use super::cors::Pages;
+use super::credentials::Credentials;
 use super::door::Doorkeeper;
 use super::error::ApiError;
 use super::guesses::Guesses;
 use super::peer::Peer;
+use super::rejections::Rejections;
 use crate::accounts::Accounts;
 use crate::callers::{KeyRing, Ledger};
 use crate::config::{Auth, Network, RawRequests, Settings};
@@ -45,8 +46,10 @@ pub struct Context {
     pub(super) trusted_proxies: Vec<Network>,
     /// Wrong keys of late.
     pub(super) guesses: Guesses,
-    /// What opens the admin API; nothing does without one.
-    pub(super) admin_key: Option<Arc<AdminKey>>,
+    /// Admin calls that were rejected of late.
+    pub(super) rejections: Rejections,
+    /// What opens the admin API and the figures.
+    pub(super) credentials: Arc<Credentials>,
     /// Where a reload is asked for.
     pub reloads: Reloads,
     /// Callers' keys and what they used, if they are kept anywhere.
@@ -139,7 +142,8 @@ impl Context {
             pages: Pages::new(settings.cors_origins.clone(), !is_strict, callers.is_loopback),
             trusted_proxies: settings.trusted_proxies.clone(),
             guesses: Guesses::default(),
-            admin_key: settings.admin_key.as_ref().map(|key| Arc::new(AdminKey::of(key))),
+            rejections: Rejections::default(),
+            credentials: Arc::new(Credentials::of_operators(settings)),
             reloads,
             accounts: None,
             is_loopback: callers.is_loopback,
@@ -154,6 +158,12 @@ impl Context {
     pub fn with_accounts(mut self, accounts: Option<Arc<Accounts>>) -> Self {
         self.accounts = accounts;
         self
+    }
+
+    /// With secrets that may be others later.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Arc<Credentials>) -> Self {
+        Self { credentials, ..self }
     }
 
     /// # Errors

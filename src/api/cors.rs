@@ -34,7 +34,9 @@ pub(super) struct Cors<E> {
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Headers of ours that a browser would hide otherwise.
 const EXPOSED: &str = "x-request-id, x-llm-provider, x-llm-model, x-llm-attempts, x-llm-variant, x-llm-prompt, \
-    x-llm-ignored-options, server-timing, retry-after, x-should-retry";
+    x-llm-ignored-options, server-timing, retry-after, x-should-retry, \
+    x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
 impl<E> Cors<E> {
     pub(super) fn new(inner: E, context: Arc<Context>) -> Self {

@@ -8,7 +8,7 @@ use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{DocumentOnly, admin, documented, door};
+use super::{DocumentOnly, admin, documented, door, error};
 
 const TITLE: &str = "llm-proxy-api";
 const DESCRIPTION: &str = "One gateway between applications and language models: chat and conversations with prompts from a library, \
@@ -121,9 +121,12 @@ fn with_parameters(path: &str, mut item: Value) -> Value {
     item
 }
 
-/// How the admin key is sent.
+/// How keys are sent.
 fn security_schemes() -> Value {
     json!({
+        "CallerBearer": {"type": "http", "scheme": "bearer", "description": "A caller's key, where callers need one."},
+        "CallerHeader": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "A caller's key, where callers need one."},
+        "MetricsBearer": {"type": "http", "scheme": "bearer", "description": "The key of the figures, or the admin key."},
         "AdminBearer": {"type": "http", "scheme": "bearer", "description": "The admin key."},
         "AdminHeader": {"type": "apiKey", "in": "header", "name": "x-admin-key", "description": "The admin key."},
     })
@@ -145,24 +148,49 @@ fn narrowed(path: &str, mut item: Value) -> Value {
     let asks_a_provider = asks_a_provider.iter().any(|word| path.contains(word));
     let names_something = path.contains([':', '*', '{']);
     let is_admin = path.starts_with(admin::ROOT);
-    let takes_admin_key = is_admin || door::is_for_operators(path);
     let is_own = path.split('/').any(|segment| segment == "me");
+    let keys = keys_of(path);
     for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
         let has_body = operation.get("requestBody").is_some();
-        if let Some(operation) = operation.as_object_mut().filter(|_| takes_admin_key) {
-            operation.insert("security".into(), json!([{"AdminBearer": []}, {"AdminHeader": []}]));
+        if let Some(operation) = operation.as_object_mut() {
+            let security = keys.iter().map(|scheme| json!({*scheme: []}));
+            operation.insert("security".into(), security.collect());
         }
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
         responses.retain(|status, _| match status.as_str() {
-            "401" => takes_admin_key || is_own,
             "409" => path == admin::RELOAD,
-            "403" | "408" | "413" | "415" => has_body,
+            "408" | "413" | "415" => has_body,
             "400" | "404" => has_body || names_something || is_admin || is_own,
-            "429" | "502" | "504" => asks_a_provider,
+            "502" | "504" => asks_a_provider,
             _ => true,
         });
+        // Of a page that may not call, every request is refused; a wrong key is refused later and later.
+        let refusals: &[u16] = if keys.is_empty() { &[403] } else { &[401, 403, 429] };
+        responses.retain(|status, _| !matches!(status.as_str(), "401" | "429") || !keys.is_empty());
+        for (status, response) in refusals.iter().filter_map(|status| refusal_with(*status)) {
+            responses.entry(status).or_insert(response);
+        }
     }
     item
+}
+
+/// The keys that open a path, where keys are asked for at all.
+fn keys_of(path: &str) -> &'static [&'static str] {
+    match () {
+        () if path.starts_with(admin::ROOT) || door::is_for_operators(path) => {
+            &["AdminBearer", "AdminHeader"]
+        }
+        () if path == door::FIGURES => &["MetricsBearer", "AdminHeader"],
+        () if door::is_open(path) => &[],
+        () => &["CallerBearer", "CallerHeader"],
+    }
+}
+
+/// What is said of a status where an operation has nothing to say of it by itself.
+fn refusal_with(status: u16) -> Option<(String, Value)> {
+    let description = error::description_of(status)?;
+    let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}});
+    Some((status.to_string(), json!({"description": description, "content": content})))
 }
 
 fn add_parameter(operation: &mut Value, name: &str, is_admin: bool) {

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use poem::Request;
 use poem::http::header::AUTHORIZATION;
 use poem::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -20,7 +22,9 @@ use crate::llm::shortened;
 /// Paths that are open whatever the settings say.
 const OPEN: [&str; 4] = ["/", "/api/ping", "/livez", "/readyz"];
 /// Paths for operators: they are read by people and machines on this machine without a key.
-const PAGES: [&str; 3] = ["/metrics", "/docs", "/openapi.json"];
+const PAGES: [&str; 3] = [FIGURES, "/docs", "/openapi.json"];
+/// Where the figures are.
+pub(super) const FIGURES: &str = "/metrics";
 /// Paths that tell the holder of a key about that key.
 const OWN: [&str; 3] = ["/api/me", "/api/me/usage", "/api/me/rotate"];
 /// Raw requests, which reach whatever the account of a provider reaches.
@@ -28,6 +32,11 @@ const RAW: &str = "/api/passthrough";
 /// Headers that may hold a key alone.
 static KEY_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+
+/// Whether a path is open to all.
+pub(super) fn is_open(path: &str) -> bool {
+    OPEN.contains(&path)
+}
 
 /// Whether a path is open to this machine, whether or not callers need keys.
 pub(super) fn is_page(path: &str) -> bool {
@@ -39,6 +48,8 @@ pub(super) fn is_for_admin(path: &str) -> bool {
     path.starts_with(admin::ROOT) || is_page(path) || is_for_operators(path)
 }
 
+/// The code for a request that shows no key where one is needed.
+pub(super) const NO_KEY: &str = "missing_api_key";
 /// The code for a key that opens nothing.
 pub(super) const WRONG_KEY: &str = "invalid_api_key";
 
@@ -53,8 +64,12 @@ pub(super) enum Door {
     Listed(Arc<Doorkeeper>),
     /// Holders of a key, whatever else they may ask: what is told there is about themselves.
     Holders(Arc<Doorkeeper>),
-    /// Whoever has the admin key.
+    /// Whoever has an admin key.
     Admin(Gate),
+    /// Whoever has any key: what is read there is the same for all.
+    Readers(Gate, Arc<Doorkeeper>),
+    /// Whoever may read the figures; whether everybody may who shows no key.
+    Figures(Gate, bool),
 }
 
 /// Knows the callers by what they show.
@@ -71,11 +86,14 @@ impl Door {
         if path.starts_with(admin::ROOT) {
             return Self::Admin(Gate::new(context));
         }
+        if path == FIGURES {
+            return Self::Figures(Gate::new(context), context.is_loopback);
+        }
         if OPEN.contains(&path) || (PAGES.contains(&path) && context.is_loopback) {
             return Self::Open;
         }
         if PAGES.contains(&path) {
-            return Self::Admin(Gate::new(context));
+            return Self::Readers(Gate::new(context), context.doorkeeper.clone());
         }
         let asks_for_keys = context.doorkeeper.is_strict;
         if is_for_operators(path) && asks_for_keys {
@@ -91,12 +109,19 @@ impl Door {
         Self::Callers(context.doorkeeper.clone())
     }
 
+    /// The door before a path of a listener that has only the figures.
+    pub(super) fn of_figures(path: &str, context: &Context) -> Self {
+        if path == FIGURES { Self::Figures(Gate::new(context), true) } else { Self::Open }
+    }
+
     /// # Errors
     /// The request may not pass.
     pub(super) fn admit(&self, request: &Request) -> Result<(), ApiError> {
         match self {
             Self::Open => Ok(()),
             Self::Admin(gate) => gate.admit(request),
+            Self::Readers(gate, keeper) => gate.admit_reader(request, &keeper.ring),
+            Self::Figures(gate, is_open) => gate.admit_to_figures(request, *is_open),
             Self::Callers(keeper) => keeper.admit(request, |caller, path| {
                 if caller.key.may_ask(path) { Ok(()) } else { Err(not_allowed(path, "")) }
             }),
@@ -161,7 +186,7 @@ impl Doorkeeper {
                 return Ok(None);
             }
             let message = "an API key is needed; send it as `Authorization: Bearer …` or `x-api-key: …`";
-            return Err(ApiError::unauthorized("missing_api_key", message));
+            return Err(ApiError::unauthorized(NO_KEY, message));
         };
         self.ring.find(&Secret::shown(shown), now_ms()).map(Some).map_err(|unknown| {
             let message = match unknown {
@@ -195,6 +220,19 @@ pub(super) fn one_of<'h>(mut shown: impl Iterator<Item = &'h str>) -> Result<Opt
 /// All that a request shows as a key: as a bearer, and in headers that hold nothing else.
 fn shown<'h>(headers: &'h HeaderMap, alone: &'static [HeaderName]) -> impl Iterator<Item = &'h str> {
     shown_as_bearer(headers).chain(shown_alone(headers, alone))
+}
+
+/// All that a request shows as a key of whoever it may be of.
+pub(super) fn shown_by_readers(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    shown(headers, &KEY_HEADERS).chain(shown_alone(headers, &admin::KEY_HEADERS))
+}
+
+/// What a browser sends that has asked its user for a name and a password: the password.
+pub(super) fn shown_as_password(headers: &HeaderMap) -> Option<String> {
+    let (scheme, shown) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let shown = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(shown.trim()).ok())?;
+    let shown = String::from_utf8(shown?).ok()?;
+    shown.split_once(':').map(|(_name, password)| password.to_owned()).filter(|key| !key.is_empty())
 }
 
 pub(super) fn shown_as_bearer(headers: &HeaderMap) -> impl Iterator<Item = &str> {

@@ -3,12 +3,15 @@
 //! Every error of every path leaves the house as `{"error":{"message","type","param","code"}}`.
 
 mod documented;
+mod refused;
+
+pub(super) use documented::description_of;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use poem::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use poem::http::header::{ALLOW, RETRY_AFTER};
 use poem::http::{HeaderName, HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
 use poem_openapi::error::ParseParamError;
@@ -16,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::payload::Json;
-use super::standing;
+use super::standing::{self, Refused};
 use crate::accounts::AccountError;
 use crate::gateway::GatewayError;
 use crate::llm::shortened;
@@ -48,6 +51,10 @@ struct Told {
     /// The upstream's own words, shown in debug mode only.
     detail: Option<String>,
     retry_after: Option<Duration>,
+    /// The limit that was reached.
+    refused: Option<Refused>,
+    /// Whether a browser may ask its user for the key.
+    asks_for_password: bool,
     allow: Option<String>,
     /// Who was asked last, and how many were asked, for the answer's headers.
     provider: Option<Arc<str>>,
@@ -107,6 +114,8 @@ impl ApiError {
             param: None,
             detail: None,
             retry_after: None,
+            refused: None,
+            asks_for_password: false,
             allow: None,
             provider: None,
             attempts: None,
@@ -185,30 +194,6 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after(Some(DEFAULT_RETRY_AFTER))
     }
 
-    /// A page of another site sent this.
-    pub(super) fn foreign_page() -> Self {
-        let message =
-            "pages of this site may not call; the operator can allow it in LLM_PROXY_API_CORS_ORIGINS";
-        Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message)
-    }
-
-    /// The name in the request may be one that a page of another site has made to lead here.
-    pub(super) fn foreign_name() -> Self {
-        let message = "this service is asked by the names of this machine only, such as localhost; the operator can allow \
-            another one in LLM_PROXY_API_CORS_ORIGINS";
-        Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message)
-    }
-
-    /// Who asks has no key, or not the right one.
-    pub(super) fn unauthorized(code: &'static str, message: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, code, message)
-    }
-
-    /// The key of a request was disabled or deleted while its answer was under way.
-    pub(super) fn revoked_key() -> Self {
-        Self::unauthorized("invalid_api_key", "the API key has been disabled or deleted")
-    }
-
     /// Keys and usage cannot be asked for or changed.
     pub(super) fn no_store(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message);
@@ -265,6 +250,9 @@ impl ApiError {
         let mut response = Json(self.body(in_debug)).into_response();
         response.set_status(told.status);
         response.extensions_mut().insert(ErrorLabel(told.label));
+        if let Some(refused) = told.refused {
+            response.extensions_mut().insert(refused);
+        }
         let headers = response.headers_mut();
         let wait = match (told.retry_after, told.status) {
             (None, StatusCode::SERVICE_UNAVAILABLE) => Some(DEFAULT_RETRY_AFTER),
@@ -278,7 +266,7 @@ impl ApiError {
             );
         }
         if told.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            refused::add_challenges(headers, told.asks_for_password);
         }
         if let Some(worth) = told.is_worth_a_retry() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(if worth { "true" } else { "false" }));

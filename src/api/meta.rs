@@ -12,7 +12,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 use super::context::Context;
 use super::payload::{Json, TextAnswer, json_response, text_response};
 use super::schema::{Alive, Ready, RedisState, Reload, StoreHealth};
-use super::{Tag, docs};
+use super::{Tag, docs, standing};
 
 /// The document and its page, made when they are first asked for: few ever are.
 #[derive(Default)]
@@ -96,6 +96,8 @@ enum Readiness {
 }
 
 fn metrics(context: &Context, headers: &HeaderMap) -> Response {
+    let budgets = standing::budgets_left(context.gateway.gate(), &context.doorkeeper.ring);
+    let _shown = context.metrics.show_budgets(&budgets);
     if wants(headers, "application/openmetrics-text") {
         let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         return text_response(content_type, context.metrics.render_open_metrics());

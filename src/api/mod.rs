@@ -12,6 +12,7 @@ mod client;
 mod connection;
 mod context;
 mod cors;
+mod credentials;
 mod docs;
 mod door;
 mod dto;
@@ -31,6 +32,7 @@ mod peer;
 mod prompts;
 mod query;
 mod refusal;
+mod rejections;
 mod reply;
 mod request_id;
 mod rest;
@@ -60,6 +62,7 @@ use crate::telemetry::RequestRecord;
 
 pub use client::{NoReport, rehearse};
 pub use context::{Callers, Context, Limits};
+pub use credentials::{Credentials, Renewed};
 pub use docs::document;
 pub use error::ApiError;
 pub use schema::key_as_json;
@@ -160,6 +163,22 @@ pub fn endpoint(context: &Arc<Context>) -> impl Endpoint<Output = Response> + us
         paths = paths.add(path, HashMap::from([(Method::GET, endpoint)]), Door::of(path, context), context);
     }
     cors::Cors::new(access::Access::new(paths, context.clone()), context.clone())
+}
+
+/// The paths of listeners that have the figures, and probes.
+pub fn figures_endpoint(
+    context: &Arc<Context>,
+    is_loopback: bool,
+) -> impl Endpoint<Output = Response> + use<> {
+    let mut declared = HashMap::new();
+    meta::OperatorsApi { context: context.clone() }.add_routes(&mut declared);
+    let mut paths = Paths::default();
+    for (path, methods) in declared {
+        let door = Door::of_figures(&path, context);
+        paths = paths.add(&path, methods, door, context);
+    }
+    let pages = cors::Pages::new(Vec::new(), true, is_loopback);
+    access::Access::new(paths, context.clone()).with_pages(pages)
 }
 
 /// The record of a request.

@@ -3,12 +3,21 @@
 //! Those never reach an endpoint: hyper refuses them itself, with a status and nothing else. They get the body that
 //! every error has, and their line in the log.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use memchr::memmem;
 use poem::http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::error::ApiError;
 use crate::llm::unique_id;
+
+/// So much of a request that is refused is read, for so long.
+const MOST_UNREAD_BYTES: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The refusal in words, if `head` is the beginning of one by hyper. Answers of our own have an id. `is_endless` says that a
 /// body was announced whose length no number holds, which hyper takes for headers that are too long.
@@ -30,6 +39,34 @@ pub(super) fn in_words(head: &[u8], is_endless: bool) -> Option<Bytes> {
         StatusCode::URI_TOO_LONG => ("uri_too_long", "the address is too long"),
         _ => ("invalid_http", "the request is not valid HTTP"),
     };
+    Some(whole(status, code, message))
+}
+
+/// Answers a request that came without encryption where there is encryption, and ends its connection.
+///
+/// # Errors
+/// The connection is gone.
+pub(super) async fn of_plain_http(mut socket: TcpStream) -> std::io::Result<()> {
+    let message = "this port speaks HTTPS: use an address that begins with https://";
+    socket.write_all(&whole(StatusCode::BAD_REQUEST, "https_required", message)).await?;
+    socket.shutdown().await?;
+    // What is still to come is read for a moment: closed before, the caller may never see the answer.
+    let mut read = 0;
+    let unread = async {
+        let mut piece = [0; 4096];
+        while read < MOST_UNREAD_BYTES {
+            match socket.read(&mut piece).await {
+                Ok(bytes) if bytes > 0 => read += bytes,
+                _ => break,
+            }
+        }
+    };
+    let _ = timeout(LINGER, unread).await;
+    Ok(())
+}
+
+/// The whole answer to a request that no endpoint gets, which is written down here.
+fn whole(status: StatusCode, code: &'static str, message: &str) -> Bytes {
     let id = unique_id("req_");
     tracing::info!(
         request_id = %id,
@@ -44,7 +81,7 @@ pub(super) fn in_words(head: &[u8], is_endless: bool) -> Option<Bytes> {
     let text = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nx-request-id: {id}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}"
     );
-    Some(text.into())
+    text.into()
 }
 
 #[cfg(test)]

@@ -40,7 +40,9 @@ use self::aside::Aside;
 use self::listen::{Accepted, Listener};
 use super::answering::{Streams, Tracked, Turn};
 use super::connection::{Activity, Busy, Patience, Watched, sniff};
+use super::credentials::Credentials;
 use super::error::ApiError;
+use super::refusal;
 use super::unread::{self, Rest};
 use crate::config::Serving;
 use crate::telemetry::Metrics;
@@ -67,19 +69,16 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then lets answers end until `kill`, when they have to say that they cannot. Comes back when the
 /// last connection is gone.
-///
-/// # Errors
-/// The certificate or its key cannot be used.
 pub async fn serve<E: Endpoint<Output = Response> + 'static>(
     listeners: Listeners,
     endpoint: E,
-    settings: &Serving,
+    (settings, credentials): (&Serving, Option<Arc<Credentials>>),
     (workers, metrics): (&Workers, Metrics),
     (stop, kill): (CancellationToken, CancellationToken),
-) -> Result<(), crate::config::Fault> {
+) {
     let server = Arc::new(Server {
         endpoint,
-        tls: settings.tls.as_ref().map(tls::acceptor).transpose()?,
+        credentials,
         patience: Patience { header: settings.header_timeout, idle: settings.idle_timeout },
         places: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
         metrics,
@@ -95,14 +94,13 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
     server.stop.cancelled().await;
     server.tasks.close();
     tokio::select! {
-        () = server.tasks.wait() => return Ok(()),
+        () = server.tasks.wait() => return,
         () = server.kill.cancelled() => {}
     }
     if timeout(LAST_WORDS, server.tasks.wait()).await.is_err() {
         server.gone.cancel();
         server.tasks.wait().await;
     }
-    Ok(())
 }
 
 /// Whether callers could be served like this.
@@ -110,12 +108,13 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
 /// # Errors
 /// The certificate or its key cannot be used.
 pub fn check_serving(settings: &Serving) -> Result<(), crate::config::Fault> {
-    settings.tls.as_ref().map(tls::acceptor).transpose().map(drop)
+    settings.tls.as_ref().map(tls::server).transpose().map(drop)
 }
 
 struct Server<E> {
     endpoint: E,
-    tls: Option<TlsAcceptor>,
+    /// What encrypts; nothing does without it.
+    credentials: Option<Arc<Credentials>>,
     patience: Patience,
     /// One a connection.
     places: Arc<Semaphore>,
@@ -171,11 +170,13 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                     Accepted::Unix(socket, names) => {
                         self.converse(UnixStream::from_std(socket)?, (names, Scheme::HTTP), at).await
                     }
-                    Accepted::Tcp(socket, names) => match &self.tls {
+                    Accepted::Tcp(socket, names) => match self.credentials.as_ref().and_then(|it| it.acceptor()) {
                         None => self.converse(TcpStream::from_std(socket)?, (names, Scheme::HTTP), at).await,
                         // Boxed, and so is what is boxed below: what one kind of connection needs is not
                         // to be kept free in all others.
-                        Some(tls) => Box::pin(self.encrypted(tls, TcpStream::from_std(socket)?, names, at)).await,
+                        Some(tls) => {
+                            Box::pin(self.encrypted(tls, TcpStream::from_std(socket)?, names, at)).await
+                        }
                     },
                 }
             } => ended,
@@ -188,11 +189,21 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
 
     async fn encrypted(
         self: &Arc<Self>,
-        tls: &TlsAcceptor,
+        tls: TlsAcceptor,
         socket: TcpStream,
         names: (Addr, Addr),
         at: Place,
     ) -> Result<(), BoxError> {
+        let mut first = [0];
+        match timeout(self.patience.header, socket.peek(&mut first)).await {
+            Err(_) => return Ok(()),
+            // What begins as a word is no encryption.
+            Ok(peeked) => {
+                if peeked? > 0 && first.iter().all(u8::is_ascii_uppercase) {
+                    return Ok(refusal::of_plain_http(socket).await?);
+                }
+            }
+        }
         match timeout(self.patience.header, tls.accept(socket)).await {
             Ok(socket) => self.converse(socket?, (names, Scheme::HTTPS), at).await,
             Err(_) => Ok(()),

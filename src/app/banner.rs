@@ -5,20 +5,45 @@ use std::fmt::Write;
 use super::sources::Loaded;
 use crate::config::{Auth, ModelSource, Settings};
 
+/// Where the service is to be reached, and by whom.
+pub(super) struct Reach {
+    pub(super) addresses: Vec<String>,
+    /// Of the figures alone.
+    pub(super) figures: Vec<String>,
+    /// Whether only this machine reaches it.
+    pub(super) is_loopback: bool,
+    /// Whether there are callers' keys.
+    pub(super) has_keys: bool,
+}
+
 /// The banner, for the terminal.
-pub(super) fn text(settings: &Settings, addresses: &[String], loaded: &Loaded) -> String {
+pub(super) fn text(settings: &Settings, reach: &Reach, loaded: &Loaded) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut out, settings, addresses, loaded);
+    let _ = write(&mut out, settings, reach, loaded);
     out
 }
 
-fn write(out: &mut String, settings: &Settings, addresses: &[String], loaded: &Loaded) -> std::fmt::Result {
+/// What is to be said behind the address of the page; `None` if it is closed to all.
+fn opening_of_page(settings: &Settings, reach: &Reach) -> Option<&'static str> {
+    match (reach.is_loopback, reach.has_keys, settings.admin_keys.is_empty()) {
+        (true, _, _) => Some(""),
+        (false, true, _) => Some(" (asks for a password: any caller's key)"),
+        (false, false, false) => Some(" (asks for a password: the admin key)"),
+        (false, false, true) => None,
+    }
+}
+
+fn write(out: &mut String, settings: &Settings, reach: &Reach, loaded: &Loaded) -> std::fmt::Result {
+    let addresses = &reach.addresses;
     let base = addresses.iter().find(|address| address.starts_with("http")).cloned();
     writeln!(out, "\nllm-proxy-api {}\n", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  listening   {}", addresses.join(", "))?;
-    if let Some(base) = &base {
-        writeln!(out, "  Swagger UI  {base}/docs")?;
+    if let (Some(base), Some(opening)) = (&base, opening_of_page(settings, reach)) {
+        writeln!(out, "  Swagger UI  {base}/docs{opening}")?;
+    }
+    for address in reach.figures.iter().filter(|address| address.starts_with("http")) {
+        writeln!(out, "  figures     {address}/metrics")?;
     }
     let shipped = match loaded.prompts().shipped_count() {
         0 => String::new(),

@@ -22,7 +22,7 @@ use crate::accounts::{AccountError, Accounts};
 use crate::callers::{Budget, Gate, KeyRing, Ledger, Period, Spent, Whose, now_ms};
 use crate::config::{Auth, Fault, Settings};
 use crate::gateway::Gateway;
-use crate::store::{self, Recorder, Store, StoreError};
+use crate::store::{self, Recorder, Store, StoreError, StoreErrorKind};
 use crate::telemetry::{Health, Metrics};
 
 /// How long the last records may take to be written when the service ends.
@@ -79,8 +79,12 @@ impl Keeping {
         };
         let (store, accounts, opening) = match connected(url, accounts_of).await {
             Ok((store, accounts)) => (store, accounts, None),
-            Err(error) if settings.auth == Auth::Keys => {
-                let cure = "make it reachable, or name another one; without it no key is known";
+            Err(error) if settings.auth == Auth::Keys || is_of_newer(&error) => {
+                let cure = if is_of_newer(&error) {
+                    "an older version would lose what the newer one keeps"
+                } else {
+                    "make it reachable, or name another one; without it no key is known"
+                };
                 return Err(Fault::new(
                     "LLM_PROXY_API_DATABASE_URL",
                     format!("{error}{}", store::file_in_words(url)),
@@ -174,7 +178,13 @@ impl Keeping {
             end_of_writing.cancel();
         };
         tokio::join!(opening, looking, writing);
+        kept.store.close().await;
     }
+}
+
+/// Waiting does not help against a database that a newer version has made.
+fn is_of_newer(error: &AccountError) -> bool {
+    matches!(error, AccountError::Store(error) if error.kind() == StoreErrorKind::Newer)
 }
 
 /// The store, and the accounts in it as they are.
@@ -188,16 +198,9 @@ async fn connected(
     Ok((store, accounts))
 }
 
-/// All budgets there are.
-fn budgeted(gate: &Gate, ring: &KeyRing) -> Vec<(Whose, Budget)> {
-    let of_keys =
-        ring.all().into_iter().filter_map(|caller| Some((Whose::Key(caller.id.clone()), caller.key.budget?)));
-    of_keys.chain(gate.owner_budgets()).collect()
-}
-
-/// The same, as they are told apart.
+/// All budgets there are, as they are told apart.
 pub(super) fn all_budgeted(gate: &Gate, ring: &KeyRing) -> HashSet<Filled> {
-    budgeted(gate, ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect()
+    gate.all_budgets(ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect()
 }
 
 /// Fills those that have not been filled yet: one question for each kind of period.
@@ -208,7 +211,7 @@ pub(super) async fn fill(
     filled: &mut HashSet<Filled>,
 ) -> Result<(), StoreError> {
     let new = |(whose, budget): &(Whose, Budget)| !filled.contains(&(whose.clone(), budget.period));
-    let new: Vec<(Whose, Budget)> = budgeted(gate, ring).into_iter().filter(new).collect();
+    let new: Vec<(Whose, Budget)> = gate.all_budgets(ring).into_iter().filter(new).collect();
     let mut spent: HashMap<Period, HashMap<Whose, Spent>> = HashMap::new();
     for (whose, budget) in new {
         let now_ms = now_ms();

@@ -19,6 +19,8 @@ use crate::telemetry::Health;
 const LOOK: Duration = Duration::from_millis(400);
 /// How often records that are too old are forgotten.
 const TIDY: Duration = Duration::from_secs(3600);
+/// How often what was written is gathered in the database's file, if nothing has been written since the last time.
+const GATHER: Duration = Duration::from_secs(2);
 /// How often it is forgotten what was taken of limits and budgets that nobody needs any more.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,7 @@ impl Looking<'_> {
             self.models(&troubles),
             self.budgets(&troubles, &changed, filled.unwrap_or_default()),
             self.old_records(Instant::now() + first_tidy),
+            self.gathered(),
         );
     }
 
@@ -110,6 +113,18 @@ impl Looking<'_> {
                     tracing::info!(records = forgotten, "Records of usage that are too old are forgotten");
                 }
                 Err(error) => tracing::warn!(%error, "Records of usage that are too old stay"),
+            }
+        }
+    }
+
+    /// A copy of the database's file is complete where nothing has been written for a moment.
+    async fn gathered(&self) {
+        let mut gather = interval(GATHER);
+        gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            gather.tick().await;
+            if let Err(error) = self.kept.store.gather().await {
+                tracing::debug!(%error, "What was written last stays beside the database's file");
             }
         }
     }

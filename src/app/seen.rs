@@ -4,8 +4,22 @@ use std::path::PathBuf;
 
 use crate::prompts::Fingerprint;
 
-/// What changes when somebody changes a file: models, prompts, leaderboard, adjustments, prices.
-pub(super) type Files = [Fingerprint; 5];
+/// What changes when somebody changes a file: models, prompts, leaderboard, adjustments, prices, secrets.
+pub(super) type Files = [Fingerprint; 6];
+
+/// Files that hold secrets, certificates among them, and what they were before the last load.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl Secrets {
+    /// What they are now.
+    pub(super) fn now(paths: Vec<PathBuf>) -> Self {
+        Self { fingerprint: Fingerprint::of_all(&paths), paths }
+    }
+}
 
 /// A file that the models file may name, and what it was.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::discovery::{self, Asking, Discovery, Silent, Told};
 use super::faults::Faults;
 use super::schedule::Schedule;
-use super::seen::{Files, Seen};
+use super::seen::{Files, Secrets, Seen};
 use super::surroundings::{self, Surroundings};
 use crate::config::{
     self, Catalog, ConfigError, Environment, Fault, Judged, LeaderboardConfig, ListenAddress, ProviderConfig,
@@ -41,6 +41,8 @@ pub struct Sources {
     board: ArcSwap<Seen>,
     /// The same of the file of prices.
     prices: ArcSwap<Seen>,
+    /// The same of files with secrets.
+    secrets: ArcSwap<Secrets>,
 }
 
 /// Everything that was read, checked and made.
@@ -63,7 +65,8 @@ impl Sources {
         let shared = Shared { has_proxy: settings.found.has_proxy, ..Shared::default() };
         let board = ArcSwap::from_pointee(Seen::now(Some(leaderboard::DEFAULT_FILE.into())));
         let (health, prices) = (HealthBook::default(), ArcSwap::default());
-        Self { settings, folder, metrics, shared, health, board, prices }
+        let secrets = ArcSwap::default();
+        Self { settings, folder, metrics, shared, health, board, prices, secrets }
     }
 
     /// The same, with engines that are started in a way of their own.
@@ -158,7 +161,9 @@ impl Sources {
     fn files(&self, environment: &Environment) -> Result<FromFiles, Faults> {
         // Before anything is read: what is written from now on is another change.
         self.board.store(Arc::new(Seen::now(self.board.load().path.clone())));
+        self.secrets.store(Arc::new(Secrets::now(self.secrets.load().paths.clone())));
         let judged = self.judged_and_prices(environment);
+        self.note_secrets(environment, judged.catalog.as_ref());
         let mut faults = Faults::default();
         let (mut served, mut leaderboard) = (Vec::new(), None);
         if let Some(catalog) = &judged.catalog {
@@ -212,7 +217,24 @@ impl Sources {
         let [of_models, of_prompts, of_adjustments] =
             [models, &self.settings.prompts_dir, &config::adjustments_beside(models)]
                 .map(|path| Fingerprint::of(path));
-        [of_models, of_prompts, self.board.load().again(), of_adjustments, self.prices.load().again()]
+        let of_secrets = Secrets::now(self.secrets.load().paths.clone()).fingerprint;
+        let (board, prices) = (self.board.load().again(), self.prices.load().again());
+        [of_models, of_prompts, board, of_adjustments, prices, of_secrets]
+    }
+
+    /// From now on those files are watched that settings and models file name now.
+    fn note_secrets(&self, environment: &Environment, catalog: Option<&Catalog>) {
+        let known = self.secrets.load();
+        let tls = self.settings.serving.tls.iter().flat_map(|tls| [&tls.certificates, &tls.key]);
+        let of_settings = tls.chain(environment.secret_files()).cloned();
+        let paths: Vec<PathBuf> = match catalog {
+            Some(catalog) => of_settings.chain(catalog.secret_files.iter().cloned()).collect(),
+            // What cannot be read may name the same all the same.
+            None => known.paths.clone(),
+        };
+        if paths != known.paths {
+            self.secrets.store(Arc::new(Secrets::now(paths)));
+        }
     }
 
     /// What the leaderboard's file was at the last load. A models file may name another one each time.
@@ -223,6 +245,11 @@ impl Sources {
     /// The same of the file of prices.
     pub(super) fn prices_as_read(&self) -> Fingerprint {
         self.prices.load().fingerprint.clone()
+    }
+
+    /// The same of files with secrets.
+    pub(super) fn secrets_as_read(&self) -> Fingerprint {
+        self.secrets.load().fingerprint.clone()
     }
 
     /// What the models file says of leaderboards.

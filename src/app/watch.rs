@@ -22,8 +22,10 @@ use super::schedule::Schedule;
 use super::seen::Files;
 use super::sources::{Loaded, Sources};
 use crate::accounts::{Accounts, Actor};
+use crate::api::{Credentials, Renewed};
+use crate::config::{Environment, Settings};
 use crate::gateway::Gateway;
-use crate::reload::{Outcome, Report, Request, Wish};
+use crate::reload::{Change, How, Outcome, Report, Request, What, Wish};
 use crate::telemetry::{Health, Metrics};
 
 /// How often files are looked at. A change counts once it has held from one look to the next, so that a file
@@ -34,6 +36,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Watcher {
     sources: Arc<Sources>,
+    credentials: Arc<Credentials>,
     loaded: Loaded,
     gateway: Arc<Gateway>,
     health: Arc<Health>,
@@ -55,7 +58,7 @@ pub(super) struct Watcher {
 
 impl Watcher {
     pub(super) fn new(
-        sources: Sources,
+        (sources, credentials): (Sources, Arc<Credentials>),
         (loaded, asking): (Loaded, Asking),
         gateway: Arc<Gateway>,
         (health, metrics): (Arc<Health>, Metrics),
@@ -67,6 +70,7 @@ impl Watcher {
         let (schedule, asked) = (loaded.schedule(&asking, Instant::now()), asking.answers);
         Self {
             sources,
+            credentials,
             loaded,
             gateway,
             health,
@@ -126,7 +130,7 @@ impl Watcher {
         let outcome = match request.wish {
             Wish::Reload => {
                 let outcome = self.reload().await;
-                self.note(&request.peer, &outcome);
+                self.note(&request, &outcome);
                 outcome
             }
             // Nobody is there to be told.
@@ -137,10 +141,11 @@ impl Watcher {
     }
 
     /// What is done is noted, whether or not whoever asked is still there. What is refused is not done.
-    fn note(&self, peer: &str, outcome: &Outcome) {
+    fn note(&self, request: &Request, outcome: &Outcome) {
         if let (Some(accounts), Ok(report)) = (&self.accounts, outcome) {
             let detail = json!({"changes": report.diff.changes.len()});
-            accounts.noted(Actor::Admin.at(peer), "configuration.reload", "", detail);
+            let origin = Actor::of_admin(&request.by).at(&request.peer);
+            accounts.noted(origin, "configuration.reload", "", detail);
         }
     }
 
@@ -148,8 +153,16 @@ impl Watcher {
     async fn rehearsed(&mut self) -> Result<Report, Faults> {
         let sources = self.sources.apart();
         let environment = sources.environment()?;
-        let (loaded, _) = sources.load_after(Some(&self.loaded), &environment, None).await?;
-        Ok(loaded.changes_since(&self.loaded))
+        let renewed = self.renewed(&environment);
+        let loaded = sources.load_after(Some(&self.loaded), &environment, None).await;
+        let (renewed, (loaded, _)) = both(renewed, loaded)?;
+        Ok(with_secrets(loaded.changes_since(&self.loaded), &renewed))
+    }
+
+    /// Certificates and keys as they are now. Nothing changes by this.
+    fn renewed(&self, environment: &Environment) -> Result<Renewed, Faults> {
+        let settings = Settings::from_environment(environment)?;
+        self.credentials.renewed(&settings).map_err(Faults::from)
     }
 
     /// Reads everything anew. What is wrong leaves everything as it is.
@@ -160,15 +173,17 @@ impl Watcher {
         }
         let loaded = match self.sources.environment() {
             Ok(environment) => {
+                let renewed = self.renewed(&environment);
                 let loaded = self.sources.load_after(Some(&self.loaded), &environment, None).await;
                 self.note_named_files();
-                loaded
+                both(renewed, loaded)
             }
             Err(faults) => Err(faults),
         };
         match loaded {
-            Ok((loaded, asking)) => {
-                let report = loaded.changes_since(&self.loaded);
+            Ok((renewed, (loaded, asking))) => {
+                let report = with_secrets(loaded.changes_since(&self.loaded), &renewed);
+                self.credentials.put(renewed);
                 self.gateway.replace(loaded.state());
                 self.sources.settle(&loaded);
                 for warning in &report.warnings {
@@ -203,8 +218,9 @@ impl Watcher {
 
     /// A models file may have named another file, which is no change of that.
     fn note_named_files(&mut self) {
-        for [_, _, board, _, prices] in [&mut self.taken, &mut self.seen] {
+        for [_, _, board, _, prices, secrets] in [&mut self.taken, &mut self.seen] {
             (*board, *prices) = (self.sources.leaderboard_as_read(), self.sources.prices_as_read());
+            *secrets = self.sources.secrets_as_read();
         }
     }
 
@@ -234,6 +250,29 @@ impl Watcher {
             self.probing.follow(self.loaded.routes(), &self.metrics);
         }
     }
+}
+
+/// Both, or all that is wrong with either.
+fn both<A, B>(one: Result<A, Faults>, other: Result<B, Faults>) -> Result<(A, B), Faults> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (one, other) => {
+            Faults::beside(one.err().into_iter().chain(other.err()).collect(), Ok(()))?;
+            Err(Faults::default())
+        }
+    }
+}
+
+/// The report, with the settings whose secrets are others.
+fn with_secrets(mut report: Report, renewed: &Renewed) -> Report {
+    let change = |name: &&'static str| Change {
+        what: What::Secret,
+        name: (*name).to_owned(),
+        how: How::Changed,
+        details: Vec::new(),
+    };
+    report.diff.changes.extend(renewed.changed.iter().map(change));
+    report
 }
 
 /// Comes back at that time; never, if there is none.

@@ -157,6 +157,19 @@ impl Refusal {
         }
     }
 
+    /// What refuses, and by which of its limits, in single words; `None` where it is none of these.
+    pub fn limit(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Limit { of, dimension, .. } | Self::Never { of, dimension, .. } => {
+                Some((of, dimension.word()))
+            }
+            Self::Budget { of, .. } | Self::TooLittle { of, .. } | Self::SetAside { of } => {
+                Some((of, "budget"))
+            }
+            Self::Unavailable => None,
+        }
+    }
+
     /// Whether it would be the same at any other time.
     pub fn is_for_good(&self) -> bool {
         matches!(self, Self::Never { .. })
@@ -188,6 +201,13 @@ impl Gate {
     /// What has been spent of budgets.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
+    }
+
+    /// All budgets there are: of keys, and of owners.
+    pub fn all_budgets(&self, ring: &KeyRing) -> Vec<(Whose, Budget)> {
+        let of_keys = ring.all().into_iter();
+        let of_keys = of_keys.filter_map(|caller| Some((Whose::Key(caller.id.clone()), caller.key.budget?)));
+        of_keys.chain(self.owner_budgets()).collect()
     }
 
     /// The budgets of owners.

@@ -22,6 +22,15 @@ pub enum Dimension {
 }
 
 impl Dimension {
+    /// In one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+            Self::Parallel => "parallel",
+        }
+    }
+
     pub(super) fn in_words(self) -> &'static str {
         match self {
             Self::Requests => "requests per minute",

@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use self::update::Update;
-use super::{CommandError, print};
+use super::{CommandError, no_database, print};
 use crate::accounts::{AccountError, Accounts, Actor, Edit};
 use crate::api;
 use crate::callers::{Budget, Change, Key, KeyRing, Limits, NewKey, Period, Secret, moment, now_ms};
@@ -100,6 +100,9 @@ pub(super) struct Create {
     /// Have answers end when the budget is used up.
     #[arg(long, requires = "budget")]
     cut_off: bool,
+    /// Have a database made if there is none.
+    #[arg(long)]
+    create_database: bool,
     #[command(flatten)]
     form: Form,
 }
@@ -150,19 +153,33 @@ fn time(text: &str) -> Result<i64, String> {
 pub(super) async fn run(command: Command, settings: &Settings) -> Result<(), CommandError> {
     let url = settings.storage.database_url.expose_secret();
     if let Some(file) = store::missing_file(url) {
-        let said = format!("there is no database {file} here; LLM_PROXY_API_DATABASE_URL says where it is");
-        if !matches!(command, Command::Create(_)) {
-            return Err(CommandError::Refused(said));
-        }
-        writeln!(
-            std::io::stderr(),
-            "warning: {said}, and a service that has another one knows nothing of this key"
-        )?;
+        may_make(&command, settings, file)?;
     }
     let store = store::open(url).await;
     let store =
         store.map_err(|error| CommandError::Refused(format!("{error}{}", store::file_in_words(url))))?;
-    let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
+    let done = run_on(Arc::new(Accounts::new(store.clone(), Arc::new(KeyRing::default()))), command).await;
+    // So that a copy of the file has what was done.
+    store.close().await;
+    done
+}
+
+/// A database is made for a new key alone, and only where a service can be expected to look for it: settings name the
+/// place, or what the service serves is here.
+fn may_make(command: &Command, settings: &Settings, file: &str) -> Result<(), CommandError> {
+    let said = no_database(file);
+    let Command::Create(create) = command else { return Err(CommandError::Refused(said)) };
+    let is_of_service =
+        settings.storage.is_named || settings.models_config_is_set || settings.models_config.exists();
+    if !create.create_database && !is_of_service {
+        let cure = "or add --create-database to have one made here";
+        return Err(CommandError::Refused(format!("{said}; go to the folder of the service, {cure}")));
+    }
+    let warning = format!("warning: {said}, and a service that has another one knows nothing of this key");
+    Ok(writeln!(std::io::stderr(), "{warning}")?)
+}
+
+async fn run_on(accounts: Arc<Accounts>, command: Command) -> Result<(), CommandError> {
     match command {
         Command::Create(create) => {
             let form = create.form;

@@ -74,9 +74,12 @@ pub(super) async fn run(
     };
     let store =
         store::open(url.expose_secret()).await.map_err(|error| refused(&error, url.expose_secret()))?;
-    let accounts = Arc::new(Accounts::new(store, Arc::new(KeyRing::default())));
+    let accounts = Arc::new(Accounts::new(store.clone(), Arc::new(KeyRing::default())));
     let edit = SwitchEdit { disabled: Some(disabled), note: switch.note.map(Some) };
-    let switch = accounts.switch(Actor::Cli, &model, edit).await?;
+    let switched = accounts.switch(Actor::Cli, &model, edit).await;
+    // So that a copy of the file has what was done.
+    store.close().await;
+    let switch = switched?;
     print(&format!("{} is {}", switch.model, if switch.disabled { "off" } else { "on" }))
 }
 

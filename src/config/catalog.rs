@@ -63,6 +63,8 @@ pub struct Catalog {
     pub leaderboard: LeaderboardConfig,
     /// Where to listen, if the file says so, as those in Lua do.
     pub listen: Option<Vec<ListenAddress>>,
+    /// The files of which it has secrets.
+    pub secret_files: Vec<PathBuf>,
     /// Things to tell the operator that are no errors.
     pub warnings: Vec<String>,
 }
@@ -266,6 +268,7 @@ impl Reader<'_> {
         let stated = [raw.timeout, raw.connect_timeout, raw.first_token_timeout, raw.stall_timeout];
         let models = self.models(&place, raw.models, outer.as_ref(), &mut expansion);
         self.withheld.append(&mut expansion.withheld);
+        self.catalog.secret_files.append(&mut expansion.files);
         self.check_keys_of_engines(&place, &models, &api_keys);
         if !self.all_found((&name, &place), raw.optional, expansion) {
             return;

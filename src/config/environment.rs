@@ -1,15 +1,17 @@
 //! The environment: the process's own variables over those of a `.env` file.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::dotenv::{self, Variables};
-use super::{ConfigError, Fault};
+use super::{ConfigError, Fault, secret_files};
 
 /// All variables, read once at the start.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
+    /// Files that have secrets in the place of variables.
+    secret_files: Vec<PathBuf>,
 }
 
 // Variables hold keys: their values must not get into any text.
@@ -24,29 +26,36 @@ impl Environment {
     /// set already is not overridden by the file.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file is there and cannot be read, or that of a secret cannot.
     pub fn load(folder: &Path) -> Result<Self, ConfigError> {
         match Self::judge(folder) {
-            (environment, None) => Ok(environment),
-            (_, Some(fault)) => Err(fault.into()),
+            (environment, faults) if faults.is_empty() => Ok(environment),
+            (_, faults) => Err(faults.into()),
         }
     }
 
-    /// The same, with what is wrong with the file: then its variables up to that place are read.
-    pub fn judge(folder: &Path) -> (Self, Option<Fault>) {
+    /// The same, with what is wrong with the files: of `.env` the variables up to that place are read.
+    pub fn judge(folder: &Path) -> (Self, Vec<Fault>) {
         let mut variables = BTreeMap::new();
         let file = folder.join(".env");
         let read = if file.is_file() { read(&file, &mut variables) } else { Ok(()) };
         let own = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         variables.extend(own);
-        (Self { variables }, read.err())
+        let (secret_files, mut faults) = secret_files::resolve(&mut variables);
+        faults.extend(read.err());
+        (Self { variables, secret_files }, faults)
     }
 
     /// An environment of just these variables.
     pub fn of<const N: usize>(variables: [(&str, &str); N]) -> Self {
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Self { variables: variables.into() }
+        Self { variables: variables.into(), secret_files: Vec::new() }
+    }
+
+    /// Files that have secrets in the place of variables.
+    pub fn secret_files(&self) -> &[PathBuf] {
+        &self.secret_files
     }
 
     /// A variable's value; an empty one counts as unset.

@@ -9,13 +9,17 @@ mod dotenv;
 mod engine;
 mod environment;
 mod fault;
+mod folders;
+mod found;
 mod import;
 mod leaderboard;
 mod network;
+mod operators;
 mod parse;
 mod probe;
 mod replicas;
 mod routing;
+mod secret_files;
 mod settings;
 
 pub use crate::lint::nearest;
@@ -30,13 +34,15 @@ pub use engine::{
 };
 pub use environment::Environment;
 pub use fault::{ConfigError, Fault};
+pub use folders::Folders;
+pub use found::Found;
 pub use import::adjustments_beside;
 pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use network::Network;
+pub use operators::{AdminKey, UNNAMED_ADMIN};
 pub use probe::ProbeConfig;
 pub use replicas::{OnRedisAway, RedisSettings};
 pub use routing::{AUTO, Routing, ScoreScalars, Strategy, never_meant, unfit_name};
 pub use settings::{
-    Auth, Found, ListenAddress, LogFormat, LogSettings, RawRequests, Serving, Settings, Storage, Timeouts,
-    TlsFiles,
+    Auth, ListenAddress, LogFormat, LogSettings, RawRequests, Serving, Settings, Storage, Timeouts, TlsFiles,
 };

@@ -1,6 +1,7 @@
 //! Reads single values of the environment, and collects what is wrong with them.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -35,10 +36,12 @@ impl Parsed {
         None
     }
 
-    pub(super) fn flag(&mut self, name: &str, value: &str) -> bool {
+    /// Every yes or no is read here.
+    pub(super) fn flag(&mut self, name: &str, value: Option<&str>) -> bool {
+        let value = value.unwrap_or_default();
         match value.trim().to_lowercase().as_str() {
             "1" | "true" | "yes" | "on" => true,
-            "0" | "false" | "no" | "off" => false,
+            "" | "0" | "false" | "no" | "off" => false,
             _ => {
                 self.bad(name, value, "1, true, yes or on, or 0, false, no or off");
                 false
@@ -92,8 +95,9 @@ impl Parsed {
     }
 
     /// A value that is bad is not shown: it may hold a password.
-    pub(super) fn database(&mut self, name: &str, value: Option<&str>) -> SecretString {
-        let url = value.unwrap_or("sqlite://data/llm-proxy-api.db").trim();
+    pub(super) fn database(&mut self, name: &str, value: Option<&str>, usual: &Path) -> SecretString {
+        let usual = format!("sqlite://{}", usual.display());
+        let url = value.unwrap_or(&usual).trim();
         let path = url.strip_prefix("sqlite://");
         let is_file =
             path.is_some_and(|path| !path.is_empty() && !path.starts_with(':') && !path.contains('?'));

@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::operators::{SAFE_KEY_LENGTH, is_weak};
 use super::parse::{self, Parsed};
-use super::{Catalog, ConfigError, Environment, Fault, Network, RedisSettings, nearest};
+use super::secret_files::is_file_of_secret;
+use super::{
+    AdminKey, Catalog, ConfigError, Environment, Fault, Folders, Found, Network, RedisSettings, nearest,
+};
 use crate::callers::Zone;
 
 const PREFIX: &str = "LLM_PROXY_API_";
-/// A shorter admin key may be guessed.
-const SAFE_KEY_LENGTH: usize = 16;
 
 /// Everything that the environment says.
 #[derive(Clone, Debug)]
@@ -42,14 +44,18 @@ pub struct Settings {
     pub serving: Serving,
     /// Where log lines go.
     pub log: LogSettings,
-    /// `IN_DEBUG`: error bodies hold the upstream's own text.
+    /// `IN_DEBUG`: more log lines, and error bodies hold the upstream's own text.
     pub in_debug: bool,
     /// `AUTH`
     pub auth: Auth,
     /// `RAW_REQUESTS`
     pub raw_requests: RawRequests,
     /// `ADMIN_KEY`: without one there is no admin API.
-    pub admin_key: Option<SecretString>,
+    pub admin_keys: Vec<AdminKey>,
+    /// `METRICS_KEY`: opens the figures, and nothing else.
+    pub metrics_key: Option<SecretString>,
+    /// `METRICS_LISTEN`: where only the figures are.
+    pub metrics_listen: Vec<ListenAddress>,
     /// `REDIS_URL` and `REDIS_FAIL`: without the first, this is the only replica.
     pub redis: Option<RedisSettings>,
     /// `CORS_ORIGINS`
@@ -58,6 +64,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<Network>,
     /// What is kept of keys and usage.
     pub storage: Storage,
+    /// Where it writes.
+    pub folders: Folders,
     /// What other programs' variables say about providers near by.
     pub found: Found,
     /// Things to tell the operator that are no errors.
@@ -69,6 +77,8 @@ pub struct Settings {
 pub struct Storage {
     /// `DATABASE_URL`: `sqlite://path` or `postgres://…`; it may hold a password.
     pub database_url: SecretString,
+    /// Whether it, or the folder of its file, was named by a setting.
+    pub is_named: bool,
     /// `USAGE_KEEP_DAYS`: how long the record of a single request is kept.
     pub usage_keep: Duration,
     /// `TIME_ZONE`: where days, weeks and months of budgets begin.
@@ -147,6 +157,8 @@ pub struct LogSettings {
     pub filter: String,
     /// `LOG_FORMAT`
     pub format: LogFormat,
+    /// `NO_COLOR`, without the prefix: no colours on a terminal.
+    pub is_plain: bool,
 }
 
 /// The shape of log lines.
@@ -178,25 +190,6 @@ pub enum RawRequests {
     Open,
 }
 
-/// What other programs' variables say about providers that may be near.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// `OPENAI_API_KEY`
-    pub openai_api_key: Option<SecretString>,
-    /// `OPENAI_BASE_URL`
-    pub openai_base_url: Option<String>,
-    /// `OLLAMA_HOST`
-    pub ollama_host: Option<String>,
-    /// Whether `HTTP_PROXY`, `ALL_PROXY` or the like is set.
-    pub has_proxy: bool,
-    /// Where programs keep what is for this run of the system only: `XDG_RUNTIME_DIR`, or the folder for temporary files.
-    pub run_dir: PathBuf,
-    /// `PATH`, for `llama-server`.
-    pub path: Option<String>,
-    /// `LLM_PROXY_API_GGUF_DIR`
-    pub gguf_dir: Option<PathBuf>,
-}
-
 /// Every variable, once: a field of [`Raw`], and a name of [`KNOWN`].
 macro_rules! variables {
     ($($name:ident: $kind:ty,)+) => {
@@ -213,6 +206,7 @@ macro_rules! variables {
 }
 
 variables! {
+    data_dir: PathBuf,
     minimum: String,
     listen: String,
     ep_prefix: String,
@@ -246,6 +240,8 @@ variables! {
     redis_url: String,
     redis_fail: String,
     admin_key: String,
+    metrics_key: String,
+    metrics_listen: String,
     raw_requests: String,
 }
 
@@ -279,13 +275,20 @@ impl Settings {
             }
         };
         let mut check = Parsed::new(PREFIX);
-        let mut settings = raw.checked(&mut check);
+        let folders = Folders::of(environment, raw.data_dir.clone());
+        let mut settings = raw.checked(&mut check, folders);
+        settings.log.is_plain = environment.get("NO_COLOR").is_some();
         settings.found = Found::from_environment(environment, raw.gguf_dir.clone());
         settings.warnings = Raw::warnings(environment);
-        if settings.admin_key.as_ref().is_some_and(is_weak) {
+        settings.warnings.extend(settings.folders.warning());
+        let weak = [
+            ("ADMIN_KEY", settings.admin_keys.iter().any(|admin| is_weak(&admin.key))),
+            ("METRICS_KEY", settings.metrics_key.as_ref().is_some_and(is_weak)),
+        ];
+        for (name, _) in weak.into_iter().filter(|(_, is_weak)| *is_weak) {
             let words =
                 format!("is shorter than {SAFE_KEY_LENGTH} characters and may be guessed; {KEY_CURE}");
-            settings.warnings.push(format!("{PREFIX}ADMIN_KEY {words}"));
+            settings.warnings.push(format!("{PREFIX}{name} {words}"));
         }
         check.faults.extend(settings.faults_of_listeners(&format!("{PREFIX}LISTEN"), &settings.listen));
         (Some(settings), check.faults)
@@ -320,7 +323,7 @@ impl Settings {
 
     /// On this machine a key that can be guessed is the operator's affair; from others anybody may try.
     fn fault_of_admin_key(&self, address: &ListenAddress) -> Option<Fault> {
-        let is_weak = self.admin_key.as_ref().is_some_and(is_weak);
+        let is_weak = self.admin_keys.iter().any(|admin| is_weak(&admin.key));
         let problem = format!(
             "it is shorter than {SAFE_KEY_LENGTH} characters, and `{address}` can be reached from other machines"
         );
@@ -330,16 +333,12 @@ impl Settings {
 
 const KEY_CURE: &str = "give a random one, such as `openssl rand -hex 32` prints";
 
-fn is_weak(key: &SecretString) -> bool {
-    key.expose_secret().len() < SAFE_KEY_LENGTH
-}
-
 impl Raw {
-    fn checked(&self, check: &mut Parsed) -> Settings {
+    fn checked(&self, check: &mut Parsed, folders: Folders) -> Settings {
         let timeouts = self.timeouts(check);
-        let in_debug = self.in_debug.is_some();
+        let in_debug = check.flag("IN_DEBUG", self.in_debug.as_deref());
         Settings {
-            minimum: self.minimum.as_deref().is_some_and(|value| check.flag("MINIMUM", value)),
+            minimum: check.flag("MINIMUM", self.minimum.as_deref()),
             listen: check.listen("LISTEN", self.listen.as_deref().unwrap_or("127.0.0.1:8080")),
             listen_is_set: self.listen.is_some(),
             prefix: check.prefix("EP_PREFIX", self.ep_prefix.as_deref().unwrap_or("/api")),
@@ -354,15 +353,21 @@ impl Raw {
                 .language("DEFAULT_EP_LANGUAGE", self.default_ep_language.as_deref().unwrap_or("en")),
             timeouts,
             serving: self.serving(check),
-            log: self.log(check, in_debug),
+            log: self.log(check, in_debug, &folders),
             in_debug,
             auth: check.auth("AUTH", self.auth.as_deref()),
             raw_requests: check.raw_requests("RAW_REQUESTS", self.raw_requests.as_deref()),
-            admin_key: check.key("ADMIN_KEY", self.admin_key.as_deref()),
+            admin_keys: check.admin_keys(self.admin_key.as_deref()),
+            metrics_key: check.key("METRICS_KEY", self.metrics_key.as_deref()),
+            metrics_listen: self
+                .metrics_listen
+                .as_deref()
+                .map_or_else(Vec::new, |value| check.listen("METRICS_LISTEN", value)),
             redis: check.redis(self.redis_url.as_deref(), self.redis_fail.as_deref()),
             cors_origins: check.origins("CORS_ORIGINS", self.cors_origins.as_deref()),
             trusted_proxies: check.networks("TRUSTED_PROXIES", self.trusted_proxies.as_deref()),
-            storage: self.storage(check),
+            storage: self.storage(check, &folders),
+            folders,
             found: Found::default(),
             warnings: Vec::new(),
         }
@@ -404,25 +409,27 @@ impl Raw {
         }
     }
 
-    fn storage(&self, check: &mut Parsed) -> Storage {
+    fn storage(&self, check: &mut Parsed, folders: &Folders) -> Storage {
         const DAY: Duration = Duration::from_secs(86_400);
         Storage {
-            database_url: check.database("DATABASE_URL", self.database_url.as_deref()),
+            database_url: check.database("DATABASE_URL", self.database_url.as_deref(), &folders.database),
+            is_named: self.database_url.is_some() || folders.is_named,
             usage_keep: DAY * check.days("USAGE_KEEP_DAYS", self.usage_keep_days.as_deref(), 400),
             zone: check.zone("TIME_ZONE", self.time_zone.as_deref().unwrap_or("UTC")),
         }
     }
 
-    fn log(&self, check: &mut Parsed, in_debug: bool) -> LogSettings {
+    fn log(&self, check: &mut Parsed, in_debug: bool, folders: &Folders) -> LogSettings {
         let level = if in_debug { "DEBUG" } else { "INFO" };
         LogSettings {
             file: match &self.log_filename {
-                None => Some("llm-proxy-rest.log".into()),
+                None => Some(folders.log.clone()),
                 Some(path) if path.as_os_str().is_empty() => None,
                 Some(path) => Some(path.clone()),
             },
             filter: self.log_level.clone().unwrap_or_else(|| level.to_owned()),
             format: check.log_format("LOG_FORMAT", self.log_format.as_deref()),
+            is_plain: false,
         }
     }
 
@@ -430,7 +437,7 @@ impl Raw {
         let ours = environment.iter().filter_map(|(name, _)| name.strip_prefix(PREFIX));
         let unknown = ours.filter_map(|name| {
             let lower = name.to_ascii_lowercase();
-            if KNOWN.contains(&lower.as_str()) {
+            if KNOWN.contains(&lower.as_str()) || is_file_of_secret(&format!("{PREFIX}{name}")) {
                 return None;
             }
             let hint = nearest(&lower, KNOWN.iter().copied()).map_or_else(String::new, |known| {
@@ -439,23 +446,6 @@ impl Raw {
             Some(format!("{PREFIX}{name} is not a known variable{hint}"))
         });
         unknown.collect()
-    }
-}
-
-impl Found {
-    fn from_environment(environment: &Environment, gguf_dir: Option<PathBuf>) -> Self {
-        let owned = |name| environment.get(name).map(str::to_owned);
-        Self {
-            openai_api_key: owned("OPENAI_API_KEY").map(SecretString::from),
-            openai_base_url: owned("OPENAI_BASE_URL"),
-            ollama_host: owned("OLLAMA_HOST"),
-            run_dir: environment.get("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from),
-            has_proxy: ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
-                .iter()
-                .any(|name| environment.get(name).is_some()),
-            path: owned("PATH"),
-            gguf_dir,
-        }
     }
 }
 
@@ -503,7 +493,7 @@ mod tests {
         assert_eq!(settings.timeouts.request, Duration::from_secs(300));
         assert_eq!(settings.timeouts.first_token, Duration::from_secs(300));
         assert_eq!(settings.serving.max_body_bytes, 20_971_520);
-        assert_eq!(settings.log.file, Some("llm-proxy-rest.log".into()));
+        assert_eq!(settings.log.file, Some("data/llm-proxy-rest.log".into()));
         assert_eq!(settings.log.filter, "INFO");
         assert!(!settings.minimum && !settings.in_debug && settings.warnings.is_empty());
     }
@@ -617,10 +607,30 @@ mod tests {
 
     #[test]
     fn debug_raises_the_level_unless_one_is_set() {
-        let debug = settings([("LLM_PROXY_API_IN_DEBUG", "0")]).unwrap();
+        let debug = settings([("LLM_PROXY_API_IN_DEBUG", "1")]).unwrap();
         assert!(debug.in_debug && debug.log.filter == "DEBUG");
         let both = settings([("LLM_PROXY_API_IN_DEBUG", "1"), ("LLM_PROXY_API_LOG_LEVEL", "warn")]).unwrap();
         assert_eq!(both.log.filter, "warn");
+    }
+
+    #[test]
+    fn every_yes_or_no_is_read_in_the_same_way() {
+        for name in ["LLM_PROXY_API_IN_DEBUG", "LLM_PROXY_API_MINIMUM"] {
+            let is_on =
+                |value: &str| settings([(name, value)]).map(|settings| settings.in_debug || settings.minimum);
+            for value in ["1", "true", "YES", " on "] {
+                assert!(is_on(value).unwrap(), "{name}={value}");
+            }
+            for value in ["", "  ", "0", "False", "no", "OFF"] {
+                let settings = settings([(name, value)]).unwrap();
+                assert!(!settings.in_debug && !settings.minimum, "{name}={value}");
+                assert_eq!(settings.log.filter, "INFO");
+            }
+            for value in ["2", "y", "enabled", "tru"] {
+                let error = is_on(value).unwrap_err().to_string();
+                assert!(error.contains(name) && error.contains(value) && error.contains("false"), "{error}");
+            }
+        }
     }
 
     #[test]
@@ -650,7 +660,7 @@ mod tests {
             let error = with(odd, "127.0.0.1:1").unwrap_err().to_string();
             assert!(error.contains("ADMIN_KEY") && !error.contains("planted"), "{error}");
         }
-        assert!(settings([("LLM_PROXY_API_ADMIN_KEY", "")]).unwrap().admin_key.is_none());
+        assert!(settings([("LLM_PROXY_API_ADMIN_KEY", "")]).unwrap().admin_keys.is_empty());
     }
 
     #[test]

@@ -41,5 +41,5 @@ pub use need::{AnswerLength, Need};
 pub use pool::Pool;
 pub use process::{Exit, Launch, Launcher, Process, StartError};
 pub use registry::Engines;
-pub use run_folder::RunFolder;
+pub use run_folder::{RunFolder, RunPlace};
 pub use view::{EngineEvent, EngineState};

@@ -26,7 +26,7 @@ use super::guard::GUARD_COMMAND;
 use super::holder;
 use super::inherited::inherited;
 use super::log::Log;
-use super::run_folder::{self, RunFolder, SocketFile};
+use super::run_folder::{self, RunFolder, RunPlace, SocketFile};
 use crate::confined::THIS_PROGRAM;
 
 /// Between the second, urgent request to end and the end.
@@ -53,12 +53,12 @@ pub struct Launch {
 #[derive(Clone, Debug)]
 pub struct Launcher {
     program: PathBuf,
-    run_folder: Option<Arc<RunFolder>>,
+    run_place: Option<Arc<RunPlace>>,
 }
 
 impl Default for Launcher {
     fn default() -> Self {
-        Self { program: PathBuf::from(THIS_PROGRAM), run_folder: None }
+        Self { program: PathBuf::from(THIS_PROGRAM), run_place: None }
     }
 }
 
@@ -66,7 +66,17 @@ impl Launcher {
     /// Writes down what runs, for the gateway's next start.
     #[must_use]
     pub fn recording_in(self, run_folder: Arc<RunFolder>) -> Self {
-        Self { run_folder: Some(run_folder), ..self }
+        self.recording_at(Arc::new(RunPlace::of(run_folder)))
+    }
+
+    /// The same in a folder that is made when it is first needed.
+    #[must_use]
+    pub fn recording_at(self, run_place: Arc<RunPlace>) -> Self {
+        Self { run_place: Some(run_place), ..self }
+    }
+
+    fn run_folder(&self) -> Option<&Arc<RunFolder>> {
+        self.run_place.as_ref().and_then(|place| place.folder())
     }
 
     /// The program that guards engines, and counts while none runs.
@@ -76,7 +86,7 @@ impl Launcher {
 
     /// Where engines may put what is to outlive them, and not the gateway.
     pub(super) fn folder(&self) -> Option<&Path> {
-        self.run_folder.as_ref().map(|folder| folder.path())
+        self.run_folder().map(|folder| folder.path())
     }
 
     /// A name for a unix socket on which an engine may listen. No other user can get at it.
@@ -85,9 +95,11 @@ impl Launcher {
     /// There is no folder of this user for it.
     pub(super) fn socket(&self) -> std::io::Result<SocketFile> {
         let missing = || {
-            std::io::Error::other("this user has no run folder; set XDG_RUNTIME_DIR to a folder of this user")
+            std::io::Error::other(
+                "this user has no run folder; set LLM_PROXY_API_DATA_DIR or XDG_RUNTIME_DIR to a folder of this user",
+            )
         };
-        self.run_folder.as_ref().map(|folder| folder.socket()).ok_or_else(missing)?
+        self.run_folder().map(|folder| folder.socket()).ok_or_else(missing)?
     }
 
     /// Guards engines with this program, which has to know the guard's command, instead of the running one.
@@ -136,10 +148,10 @@ impl Launcher {
         if let Some(folder) = launch.folder {
             command.current_dir(folder);
         }
-        if let Some(folder) = &self.run_folder {
+        if let Some(folder) = self.run_folder() {
             folder.have_watched(&self.program);
         }
-        let entry = self.run_folder.as_ref().map(|folder| folder.entry(&launch.name, &launch.binary));
+        let entry = self.run_folder().map(|folder| folder.entry(&launch.name, &launch.binary));
         Ok(keeper::Keeper { name: launch.name, mark, command, output, report, entry })
     }
 }

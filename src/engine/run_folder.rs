@@ -12,7 +12,7 @@ use std::io::{Error, ErrorKind, PipeWriter};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -38,8 +38,17 @@ const MARK: &str = "LLM_PROXY_API_ENGINE_OF";
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Folders that were made for it just now, each before the one around it.
+    made: Vec<PathBuf>,
     // Held open as long as this, for the watch. Locked only to start it.
     watch: Mutex<Option<PipeWriter>>,
+}
+
+/// Where the run folder is, or is made when an engine first needs it.
+#[derive(Debug)]
+pub struct RunPlace {
+    base: PathBuf,
+    folder: OnceLock<Option<Arc<RunFolder>>>,
 }
 
 /// What is written down of an engine.
@@ -82,14 +91,54 @@ impl Drop for SocketFile {
     }
 }
 
+impl RunPlace {
+    /// The place of the user's folder in `base`. What an earlier gateway has left there is cleaned up.
+    pub async fn in_folder(base: &Path) -> Self {
+        let place = Self { base: base.to_owned(), folder: OnceLock::new() };
+        let is_there = [base, Path::new(OTHERWISE)].iter().any(|base| base.join(usual_name()).exists());
+        if is_there && let Some(folder) = place.folder() {
+            folder.clean_up().await;
+        }
+        place
+    }
+
+    /// One that is there.
+    pub(super) fn of(folder: Arc<RunFolder>) -> Self {
+        Self { base: PathBuf::new(), folder: OnceLock::from(Some(folder)) }
+    }
+
+    /// The folder; `None` if it can be made nowhere.
+    pub(super) fn folder(&self) -> Option<&Arc<RunFolder>> {
+        let open = || match RunFolder::open_somewhere(&self.base) {
+            Ok(folder) => Some(Arc::new(folder)),
+            Err(error) => {
+                tracing::warn!(%error, "Engines need a fixed address, and those that outlive a bad end of this process cannot be found again");
+                None
+            }
+        };
+        self.folder.get_or_init(open).as_ref()
+    }
+
+    /// Removes what was made for it, as far as nothing is in it: the start has failed.
+    pub fn take_back(&self) {
+        if let Some(Some(folder)) = self.folder.get() {
+            let _ = folder.made.iter().try_for_each(std::fs::remove_dir);
+        }
+    }
+}
+
+/// How the folder is called, if nobody has taken the name.
+fn usual_name() -> String {
+    format!("llm-proxy-api-{}", own_uid())
+}
+
 impl RunFolder {
-    /// The user's folder in `base`, which is `$XDG_RUNTIME_DIR` or the folder for temporary files. It is made if it is
-    /// not there.
+    /// The user's folder in `base`. Both are made if they are not there.
     ///
     /// # Errors
     /// It cannot be made, it belongs to another user, or its path is too long for the sockets of engines.
     pub fn open(base: &Path) -> std::io::Result<Self> {
-        Self::open_as(base, &format!("llm-proxy-api-{}", own_uid()))
+        Self::open_as(base, &usual_name())
     }
 
     /// As [`RunFolder::open`], and in the folder for temporary files where that fails: at the usual place there, or, if
@@ -99,7 +148,7 @@ impl RunFolder {
     /// It can be made nowhere.
     pub fn open_somewhere(base: &Path) -> std::io::Result<Self> {
         let told = |error: &Error| {
-            tracing::warn!(%error, "The run folder is made in {OTHERWISE}; set XDG_RUNTIME_DIR to a folder of this user");
+            tracing::warn!(%error, "The run folder is made in {OTHERWISE}; set LLM_PROXY_API_DATA_DIR or XDG_RUNTIME_DIR to a folder of this user");
         };
         let other = Path::new(OTHERWISE);
         Self::open(base).inspect_err(told).or_else(|_| Self::open(other)).or_else(|_| {
@@ -118,6 +167,9 @@ impl RunFolder {
                 format!("its path is longer than {most} bytes, which leaves no room for names of sockets");
             return Err(named(Error::new(ErrorKind::InvalidInput, problem)));
         }
+        let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let made = path.ancestors().take_while(missing).map(Path::to_owned).collect();
+        DirBuilder::new().recursive(true).mode(MODE).create(base).map_err(named)?;
         match DirBuilder::new().mode(MODE).create(&path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(named(error)),
             _ => {}
@@ -130,7 +182,7 @@ impl RunFolder {
         if permissions(&found) != MODE {
             std::fs::set_permissions(&path, Permissions::from_mode(MODE)).map_err(named)?;
         }
-        Ok(Self::at(&path))
+        Ok(Self { made, ..Self::at(&path) })
     }
 
     /// Where it is.
@@ -140,7 +192,7 @@ impl RunFolder {
 
     /// The one that a gateway has opened.
     pub(super) fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), watch: Mutex::default() }
+        Self { path: path.to_owned(), made: Vec::new(), watch: Mutex::default() }
     }
 
     /// Kills the engines whose gateway is gone, with their groups and whatever else they have started, and waits until they

@@ -12,6 +12,7 @@ use crate::telemetry::{Facts, RequestRecord};
 pub(super) fn note_asked(facts: &mut Facts, deployment: &Deployment) {
     facts.provider = Some(deployment.provider_name.clone());
     facts.deployment = Some(deployment.id.clone());
+    facts.metrics = Some(deployment.metrics.clone());
     facts.price = deployment.prices.now().cloned();
 }
 

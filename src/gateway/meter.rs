@@ -131,8 +131,8 @@ impl Drop for Meter {
 /// Notes that the first content of an answer has come.
 pub(super) fn note_first_token(record: &RequestRecord) {
     let Some(elapsed) = record.content_came() else { return };
-    if let Some(metrics) = &record.facts().model_metrics {
-        metrics.first_token.observe(elapsed.as_secs_f64());
+    if let Some(metrics) = &record.facts().metrics {
+        metrics.content_came(elapsed);
     }
 }
 

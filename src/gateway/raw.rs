@@ -51,7 +51,9 @@ impl Gateway {
         let meant = meant(&state, provider.name(), (&request, &naming), record.caller())?;
         if let Some((route, deployment)) = &meant {
             note_route(record, route);
-            record.facts().deployment = Some(deployment.id.clone());
+            let mut facts = record.facts();
+            facts.deployment = Some(deployment.id.clone());
+            facts.metrics = Some(deployment.metrics.clone());
         }
         let price = price_of(&state, provider.name(), (meant.as_ref(), &naming));
         // A price is that of a model: where a server may take another one, nothing tells what the request costs.

@@ -65,6 +65,11 @@ impl Fingerprint {
         });
         Self(seen.collect())
     }
+
+    /// The same of several.
+    pub fn of_all(paths: &[PathBuf]) -> Self {
+        Self(paths.iter().flat_map(|path| Self::of(path).0).collect())
+    }
 }
 
 /// Reads all prompt files of a folder, in the order of their paths.

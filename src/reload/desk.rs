@@ -1,5 +1,6 @@
 //! Where a reload is asked for, by those who do not own what was loaded: a short queue to the one who does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,8 @@ pub enum Unanswered {
 pub struct Request {
     /// What is asked for.
     pub wish: Wish,
+    /// Whose admin key asks for it.
+    pub by: Arc<str>,
     /// From where it is asked for.
     pub peer: String,
     answer: oneshot::Sender<Outcome>,
@@ -90,9 +93,9 @@ impl Reloads {
     ///
     /// # Errors
     /// There is none in time, or there will be none.
-    pub async fn ask(&self, wish: Wish, peer: String) -> Result<Outcome, Unanswered> {
+    pub async fn ask(&self, wish: Wish, (by, peer): (Arc<str>, String)) -> Result<Outcome, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        self.requests.try_send(Request { wish, peer, answer }).map_err(|error| match error {
+        self.requests.try_send(Request { wish, by, peer, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unanswered::Busy,
             mpsc::error::TrySendError::Closed(_) => Unanswered::Ending,
         })?;
@@ -108,6 +111,10 @@ impl Reloads {
 mod tests {
     use super::*;
 
+    fn asker() -> (Arc<str>, String) {
+        ("ann".into(), "192.0.2.1".to_owned())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_asks_gets_the_outcome_or_hears_why_there_is_none() {
         let (reloads, mut heard) = Reloads::new();
@@ -120,31 +127,27 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let asking = async {
-            assert_eq!(
-                reloads.ask(Wish::Rehearse, "192.0.2.1".to_owned()).await,
-                Ok(Err(vec!["a fault".to_owned()]))
-            );
-            assert_eq!(reloads.ask(Wish::Reload, "192.0.2.1".to_owned()).await, Err(Unanswered::Late));
+            assert_eq!(reloads.ask(Wish::Rehearse, asker()).await, Ok(Err(vec!["a fault".to_owned()])));
+            assert_eq!(reloads.ask(Wish::Reload, asker()).await, Err(Unanswered::Late));
         };
         tokio::select! {
             () = serving => {}
             () = asking => {}
         }
         drop(heard);
-        assert_eq!(reloads.ask(Wish::Reload, "192.0.2.1".to_owned()).await, Err(Unanswered::Ending));
+        assert_eq!(reloads.ask(Wish::Reload, asker()).await, Err(Unanswered::Ending));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_that_is_full_says_so_and_who_leaves_is_known() {
         let (reloads, mut heard) = Reloads::new();
         {
-            let mut waiting: Vec<_> = (0..MOST_WAITING)
-                .map(|_| Box::pin(reloads.ask(Wish::Reload, "192.0.2.1".to_owned())))
-                .collect();
+            let mut waiting: Vec<_> =
+                (0..MOST_WAITING).map(|_| Box::pin(reloads.ask(Wish::Reload, asker()))).collect();
             for ask in &mut waiting {
                 assert!(futures_util::poll!(ask).is_pending());
             }
-            assert_eq!(reloads.ask(Wish::Reload, "192.0.2.1".to_owned()).await, Err(Unanswered::Busy));
+            assert_eq!(reloads.ask(Wish::Reload, asker()).await, Err(Unanswered::Busy));
         }
         let request = heard.recv().await.unwrap();
         assert!(request.is_given_up());

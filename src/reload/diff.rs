@@ -78,6 +78,8 @@ pub enum What {
     Prices,
     /// Points for models by their names.
     Adjustments,
+    /// The secret of a setting: a certificate, or the key of an operator.
+    Secret,
 }
 
 /// What has become of it.
@@ -105,6 +107,7 @@ impl What {
             Self::Limits => "limits",
             Self::Prices => "prices",
             Self::Adjustments => "adjustments",
+            Self::Secret => "secret",
         }
     }
 }

@@ -10,7 +10,6 @@ use super::table::Deployment;
 use super::{Ask, Fallback};
 use crate::config::{AUTO, ModelPolicy, Routing, Strategy};
 use crate::llm::Demands;
-use crate::telemetry::ModelMetrics;
 
 /// A public model and who serves it.
 #[derive(Debug)]
@@ -23,8 +22,6 @@ pub struct Route {
     pub deployments: Vec<Arc<Deployment>>,
     /// Those that are never asked, for scores decide and theirs do not suffice.
     pub left_out: Vec<Arc<Deployment>>,
-    /// Its figures.
-    pub metrics: Arc<ModelMetrics>,
     /// Models that answer when none of its deployments does.
     pub fallbacks: Vec<String>,
     /// Models that answer when a prompt is too long for it.
@@ -47,7 +44,7 @@ impl Route {
         policy: ModelPolicy,
         strategy: Strategy,
         deployments: Vec<Arc<Deployment>>,
-        (metrics, routing, hedges): (Arc<ModelMetrics>, Routing, Arc<Hedges>),
+        (routing, hedges): (Routing, Arc<Hedges>),
     ) -> Self {
         let (deployments, left_out) = ranked(strategy, deployments);
         let smallest_context = smallest_context(&deployments, !policy.context_fallbacks.is_empty());
@@ -62,7 +59,6 @@ impl Route {
             line: tokio::sync::Mutex::default(),
             deployments,
             left_out,
-            metrics,
             routing,
             hedges,
         }
@@ -105,7 +101,7 @@ impl Route {
                     context_fallbacks: self.context_fallbacks.clone(),
                     ..ModelPolicy::default()
                 };
-                let shared = (self.metrics.clone(), self.routing.clone(), self.hedges.clone());
+                let shared = (self.routing.clone(), self.hedges.clone());
                 Some(Arc::new(Self::new(policy, self.order.strategy, usable, shared)))
             }
         }

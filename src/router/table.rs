@@ -5,7 +5,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -24,7 +23,7 @@ use crate::config::{
 use crate::leaderboard::Leaderboard;
 use crate::llm::Abilities;
 use crate::providers::{ModelCard, Provider};
-use crate::telemetry::{AttemptOutcome, Metrics};
+use crate::telemetry::{AttemptOutcome, DeploymentMetrics, Metrics};
 
 /// All routes, by every name that leads to them. Immutable: a reload makes a new table, and so does switching a model off
 /// or on. No name leads to a model that is off, so that nobody has to ask whether it is.
@@ -91,10 +90,8 @@ pub struct Deployment {
     pub is_probed: bool,
     /// Its failures are a caller's wish.
     pub(super) plays: bool,
-    answered: Counter,
-    failed: Counter,
-    rejected: Counter,
-    outrun: Counter,
+    /// Its figures.
+    pub metrics: Arc<DeploymentMetrics>,
 }
 
 impl Deployment {
@@ -115,12 +112,7 @@ impl Deployment {
     }
 
     pub(super) fn count(&self, outcome: AttemptOutcome) {
-        match outcome {
-            AttemptOutcome::Answered => self.answered.inc(),
-            AttemptOutcome::Failed => self.failed.inc(),
-            AttemptOutcome::Rejected => self.rejected.inc(),
-            AttemptOutcome::Outrun => self.outrun.inc(),
-        };
+        self.metrics.attempted(outcome);
     }
 }
 
@@ -198,16 +190,15 @@ impl RoutingTable {
             deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
         table.probes =
             served.iter().filter_map(|served| probe(served, &all, catalog, (metrics, health))).collect();
-        let auto = auto(all, catalog, metrics, &hedges);
+        let auto = auto(all, catalog, &hedges);
         for (model, mut deployments) in deployments {
             // Stable: equals stay in the order of the file.
             deployments.sort_by_key(|deployment| deployment.priority);
             let policy = catalog.policies.iter().find(|policy| *policy.model == *model);
             let policy = policy.cloned().unwrap_or_default();
             let strategy = policy.strategy.unwrap_or(catalog.routing.strategy);
-            let metrics = Arc::new(metrics.of_model(&model));
             let policy = ModelPolicy { model: model.to_string(), ..policy };
-            let shared = (metrics, catalog.routing.clone(), hedges.clone());
+            let shared = (catalog.routing.clone(), hedges.clone());
             table.all.push(Arc::new(Route::new(policy, strategy, deployments, shared)));
         }
         table.auto = auto.map(Arc::new);
@@ -344,14 +335,9 @@ fn probe(
     Some(Arc::new(Probe::new(asked, health, &own, most_rest, metrics)))
 }
 
-fn auto(
-    all: Vec<Arc<Deployment>>,
-    catalog: &Catalog,
-    metrics: &Metrics,
-    hedges: &Arc<Hedges>,
-) -> Option<Route> {
+fn auto(all: Vec<Arc<Deployment>>, catalog: &Catalog, hedges: &Arc<Hedges>) -> Option<Route> {
     let policy = ModelPolicy { model: AUTO.to_owned(), ..ModelPolicy::default() };
-    let shared = (Arc::new(metrics.of_model(&AUTO.into())), catalog.routing.clone(), hedges.clone());
+    let shared = (catalog.routing.clone(), hedges.clone());
     (!all.is_empty()).then(|| Route::new(policy, Strategy::Score, all, shared))
 }
 
@@ -411,7 +397,6 @@ fn deployment(
         // Its provider limits what follows the wait for an engine, which has bounds of its own.
         Some(_) => Timeouts { first_token: Duration::MAX, request: Duration::MAX, ..served.config.timeouts },
     };
-    let attempts = |outcome| metrics.attempts(&provider_name, public, outcome);
     let id: Arc<str> = format!("{provider_name}/{}", model.upstream).into();
     let routing = &catalog.routing;
     let adjustment = Adjustment::sum(&catalog.adjustments, [public, &model.upstream]);
@@ -451,10 +436,7 @@ fn deployment(
         defaults: model.defaults,
         overrides: model.overrides,
         timeouts,
-        answered: attempts(AttemptOutcome::Answered),
-        failed: attempts(AttemptOutcome::Failed),
-        rejected: attempts(AttemptOutcome::Rejected),
-        outrun: attempts(AttemptOutcome::Outrun),
+        metrics: Arc::new(metrics.of_deployment(&provider_name, public)),
         provider_name,
     }
 }

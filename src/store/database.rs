@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
@@ -12,12 +14,13 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
 
 use super::error::Cause;
+use super::open::PATIENCE;
 
 /// A database that is open.
 #[derive(Debug)]
 pub(super) enum Database {
     /// A file. SQLite has one writer at a time, and any number of readers beside it.
-    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    Sqlite { writer: SqlitePool, readers: SqlitePool, journal: Journal },
     /// A server.
     Postgres(PgPool),
 }
@@ -92,7 +95,57 @@ const LIST: &str = "LIST";
 /// anew would cost more than writing the rows.
 const PART: usize = 128;
 
+/// The file beside SQLite's that has what was written last.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    /// How long it was at the last look. It has grown since: somebody is writing.
+    looked: AtomicU64,
+}
+
+impl Journal {
+    pub(super) fn of(database: &str) -> Self {
+        Self { path: format!("{database}-wal").into(), looked: AtomicU64::new(0) }
+    }
+
+    /// Whether there is something in it, and nothing has come since the last look.
+    fn is_at_rest(&self) -> bool {
+        let bytes = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+        self.looked.swap(bytes, Ordering::Relaxed) == bytes && bytes > 0
+    }
+}
+
+/// What was written is moved from the journal to the file, and the journal is emptied.
+const GATHER: &str = "pragma wal_checkpoint(truncate)";
+
 impl Database {
+    /// Empties the journal of a file in which nothing has been written since the last call.
+    pub(super) async fn gather(&self) -> Result<(), Cause> {
+        match self {
+            Self::Sqlite { writer, journal, .. } if journal.is_at_rest() => {
+                let mut session = Session::Sqlite(Held::new(writer.acquire().await?));
+                // While somebody else reads or writes it stays until the next time: no writer is to wait for this.
+                session.rows(Statement::of("pragma busy_timeout = 0")).await?;
+                let gathered = session.rows(Statement::of(GATHER)).await;
+                let patience = format!("pragma busy_timeout = {}", PATIENCE.as_millis());
+                session.rows(Statement::of(patience)).await?;
+                gathered.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes all connections. The last one that SQLite closes leaves the file complete, and nothing beside it.
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite { writer, readers, .. } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+
     /// For one statement that only reads.
     pub(super) async fn look(&self) -> Result<Session, Cause> {
         Ok(match self {

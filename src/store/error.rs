@@ -8,6 +8,11 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 
+const NEWER: &str = concat!(
+    "its tables were made by a newer version of this program than this one, which is ",
+    env!("CARGO_PKG_VERSION"),
+    "; run that version, or restore a backup of before the upgrade"
+);
 const NOT_TRUSTED: &str = "its encryption cannot be agreed on, or its certificate is not trusted";
 
 /// Something that a store was to do, and could not.
@@ -25,6 +30,8 @@ pub enum StoreErrorKind {
     Away,
     /// Somebody has to mend something first.
     Broken,
+    /// A newer version of this program has made its tables.
+    Newer,
 }
 
 /// Why, without yet saying what was to be done.
@@ -118,7 +125,7 @@ impl From<MigrateError> for Cause {
         match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Self::from(error),
             MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
-                Self::broken("its tables were made by a newer version of this program")
+                Self { kind: StoreErrorKind::Newer, words: NEWER.into() }
             }
             _ => Self::broken("its tables were made by another version of this program"),
         }

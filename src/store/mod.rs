@@ -8,6 +8,7 @@
 //! where a time does not begin or end with an hour (`hours`).
 
 mod audit;
+mod backup;
 mod database;
 mod error;
 mod hours;
@@ -35,6 +36,7 @@ use error::Cause;
 use kinds::Known;
 
 pub use audit::{Audit, AuditEntry};
+pub use backup::backup;
 pub use error::{StoreError, StoreErrorKind};
 pub use models::ModelSwitch;
 pub use open::{file_in_words, missing_file};
@@ -127,6 +129,12 @@ pub trait Store: Debug + Send + Sync {
     /// Forgets the single records that are older than `keep_ms`, and tells how many these were. The sums of their hours
     /// stay.
     async fn tidy(&self, now_ms: i64, keep_ms: i64) -> Result<u64, StoreError>;
+
+    /// Has everything in the one file that people copy, where the database is a file and nothing is being written.
+    async fn gather(&self) -> Result<(), StoreError>;
+
+    /// Ends the use of the database in good order: everything is in its file then. What is asked for afterwards fails.
+    async fn close(&self);
 }
 
 /// Opens the store of that URL, `sqlite://path` or `postgres://…`, and makes its tables if they are not there.
@@ -314,6 +322,23 @@ impl Store for SqlStore {
                 0 => return Ok(forgotten),
                 some => forgotten += some,
             }
+        }
+    }
+
+    async fn gather(&self) -> Result<(), StoreError> {
+        let gathered = async {
+            match self.database.get() {
+                Some(database) => database.gather().await,
+                None => Ok(()),
+            }
+        };
+        within(PATIENCE_FOR_RECORDS, "gather what was written in its file", gathered).await
+    }
+
+    async fn close(&self) {
+        if let Some(database) = self.database.get() {
+            // Who is still at work has the file open, and gathers it in its turn.
+            drop(timeout(PATIENCE_FOR_RECORDS, database.close()).await);
         }
     }
 }

@@ -13,12 +13,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions as _, Executor as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::database::Database;
+use super::database::{Database, Journal};
 use super::error::Cause;
 use super::migrations::{POSTGRES, SQLITE, migrator};
 
 /// Until a connection is there and has given a sign of life, or another program has let go of the file.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries to open a file that somebody else is just making.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Making tables may take as long as it takes, but not for ever.
@@ -37,7 +37,7 @@ const POSTGRES_LIMITS: &str = "set statement_timeout = '60s'; set lock_timeout =
      set idle_in_transaction_session_timeout = '60s'; set client_min_messages = warning";
 
 /// The path of the file, where the database is one.
-fn file(url: &str) -> Option<&str> {
+pub(super) fn file(url: &str) -> Option<&str> {
     url.strip_prefix("sqlite://")
 }
 
@@ -68,7 +68,24 @@ async fn sqlite(path: &str) -> Result<Database, Cause> {
     if path.is_empty() || path.starts_with(':') || path.contains('?') {
         return Err(Cause::broken("its URL must be sqlite:// and the path of a file, and nothing else"));
     }
-    create(Path::new(path)).map_err(|error| of_file(&error))?;
+    let is_new = create(Path::new(path)).map_err(|error| of_file(&error))?;
+    let opened = opened(path).await;
+    if is_new && opened.is_err() {
+        take_back(Path::new(path));
+    }
+    opened
+}
+
+/// Removes a file that was made in vain, and its folder if nothing else is in it.
+fn take_back(path: &Path) {
+    let is_empty = std::fs::metadata(path).is_ok_and(|file| file.len() == 0);
+    if is_empty && std::fs::remove_file(path).is_ok() {
+        // One that has something in it stays.
+        let _ = path.parent().map(std::fs::remove_dir);
+    }
+}
+
+async fn opened(path: &str) -> Result<Database, Cause> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
@@ -81,7 +98,7 @@ async fn sqlite(path: &str) -> Result<Database, Cause> {
     migrate_file(&writer).await?;
     let readers = SqlitePoolOptions::new().max_connections(MOST_READERS);
     let readers = patient(readers).connect_lazy_with(options.pragma("query_only", "1"));
-    Ok(Database::Sqlite { writer, readers })
+    Ok(Database::Sqlite { writer, readers, journal: Journal::of(path) })
 }
 
 fn patient<DB: sqlx::Database>(options: PoolOptions<DB>) -> PoolOptions<DB> {
@@ -90,21 +107,22 @@ fn patient<DB: sqlx::Database>(options: PoolOptions<DB>) -> PoolOptions<DB> {
 }
 
 /// Makes the file and its folder for this user alone, or closes one that is there to other users. SQLite gives the files
-/// beside it the same permissions when it makes them.
-fn create(path: &Path) -> io::Result<()> {
+/// beside it the same permissions when it makes them. Whether the file was made.
+fn create(path: &Path) -> io::Result<bool> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    let is_new = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
     for beside in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(beside);
         close_to_others(Path::new(&file));
     }
-    Ok(())
+    Ok(is_new)
 }
 
 /// One that belongs to another user is that user's to close, one that is not there needs nothing.

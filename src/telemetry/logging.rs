@@ -3,6 +3,12 @@
 //! Both are written by threads of their own, from bounded buffers: a full disk or a stopped terminal
 //! loses lines, never requests.
 
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::json;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -20,10 +26,68 @@ const BUFFERED_LINES: usize = 8192;
 /// Writes out what still waits when it is dropped: hold it to the end of `main`.
 #[must_use]
 pub struct LogGuard {
+    file: Option<(PathBuf, Place)>,
     _workers: Vec<WorkerGuard>,
 }
 
-/// Starts logging for the whole process.
+/// Where the log file is put when it is open, for the thread that writes to it.
+type Place = Arc<Mutex<Option<LogFile>>>;
+
+impl LogGuard {
+    /// Opens the log file, which gets all lines from the first one on. Before this nothing is made: a start that fails
+    /// leaves no file behind.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open_file(&self) -> Result<(), Fault> {
+        if let Some((path, place)) = &self.file {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(LogFile::open(path)?);
+        }
+        Ok(())
+    }
+}
+
+/// Lines for a log file that may still have to be opened. The lock is taken for a moment by each line until then.
+#[derive(Default)]
+struct Lines {
+    place: Place,
+    file: Option<LogFile>,
+    held: Vec<u8>,
+}
+
+/// So many bytes are held for a file that is not open yet.
+const MOST_HELD_BYTES: usize = 1024 * 1024;
+
+impl Lines {
+    /// The file, if it is open, with all that was held for it.
+    fn file(&mut self) -> io::Result<Option<&mut LogFile>> {
+        if self.file.is_none() {
+            self.file = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(file) = &mut self.file {
+                file.write_all(&std::mem::take(&mut self.held))?;
+            }
+        }
+        Ok(self.file.as_mut())
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(file) = self.file()? {
+            return file.write(line);
+        }
+        if self.held.len() < MOST_HELD_BYTES {
+            self.held.extend_from_slice(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file()?.map_or(Ok(()), LogFile::flush)
+    }
+}
+
+/// Starts logging for the whole process. The file is made by [`LogGuard::open_file`].
 ///
 /// # Errors
 /// The filter cannot be read, or the file cannot be written.
@@ -31,15 +95,18 @@ pub fn init(settings: &LogSettings) -> Result<LogGuard, Fault> {
     let warnings = check(settings)?;
     let mut workers = Vec::new();
     let mut layers = vec![layer(settings, buffered(LogLines, &mut workers), Colour::WhereSeen)?];
+    let mut file = None;
     if let Some(path) = &settings.file {
-        layers.push(layer(settings, buffered(LogFile::open(path)?, &mut workers), Colour::Never)?);
+        let lines = Lines::default();
+        file = Some((path.clone(), lines.place.clone()));
+        layers.push(layer(settings, buffered(lines, &mut workers), Colour::Never)?);
     }
     // A second call can only come from a test that starts the program twice; the first stays.
     let _ = tracing_subscriber::registry().with(layers).try_init();
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Ok(LogGuard { _workers: workers })
+    Ok(LogGuard { file, _workers: workers })
 }
 
 /// Whether logging could be started like this, with what there is to say of it. Writes nothing.
@@ -50,6 +117,13 @@ pub fn check(settings: &LogSettings) -> Result<Vec<String>, Fault> {
     filter(&settings.filter)?;
     let warning = settings.file.as_deref().map(log_file::check).transpose()?;
     Ok(warning.flatten().into_iter().collect())
+}
+
+/// What ends the program, as a line of a log in JSON: for where there is no log yet, or no more.
+pub fn error_line(message: &str) -> String {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    json!({"timestamp": timestamp, "level": "ERROR", "message": message, "target": env!("CARGO_CRATE_NAME")})
+        .to_string()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,7 +148,7 @@ fn layer(
             .with_filter(filter)
             .boxed(),
         LogFormat::Text => {
-            let seen = colour == Colour::WhereSeen && std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let seen = colour == Colour::WhereSeen && std::io::stderr().is_terminal() && !settings.is_plain;
             let layer = fmt::layer().with_ansi(seen).with_writer(writer);
             if seen {
                 layer.with_filter(filter).boxed()

@@ -10,9 +10,10 @@ mod record;
 mod replication;
 
 pub use health::Health;
-pub use logging::{LogGuard, check, init};
+pub use logging::{LogGuard, check, error_line, init};
 pub use metrics::{
-    AttemptOutcome, EndpointMetrics, EngineMetrics, Metrics, ModelMetrics, ProbeMetrics, StartOutcome,
+    AttemptOutcome, BudgetLeft, DeploymentMetrics, EndpointMetrics, EngineMetrics, Metrics, ProbeMetrics,
+    StartOutcome,
 };
 pub use progress::{Progress, Task, size};
 pub use record::{Facts, Outcome, RequestRecord};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{EndpointMetrics, ModelMetrics};
+use super::{DeploymentMetrics, EndpointMetrics};
 use crate::callers::{Caller, Permit, Price, Spent, now_ms};
 use crate::llm::Usage;
 
@@ -22,6 +22,8 @@ pub struct RequestRecord {
     facts: Mutex<Facts>,
     /// Known at the door or never: read often, and not copied for that.
     caller: OnceLock<Caller>,
+    /// Whose admin key it shows, where that opens.
+    operator: OnceLock<Arc<str>>,
     /// The request that this is a part of, where one request is several to upstreams.
     whole: Option<Arc<Self>>,
 }
@@ -33,8 +35,8 @@ pub struct Facts {
     pub endpoint: Option<Arc<EndpointMetrics>>,
     /// The public model that was asked for, if it exists. (Other names must not become labels.)
     pub model: Option<Arc<str>>,
-    /// The figures of that model.
-    pub model_metrics: Option<Arc<ModelMetrics>>,
+    /// The figures of the model at the provider that answered, or is asked, or was asked last.
+    pub metrics: Option<Arc<DeploymentMetrics>>,
     /// The provider that answered, or is asked, or was asked last.
     pub provider: Option<Arc<str>>,
     /// Its deployment.
@@ -105,6 +107,7 @@ impl RequestRecord {
             started_ms: now_ms(),
             facts: Mutex::default(),
             caller: OnceLock::new(),
+            operator: OnceLock::new(),
             whole: None,
         }
     }
@@ -118,6 +121,7 @@ impl RequestRecord {
             started_ms: self.started_ms,
             facts: Mutex::default(),
             caller: OnceLock::new(),
+            operator: OnceLock::new(),
             whole: Some(self.clone()),
         }
     }
@@ -143,6 +147,16 @@ impl RequestRecord {
         drop(self.caller.set(caller));
     }
 
+    /// Notes whose admin key has opened. Once only.
+    pub fn opened_by(&self, operator: Arc<str>) {
+        drop(self.operator.set(operator));
+    }
+
+    /// Whose admin key has opened, if one has.
+    pub fn operator(&self) -> Option<&Arc<str>> {
+        self.operator.get()
+    }
+
     /// Notes what was used, and what that costs.
     pub fn used(&self, usage: Usage) {
         let mut facts = self.facts();
@@ -151,9 +165,8 @@ impl RequestRecord {
             Some(price) => facts.cost = price.cost(&usage) + facts.request_cost.unwrap_or(0.0),
             None => facts.is_unpriced = true,
         }
-        if let Some(metrics) = &facts.model_metrics {
-            metrics.input_tokens.inc_by(usage.input_tokens);
-            metrics.output_tokens.inc_by(usage.output_tokens);
+        if let Some(metrics) = &facts.metrics {
+            metrics.used(&usage);
         }
     }
 
@@ -215,7 +228,7 @@ impl Facts {
         self.cost += part.cost;
         self.is_unpriced |= part.is_unpriced;
         self.model = part.model.or(self.model.take());
-        self.model_metrics = part.model_metrics.or(self.model_metrics.take());
+        self.metrics = part.metrics.or(self.metrics.take());
         self.provider = part.provider.or(self.provider.take());
         self.deployment = part.deployment.or(self.deployment.take());
         self.attempts = self.attempts.saturating_add(part.attempts);

@@ -257,11 +257,12 @@ async fn the_document_says_how_the_admin_api_is_opened() {
     let (_, document) = answer(gateway.get("/openapi.json")).await;
     let operation = &document["paths"][RELOAD]["post"];
     let statuses: Vec<&String> = operation["responses"].as_object().unwrap().keys().collect();
-    assert_eq!(statuses, ["200", "400", "401", "404", "409", "503"]);
+    assert_eq!(statuses, ["200", "400", "401", "403", "404", "409", "429", "503"]);
     assert_eq!(operation["security"], json!([{"AdminBearer": []}, {"AdminHeader": []}]));
     assert_eq!(operation["parameters"][0]["name"], "dry_run");
     assert_eq!(document["components"]["securitySchemes"]["AdminHeader"]["name"], "x-admin-key");
-    assert_eq!(document["paths"]["/api/tags"]["get"].get("security"), None);
+    let callers = json!([{"CallerBearer": []}, {"CallerHeader": []}]);
+    assert_eq!(document["paths"]["/api/tags"]["get"]["security"], callers);
 }
 
 /// Runs `check --diff` in the folder of a service, on its settings.

@@ -20,7 +20,7 @@ async fn models(gateway: &Gateway) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_nothing_at_all_the_echo_model_is_served() {
-    let gateway = minimum().start();
+    let gateway = minimum().start_on_terminal();
     assert!(models(&gateway).await.contains(&"echo".to_owned()));
     let banner = gateway.log();
     for words in [
@@ -36,7 +36,7 @@ async fn with_nothing_at_all_the_echo_model_is_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_banners_curl_line_works_as_pasted() {
-    let gateway = minimum().start();
+    let gateway = minimum().start_on_terminal();
     let banner = gateway.log();
     let start = banner.find("curl http").unwrap();
     let command: String = banner[start..].lines().take(2).collect::<Vec<_>>().join("\n");
@@ -49,7 +49,7 @@ async fn the_banners_curl_line_works_as_pasted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ollama_is_found_where_its_variable_says() {
     let upstream = Upstream::answering(Step::Send(fixture("ollama/tags"))).await;
-    let gateway = minimum().variable("OLLAMA_HOST", &upstream.url()).start();
+    let gateway = minimum().variable("OLLAMA_HOST", &upstream.url()).start_on_terminal();
     let found = models(&gateway).await;
     assert!(found.iter().any(|model| model.starts_with("tiny-testkit")), "{found:?}");
     assert!(gateway.log().contains("+ ollama (ollama): 1 model, run by user "), "{}", gateway.log());

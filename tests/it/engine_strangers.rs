@@ -279,7 +279,7 @@ async fn a_server_of_another_person_is_neither_found_nor_given_the_admin_key() {
     assert!(ended.stderr.contains("user 54321"), "{}", ended.stderr);
 
     let minimum = Setup::new().without_models().env("MINIMUM", "1");
-    let gateway = minimum.variable("OLLAMA_HOST", &format!("127.0.0.1:{port}")).start();
+    let gateway = minimum.variable("OLLAMA_HOST", &format!("127.0.0.1:{port}")).start_on_terminal();
     let banner = gateway.log();
     assert!(banner.contains(&format!("not found (127.0.0.1:{port} is in use by user 54321)")), "{banner}");
     other.kill().unwrap();

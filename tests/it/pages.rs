@@ -162,3 +162,20 @@ async fn answers_are_what_they_say_and_no_pages_of_this_site() {
     assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"), "{policy}");
     assert_eq!(docs.headers()["x-frame-options"], "DENY");
 }
+
+#[tokio::test]
+async fn pages_that_may_call_can_read_what_is_left_of_limits() {
+    let (_upstream, gateway) = both(|setup| setup.env("CORS_ORIGINS", CORS)).await;
+    let lines = ["host: localhost", "origin: https://app.example"];
+    let (status, answer) = asked(&gateway, "GET /v1/models", &lines).await;
+    assert_eq!(status, 200, "{answer}");
+    let exposed =
+        answer.lines().find_map(|line| line.strip_prefix("access-control-expose-headers: ")).unwrap();
+    let exposed: Vec<&str> = exposed.split(',').map(str::trim).collect();
+    for figure in ["limit", "remaining", "reset"] {
+        for of in ["requests", "tokens"] {
+            let name = format!("x-ratelimit-{figure}-{of}");
+            assert!(exposed.contains(&name.as_str()), "{name} in {exposed:?}");
+        }
+    }
+}

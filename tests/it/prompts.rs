@@ -111,7 +111,7 @@ async fn a_folder_of_ones_own_takes_no_shipped_prompt_away() {
         .file("prompts/en/mine.prompt", "Mine.\n")
         .file("prompts/en/translate.prompt", "My own way.\n")
         .env("PROMPTS_DIR", "prompts")
-        .start();
+        .start_on_terminal();
     assert!(gateway.log().contains("8 in en, pl (6 of them come with the program)"), "{}", gateway.log());
     let body = json!({"model_name": "echo", "user_last_statement": "Hi", "stream": false, "language": "pl"});
     let (status, answer) = gateway.ask("/api/conversation_with_model", &body).await;

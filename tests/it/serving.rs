@@ -26,7 +26,7 @@ async fn several_listeners_at_once() {
     let setup = Setup::new();
     let socket = setup.path("gateway.sock");
     let listen = format!("127.0.0.1:0,[::1]:0,unix:{}", socket.display());
-    let gateway = setup.env("LISTEN", &listen).start();
+    let gateway = setup.env("LISTEN", &listen).start_on_terminal();
     let banner = gateway.log();
     let addresses =
         banner.lines().find_map(|line| line.trim().strip_prefix("listening")).unwrap().trim().to_owned();
@@ -90,10 +90,25 @@ async fn tls_serves_both_versions_of_http() {
     );
     assert_eq!(events.rest().await.last().unwrap(), "[DONE]");
 
-    // Plain bytes to an encrypted port end, and do no harm.
-    let mut plain = Connection::open(gateway.address()).await;
-    plain.send(PING).await;
-    assert!(plain.read_to_end(PATIENCE).await.is_some());
+    // Who comes without encryption is told so, and does no harm.
+    for plain in [
+        PING,
+        "POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut caller = Connection::open(gateway.address()).await;
+        caller.send(plain).await;
+        let told = caller.read_to_end(PATIENCE).await.unwrap();
+        let (head, body) = told.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{plain}: {told}"));
+        assert!(head.starts_with("HTTP/1.1 400 ") && head.contains("connection: close"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["code"], "https_required");
+        assert!(body["error"]["message"].as_str().unwrap().contains("https://"), "{body}");
+    }
+    gateway.logged("https_required");
+    let mut noise = Connection::open(gateway.address()).await;
+    noise.send("\u{0}\u{1}no encryption").await;
+    assert!(noise.read_to_end(PATIENCE).await.is_some());
     assert_eq!(answer(http.get(format!("{}/api/ping", gateway.base()))).await.0, 200);
 }
 

@@ -526,6 +526,28 @@ async fn two_gateways_share_a_limit_and_say_how_redis_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_says_on_every_replica_that_nothing_is_left() {
+    let Some(redis) = Redis::start() else { return };
+    let limits = json!({"models": {"echo": {"requests_per_minute": 3, "tokens_per_minute": 5000}}});
+    let start = || setup(&redis, limits.clone()).start();
+    let nodes = [start(), start()];
+    for node in [&nodes[0], &nodes[1], &nodes[0]] {
+        assert_eq!(chat(node).await.0, 200);
+    }
+    let request = json!({"model": "echo", "messages": [{"role": "user", "content": "hi"}]});
+    for node in &nodes {
+        let refused = node.post("/v1/chat/completions", &request).send().await.unwrap();
+        let header = |name: &str| refused.headers()[name].to_str().unwrap();
+        assert_eq!(refused.status(), 429);
+        assert_eq!(
+            (header("x-ratelimit-limit-requests"), header("x-ratelimit-remaining-requests")),
+            ("3", "0")
+        );
+        assert_ne!(header("x-ratelimit-remaining-tokens"), "0", "tokens are left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_takes_over_counts_for_all_replicas() {
     let Some(redis) = Redis::start() else { return };
     let models = json!({

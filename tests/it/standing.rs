@@ -96,7 +96,9 @@ async fn a_refusal_tells_what_is_asked_for_and_what_is_left() {
     assert_eq!(ask(&gateway, &key, &says("echo", 300, json!({"max_tokens": 300}))).await.status(), 200);
     let refused = ask(&gateway, &key, &says("echo", 3, json!({"max_tokens": 900}))).await;
     assert_eq!(refused.status(), 429);
-    let left = number(&refused, "x-ratelimit-remaining-tokens");
+    // Nothing is left for such a request; the message says how much there is.
+    assert_eq!(number(&refused, "x-ratelimit-remaining-tokens"), 0);
+    assert_eq!(number(&refused, "x-ratelimit-limit-tokens"), 1000);
     let wait = number(&refused, "retry-after");
     // Clients wait no longer than a minute by themselves, and would come back at once.
     assert!((1..=60).contains(&wait), "{wait}");
@@ -109,7 +111,9 @@ async fn a_refusal_tells_what_is_asked_for_and_what_is_left() {
         .filter_map(|n| n.parse().ok())
         .find(|n| (901..1000).contains(n))
         .unwrap_or_else(|| panic!("{message}"));
-    assert!(left < asked && message.contains(&format!(" {left} ")), "{message} but {left}");
+    let left =
+        message.split(" are left").next().and_then(|said| said.rsplit(' ').next()?.parse::<u64>().ok());
+    assert!(left.is_some_and(|left| (1..asked).contains(&left)), "{message}");
 }
 
 #[tokio::test]
@@ -309,4 +313,34 @@ async fn the_price_of_who_answers_counts() {
         events_of(gateway.post(CHAT, &says("m", 3, json!({"stream": true}))).bearer_auth(&key)).await;
     let words = chunks.iter().filter(|chunk| chunk["choices"][0]["delta"]["content"] == "x ").count();
     assert_eq!(words, 10, "{chunks:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_leaves_nothing_of_the_limit_that_refused_and_is_counted() {
+    let gateway = keyed(json!({"limits": {"models": {"other": {"requests_per_minute": 1}}}})).start();
+    let limits = json!({"requests_per_minute": 9, "tokens_per_minute": 5000});
+    let budget = json!({"tokens": 1000, "period": "day"});
+    let key = make(&gateway, json!({"name": "k", "limits": limits, "budget": budget})).await;
+    assert_eq!(ask(&gateway, &key, &says("other", 3, json!({}))).await.status(), 200);
+
+    let refused = ask(&gateway, &key, &says("other", 3, json!({}))).await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(number(&refused, "x-ratelimit-limit-requests"), 1, "that of the model");
+    assert_eq!(number(&refused, "x-ratelimit-remaining-requests"), 0);
+    assert!(number(&refused, "x-ratelimit-reset-requests") >= number(&refused, "retry-after"));
+    assert!(number(&refused, "x-ratelimit-remaining-tokens") > 0, "of tokens there are some");
+    // Of a request that could never pass it is true what is left.
+    let never = ask(&gateway, &key, &says("echo", 3, json!({"max_tokens": 6000}))).await;
+    assert!(number(&never, "x-ratelimit-remaining-tokens") > 0);
+
+    for (name, labels, value) in [
+        ("llm_proxy_refusals_total", "of=\"model\",limit=\"requests\"", 1.0),
+        ("llm_proxy_refusals_total", "of=\"key\",limit=\"tokens\"", 1.0),
+    ] {
+        assert_eq!(gateway.figure(name, labels).await, value, "{labels}");
+    }
+    let left = gateway.figure("llm_proxy_budget_remaining_tokens", "of=\"key\"").await;
+    assert!((900.0..1000.0).contains(&left), "{left}");
+    let text = gateway.get("/metrics").send().await.unwrap().text().await.unwrap();
+    assert!(!text.contains(&key), "a secret is no label");
 }

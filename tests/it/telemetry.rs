@@ -171,13 +171,96 @@ async fn figures_count_what_happened() {
         ("llm_proxy_upstream_attempts_total", "outcome=\"answered\"", 2.0),
         ("llm_proxy_upstream_attempts_total", "outcome=\"failed\"", 1.0),
         ("llm_proxy_first_token_seconds_count", "model=\"m\"", 2.0),
-        ("llm_proxy_request_duration_seconds_count", "endpoint=\"/api/chat\"", 3.0),
+        ("llm_proxy_request_duration_seconds_count", "model=\"m\",provider=\"up\"", 3.0),
+        ("llm_proxy_overhead_seconds_count", "", 3.0),
+        ("llm_proxy_build_info", "version=", 1.0),
     ] {
         assert_eq!(gateway.figure(name, label).await, value, "{name} {label}");
     }
     let text = gateway.get("/metrics").send().await.unwrap().text().await.unwrap();
     assert!(!text.contains("many"), "paths are no labels");
     assert!(text.contains("# TYPE llm_proxy_requests") && text.contains("# HELP"), "{text}");
+    for (name, labels) in [
+        ("llm_proxy_request_duration_seconds_bucket", "le=\"81.92\",model=\"m\""),
+        ("process_cpu_seconds_total", ""),
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name) && line.contains(labels)), "{name} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn figures_show_only_what_was_used() {
+    let gateway = Setup::new().start();
+    let text = async || gateway.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let fresh = text().await;
+    assert!(
+        !fresh.contains("endpoint=") && !fresh.contains("_bucket") && !fresh.contains("model="),
+        "{fresh}"
+    );
+
+    events_of(gateway.post("/api/chat", &hello(true))).await;
+    gateway.ask("/v1/embeddings", &json!({"model": "echo", "input": "x"})).await;
+    eventually("both are counted", async || gateway.figure("llm_proxy_requests_total", "").await >= 3.0)
+        .await;
+
+    let used = text().await;
+    let of = |name: &str| used.lines().filter(|line| line.starts_with(name)).count();
+    assert_eq!(of("llm_proxy_request_duration_seconds_bucket"), 18, "one model at one provider: {used}");
+    assert_eq!(of("llm_proxy_upstream_attempts_total"), 1, "{used}");
+    for name in ["llm_proxy_time_per_output_token_seconds_count", "llm_proxy_first_token_seconds_count"] {
+        assert_eq!(gateway.figure(name, "model=\"echo\",provider=\"echo\"").await, 1.0, "{name}");
+    }
+    assert!(used.lines().count() < 160, "{used}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_json_is_json_from_its_first_byte_to_its_last() {
+    for how in ["pipe", "terminal"] {
+        let setup = Setup::new().env("LOG_FORMAT", "json").env("LISTN", "a warning");
+        let mut gateway = if how == "pipe" { setup.start() } else { setup.start_on_terminal() };
+        gateway.ask("/api/chat", &hello(false)).await;
+        gateway.signal("TERM");
+        gateway.ended().await;
+        gateway.logged("Ended");
+        let log = gateway.log();
+        for line in log.lines() {
+            let line: Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} on a {how}: {line}"));
+            assert!(line["level"].is_string() && line["timestamp"].is_string(), "{line}");
+        }
+        let serving = log.lines().find(|line| line.contains("\"Serving\"")).unwrap();
+        let serving: Value = serde_json::from_str(serving).unwrap();
+        assert_eq!(
+            (field(&serving, "addresses"), field(&serving, "models")),
+            (json!(gateway.base()), json!(1))
+        );
+    }
+}
+
+#[test]
+fn a_start_that_fails_says_so_in_the_format_of_the_log() {
+    for (setup, words) in [
+        (Setup::new().env("TIMEOUT", "soon"), "LLM_PROXY_API_TIMEOUT"),
+        (Setup::new().file("models.json", "{"), "models.json"),
+        (Setup::new().env("LOG_FILENAME", "logs").file("logs/x", ""), "LOG_FILENAME"),
+        (Setup::new().file(".env", "no line of it"), ".env"),
+    ] {
+        let ended = setup.env("LOG_FORMAT", "json").run(&[]);
+        assert_eq!(ended.code, Some(1));
+        let lines: Vec<Value> =
+            ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = lines.last().unwrap();
+        assert_eq!(last["level"], "ERROR");
+        assert!(last["message"].as_str().unwrap().contains(words), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn the_banner_is_for_terminals() {
+    let gateway = Setup::new().start();
+    assert!(!gateway.log().contains("Try it:") && !gateway.log().contains("Swagger UI"), "{}", gateway.log());
+    let gateway = Setup::new().start_on_terminal();
+    assert!(gateway.log().contains("Try it:") && gateway.log().contains("Swagger UI"), "{}", gateway.log());
 }
 
 #[tokio::test]

@@ -34,6 +34,11 @@ const DOCUMENTED: &[(u16, &str)] = &[
     (504, "The provider did not answer in time."),
 ];
 
+/// What is said of a status.
+pub(in crate::api) fn description_of(status: u16) -> Option<&'static str> {
+    DOCUMENTED.iter().find(|(known, _)| *known == status).map(|(_, description)| *description)
+}
+
 impl ApiResponse for ApiError {
     fn meta() -> MetaResponses {
         let response = |(status, description): &(u16, &'static str)| MetaResponse {

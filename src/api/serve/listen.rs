@@ -49,6 +49,14 @@ impl Listeners {
     /// # Errors
     /// One of them cannot be bound.
     pub fn bind(addresses: &[ListenAddress]) -> Result<Self, Fault> {
+        Self::bind_for("LLM_PROXY_API_LISTEN", addresses)
+    }
+
+    /// The same, for those that another setting names.
+    ///
+    /// # Errors
+    /// One of them cannot be bound.
+    pub fn bind_for(setting: &str, addresses: &[ListenAddress]) -> Result<Self, Fault> {
         let mut listeners = Vec::new();
         for address in addresses {
             let bound = match address {
@@ -57,7 +65,7 @@ impl Listeners {
             };
             bound.map_err(|error| {
                 let problem = format!("`{address}` cannot be listened on: {error}");
-                Fault::new("LLM_PROXY_API_LISTEN", problem, "choose a free address of this machine")
+                Fault::new(setting, problem, "choose a free address of this machine")
             })?;
         }
         Ok(Self(listeners))

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -10,7 +11,6 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme, crypto,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::{Fault, TlsFiles};
 
@@ -32,14 +32,14 @@ fn certificates(files: &TlsFiles) -> Result<Vec<CertificateDer<'static>>, Fault>
 }
 
 /// Reads the certificates and the key.
-pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Fault> {
+pub(in crate::api) fn server(files: &TlsFiles) -> Result<Arc<ServerConfig>, Fault> {
     let certificates = certificates(files)?;
     let key =
         PrivateKeyDer::from_pem_file(&files.key).map_err(|error| fault("TLS_KEY", &files.key, &error))?;
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key);
     let mut config = config.map_err(|error| fault("TLS_KEY", &files.key, &error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 /// Connects to a service that shows the first of these certificates, and to no other.

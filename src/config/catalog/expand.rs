@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::{Environment, Fault};
 use crate::lint;
@@ -18,12 +18,14 @@ pub(super) struct Expansion<'a> {
     pub(super) missing: Vec<Fault>,
     /// The variables that were read for something that engines are not given.
     pub(super) withheld: BTreeSet<String>,
+    /// The files that were read, or could not be.
+    pub(super) files: Vec<PathBuf>,
     depth: usize,
 }
 
 impl<'a> Expansion<'a> {
     pub(super) fn new(environment: &'a Environment) -> Self {
-        Self { environment, missing: Vec::new(), withheld: BTreeSet::new(), depth: 0 }
+        Self { environment, missing: Vec::new(), withheld: BTreeSet::new(), files: Vec::new(), depth: 0 }
     }
 
     /// As [`Expansion::expand`], for what an engine is given anyway, in its arguments or its environment.
@@ -69,6 +71,7 @@ impl<'a> Expansion<'a> {
     fn resolve(&mut self, reference: &str) -> String {
         if let Some(path) = reference.strip_prefix("file:") {
             let path = self.expand(path);
+            self.files.push(PathBuf::from(&path));
             return secret_in(Path::new(&path)).map_or_else(
                 |error| {
                     let problem = format!("the file {path} cannot be read: {error}");

@@ -1,6 +1,6 @@
 //! Figures of the engines that the gateway runs itself. Their labels are the models of the models file.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::series;
 
 /// Engines take from a fraction of a second to many minutes to load, and so may a wait for one.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0];
@@ -27,18 +29,21 @@ pub(super) struct Families {
     errors: Family<Labels, Histogram>,
 }
 
-/// The figures of the engines of one model, found once when the models file is loaded.
+/// The figures of the engines of one model, found once when the models file is loaded. Each series appears when it is first
+/// used.
 #[derive(Clone, Debug)]
 pub struct EngineMetrics {
-    ready: Counter,
-    failed: Counter,
-    stopped: Counter,
-    loads: Histogram,
-    running: Gauge,
-    waits: Histogram,
-    replans: Counter,
-    switches: Counter,
-    errors: Histogram,
+    families: Families,
+    labels: Labels,
+    ready: OnceLock<Counter>,
+    failed: OnceLock<Counter>,
+    stopped: OnceLock<Counter>,
+    loads: OnceLock<Histogram>,
+    running: OnceLock<Gauge>,
+    waits: OnceLock<Histogram>,
+    replans: OnceLock<Counter>,
+    switches: OnceLock<Counter>,
+    errors: OnceLock<Histogram>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -96,67 +101,70 @@ impl Families {
     }
 
     pub(super) fn of(&self, provider: &Arc<str>, model: &Arc<str>) -> EngineMetrics {
-        let labels = Labels { provider: provider.clone(), model: model.clone() };
-        let starts = |outcome| {
-            let labels = StartLabels { provider: provider.clone(), model: model.clone(), outcome };
-            self.starts.get_or_create(&labels).clone()
-        };
         EngineMetrics {
-            ready: starts("ready"),
-            failed: starts("failed"),
-            stopped: starts("stopped"),
-            loads: self.loads.get_or_create(&labels).clone(),
-            running: self.running.get_or_create(&labels).clone(),
-            waits: self.waits.get_or_create(&labels).clone(),
-            replans: self.replans.get_or_create(&labels).clone(),
-            switches: self.switches.get_or_create(&labels).clone(),
-            errors: self.errors.get_or_create(&labels).clone(),
+            families: self.clone(),
+            labels: Labels { provider: provider.clone(), model: model.clone() },
+            ready: OnceLock::new(),
+            failed: OnceLock::new(),
+            stopped: OnceLock::new(),
+            loads: OnceLock::new(),
+            running: OnceLock::new(),
+            waits: OnceLock::new(),
+            replans: OnceLock::new(),
+            switches: OnceLock::new(),
+            errors: OnceLock::new(),
         }
     }
 }
 
 impl EngineMetrics {
+    fn series<'c, M: Clone>(&self, cell: &'c OnceLock<M>, family: &Family<Labels, M>) -> &'c M {
+        series(cell, family, || self.labels.clone())
+    }
+
     /// An engine is started.
     pub fn started(&self) {
-        self.running.inc();
+        self.series(&self.running, &self.families.running).inc();
     }
 
     /// The start of an engine has come to something, after so long.
     pub fn loaded(&self, outcome: StartOutcome, after: Duration) {
-        match outcome {
-            StartOutcome::Ready => {
-                self.ready.inc();
-                self.loads.observe(after.as_secs_f64());
-            }
-            StartOutcome::Failed => drop(self.failed.inc()),
-            StartOutcome::Stopped => drop(self.stopped.inc()),
+        let (cell, outcome) = match outcome {
+            StartOutcome::Ready => (&self.ready, "ready"),
+            StartOutcome::Failed => (&self.failed, "failed"),
+            StartOutcome::Stopped => (&self.stopped, "stopped"),
+        };
+        let Labels { provider, model } = self.labels.clone();
+        series(cell, &self.families.starts, || StartLabels { provider, model, outcome }).inc();
+        if outcome == "ready" {
+            self.series(&self.loads, &self.families.loads).observe(after.as_secs_f64());
         }
     }
 
     /// An engine has ended.
     pub fn ended(&self) {
-        self.running.dec();
+        self.series(&self.running, &self.families.running).dec();
     }
 
     /// A request has got its engine, or given up, after so long.
     pub fn waited(&self, time: Duration) {
-        self.waits.observe(time.as_secs_f64());
+        self.series(&self.waits, &self.families.waits).observe(time.as_secs_f64());
     }
 
     /// An engine is stopped for another one.
     pub fn switched(&self) {
-        self.switches.inc();
+        self.series(&self.switches, &self.families.switches).inc();
     }
 
     /// A prompt was thought to have so many tokens, and had so many.
     pub fn estimated(&self, thought: u64, counted: u64) {
         #[expect(clippy::cast_precision_loss, reason = "tokens are far below 2^52")]
         let error = thought.abs_diff(counted) as f64 / counted.max(1) as f64;
-        self.errors.observe(error);
+        self.series(&self.errors, &self.families.errors).observe(error);
     }
 
     /// A request goes to a larger engine than was thought to do.
     pub fn replanned(&self) {
-        self.replans.inc();
+        self.series(&self.replans, &self.families.replans).inc();
     }
 }

@@ -18,10 +18,8 @@ pub(super) struct Families {
 #[derive(Clone, Debug)]
 pub struct ProbeMetrics {
     provider: Arc<str>,
-    ok: Counter,
-    failed: Counter,
-    // The family, not the gauge: what is not known yet is not shown.
-    up: Family<ProviderLabels, Gauge>,
+    // Families, not series: what is not known yet is not shown.
+    families: Families,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -43,14 +41,7 @@ impl Families {
     }
 
     pub(super) fn of(&self, provider: &Arc<str>) -> ProbeMetrics {
-        let count =
-            |outcome| self.probes.get_or_create(&ProbeLabels { provider: provider.clone(), outcome }).clone();
-        ProbeMetrics {
-            provider: provider.clone(),
-            ok: count("ok"),
-            failed: count("failed"),
-            up: self.up.clone(),
-        }
+        ProbeMetrics { provider: provider.clone(), families: self.clone() }
     }
 
     /// Another configuration holds: who is alive is to be found out anew.
@@ -62,12 +53,10 @@ impl Families {
 impl ProbeMetrics {
     /// A probe is over: whether it was answered, and whether the server is taken for alive.
     pub fn probed(&self, ok: bool, is_up: bool) {
-        if ok {
-            self.ok.inc()
-        } else {
-            self.failed.inc()
-        };
+        let outcome = if ok { "ok" } else { "failed" };
+        let Families { probes, up } = &self.families;
+        probes.get_or_create(&ProbeLabels { provider: self.provider.clone(), outcome }).inc();
         let labels = ProviderLabels { provider: self.provider.clone() };
-        self.up.get_or_create(&labels).set(i64::from(is_up));
+        up.get_or_create(&labels).set(i64::from(is_up));
     }
 }

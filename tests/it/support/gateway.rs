@@ -1,5 +1,6 @@
 //! The built program, running on a free port in a folder of its own.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -63,6 +64,13 @@ impl Setup {
         self.variable(&format!("LLM_PROXY_API_{name}"), value)
     }
 
+    /// Without a setting.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        let name = format!("LLM_PROXY_API_{name}");
+        self.variables.retain(|(known, _)| *known != name);
+        self
+    }
+
     /// An environment variable.
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.retain(|(known, _)| known != name);
@@ -105,16 +113,92 @@ impl Setup {
     /// Starts the service and waits for its address.
     pub(crate) fn start(self) -> Gateway {
         let mut child = self.command(&[]).spawn().unwrap();
-        let output = Arc::new(Output::default());
         let stderr = child.stderr.take().unwrap();
+        self.started(child, stderr)
+    }
+
+    /// The same as a person does: with a terminal as standard error.
+    pub(crate) fn start_on_terminal(self) -> Gateway {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let watched = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&watched).unwrap();
+        unlockpt(&watched).unwrap();
+        let name = ptsname(&watched, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = File::options().read(true).write(true).open(name).unwrap();
+        let mut command = self.command(&[]);
+        let child = command.env("NO_COLOR", "1").stderr(terminal).spawn().unwrap();
+        // This process has it no more, so that the end of the other one is seen.
+        drop(command);
+        let gateway = self.started(child, File::from(watched));
+        // The last line of it.
+        gateway.logged("Serving");
+        gateway
+    }
+
+    fn started(self, child: Child, stderr: impl std::io::Read + Send + 'static) -> Gateway {
+        let output = Arc::new(Output::default());
         let reading = output.clone();
         std::thread::spawn(move || reading.read(BufReader::new(stderr)));
-        let banner = output.wait_for("Try it:").unwrap_or_else(|text| panic!("it does not start:\n{text}"));
-        let listening = banner.lines().find_map(|line| line.trim().strip_prefix("listening")).unwrap();
-        let base = listening.trim().split(", ").next().unwrap().to_owned();
+        let level = self.variables.iter().find(|(name, _)| name == "LLM_PROXY_API_LOG_LEVEL");
+        let is_silent = level.is_some_and(|(_, level)| !is_told_at(level));
+        let base = if is_silent { listening_port(child.id()) } else { None };
+        let base = base.unwrap_or_else(|| {
+            let log = output.wait_for("Serving").unwrap_or_else(|text| panic!("it does not start:\n{text}"));
+            first_address(&log)
+        });
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Gateway { folder: self.folder, variables: self.variables, child, output, base, http }
     }
+}
+
+/// Whether a log of this level tells where the service listens.
+fn is_told_at(level: &str) -> bool {
+    let level = level.to_lowercase();
+    ["info", "debug", "trace", "notice", "verbose"].iter().any(|known| level.contains(known))
+        || level.is_empty()
+}
+
+/// The first address of the line that tells where the service listens.
+fn first_address(log: &str) -> String {
+    let line = log.lines().rfind(|line| line.contains("Serving")).unwrap();
+    let (_, addresses) = line.split_once("addresses").unwrap();
+    let address = addresses.trim_start_matches(['"', '=', ':']);
+    address.split(['"', ',']).next().unwrap().to_owned()
+}
+
+/// Where a process listens whose log does not tell, as soon as it answers there.
+fn listening_port(pid: u32) -> Option<String> {
+    let until = std::time::Instant::now() + PATIENCE;
+    while std::time::Instant::now() < until {
+        let answers = |base: &String| {
+            let socket = std::net::TcpStream::connect(base.trim_start_matches("http://"));
+            socket.is_ok_and(|mut socket| {
+                use std::io::{Read as _, Write as _};
+                let asked = socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
+                asked.is_ok() && socket.read(&mut [0]).is_ok_and(|read| read > 0)
+            })
+        };
+        if let Some(base) = listener_of(pid).filter(answers) {
+            return Some(base);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    None
+}
+
+fn listener_of(pid: u32) -> Option<String> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    let sockets: Vec<String> =
+        targets.filter_map(|target| target.into_os_string().into_string().ok()).collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (address, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let is_its = *state == "0A" && sockets.contains(&format!("socket:[{inode}]"));
+        let port = u16::from_str_radix(address.split_once(':')?.1, 16).ok()?;
+        is_its.then(|| format!("http://127.0.0.1:{port}"))
+    })
 }
 
 fn command(folder: &TempDir, variables: &[(String, String)], arguments: &[&str]) -> Command {

@@ -174,8 +174,9 @@ impl Deref for Gateway {
     }
 }
 
-/// The address in the banner.
-fn address(banner: &str) -> Option<String> {
-    let line = banner.lines().find_map(|line| line.trim().strip_prefix("listening"))?;
-    Some(line.trim().to_owned())
+/// The address in the line that tells where the service listens.
+fn address(log: &str) -> Option<String> {
+    let (_, addresses) =
+        log.lines().find_map(|line| line.contains("Serving").then(|| line.split_once("addresses=\""))?)?;
+    addresses.split(['"', ',']).next().map(str::to_owned)
 }
