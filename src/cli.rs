@@ -436,7 +436,8 @@ fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(),
             let coverage = Coverage::of(&library);
             print(&coverage.to_string())?;
             if *strict && !coverage.is_complete() {
-                return Err(CommandError::Refused("some translations are missing or stale".to_owned()));
+                return Err(CommandError::Refused("some translations are missing or stale, or do not say what they translate (`source_hash`)"
+                        .to_owned()));
             }
             Ok(())
         }

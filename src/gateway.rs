@@ -39,6 +39,7 @@ use crate::router::{Ask, Deployment, Fallback, Route, RouteError, Routed};
 use crate::telemetry::RequestRecord;
 
 pub use meter::{Meter, MeteredStream};
+use opening::behind;
 pub use opening::{Offer, Opening};
 pub use several::{Replies, Unanswered};
 pub use state::State;
@@ -235,6 +236,23 @@ impl Gateway {
             variant: routed.answer.variant,
             prompt: None,
         })
+    }
+
+    /// As [`Gateway::chat`], behind a prompt of the library.
+    ///
+    /// # Errors
+    /// As there, or the prompt cannot be made.
+    pub async fn chat_behind(
+        &self,
+        opening: &Opening,
+        request: ChatRequest,
+        record: Arc<RequestRecord>,
+    ) -> Result<Reply<Generated>, GatewayError> {
+        let course =
+            self.course_of_body(&request.model, (request.rival.as_deref(), &request.body), &record)?;
+        let prompt = course.opened(opening, &record)?;
+        let reply = self.generated(course, behind(prompt.as_ref(), request), record).await?;
+        Ok(Reply { prompt, ..reply })
     }
 
     /// Answers a conversation, with its system prompt from the library or from the caller.

@@ -29,6 +29,7 @@ mod passthrough;
 mod paths;
 mod payload;
 mod peer;
+mod prompt_headers;
 mod prompts;
 mod query;
 mod refusal;

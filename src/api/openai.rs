@@ -3,23 +3,25 @@
 use std::sync::Arc;
 
 use poem::Request;
+use poem::http::HeaderValue;
 use poem_openapi::OpenApi;
 
 use super::body::JsonBody;
 use super::context::Context;
 use super::error::ApiError;
 use super::payload::{EmbeddingsResponse, Json, json_response};
+use super::prompt_headers::{self, PROMPT};
 use super::record_of;
-use super::reply::{self, GeneratedResponse, StreamForm, WholeForm};
+use super::reply::{self, GeneratedResponse, StreamForm, Waiting, WholeForm};
 use super::schema::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
     EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
 };
 use super::{Tag, engines};
-use crate::gateway::{GatewayError, may_use};
-use crate::llm::ChatRequest;
+use crate::gateway::{GatewayError, Opening, may_use};
+use crate::llm::{ChatRequest, RawObject, RequestKind};
 use crate::router::Route;
-use crate::wire::openai;
+use crate::wire::{Invalid, openai};
 
 /// OpenAI's own endpoints.
 pub(super) struct OpenAiApi {
@@ -88,7 +90,10 @@ impl OpenAiApi {
     ) -> Result<EmbeddingsResponse<EmbeddingsAnswer>, ApiError> {
         let record = record_of(request);
         let embed = openai::embed_request(body.bytes)?;
-        let answer = self.context.gateway.embed(embed, record).await?;
+        let mut answer = self.context.gateway.embed(embed, record).await?;
+        if request.headers().contains_key(&PROMPT) {
+            answer.ignored_options.push(PROMPT.to_string());
+        }
         let mut response = json_response(answer.body.body.clone());
         reply::add_headers(response.headers_mut(), &answer);
         Ok(response.into())
@@ -176,6 +181,38 @@ pub(super) async fn generate(
     let record = record_of(request);
     let form = chat.stream.then(|| StreamForm::wanted(request.headers()));
     let (gateway, of_request) = (context.gateway.clone(), record.clone());
-    let asked = Box::pin(async move { gateway.chat(chat, of_request).await });
-    reply::respond(context, &record, asked, form, WholeForm::AsItIs).await
+    let Some(name) = request.headers().get(&PROMPT) else {
+        let asked = Box::pin(async move { gateway.chat(chat, of_request).await });
+        return reply::respond(context, &record, asked, form, WholeForm::AsItIs).await;
+    };
+    let asked: Waiting = match chat.kind {
+        RequestKind::Chat => {
+            let (chat, opening) = opened(chat, name, request)?;
+            Box::pin(async move { gateway.chat_behind(&opening, chat, of_request).await })
+        }
+        // It has no place for a system prompt.
+        RequestKind::Completion => Box::pin(async move {
+            let mut reply = gateway.chat(chat, of_request).await?;
+            reply.ignored_options.push(PROMPT.to_string());
+            Ok(reply)
+        }),
+    };
+    let answered = reply::respond(context, &record, asked, form, WholeForm::AsItIs).await;
+    answered.map_err(prompt_headers::named)
+}
+
+/// A chat, and the prompt that is to stand before it.
+///
+/// # Errors
+/// A header cannot be read, or the body has a member twice.
+pub(super) fn opened(
+    mut chat: ChatRequest,
+    name: &HeaderValue,
+    request: &Request,
+) -> Result<(ChatRequest, Opening), ApiError> {
+    let opening = prompt_headers::opening(name, request)?;
+    // It will be changed, so all its members are looked at.
+    let body = RawObject::parse(chat.body.text().clone()).map_err(Invalid::from)?;
+    chat.replace_body(body);
+    Ok((chat, opening))
 }

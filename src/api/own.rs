@@ -50,7 +50,7 @@ impl OwnApi {
         from: Query<Option<String>>,
         /// Until before then, or to the end of that date; now if nothing is said.
         to: Query<Option<String>>,
-        /// A comma list of `hour`, `day`, `model`, `key`, `owner`, `provider`; all in one row if nothing is said.
+        /// A comma list of `hour`, `day`, `model`, `key`, `owner`, `provider`, `endpoint`, `prompt`, `outcome`; all in one row if nothing is said.
         group_by: Query<Option<String>>,
         /// `json`, or `csv` for spreadsheets.
         format: Query<Option<String>>,

@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::context::Context;
 use super::error::ApiError;
 use super::payload::{self, json_response};
+use super::prompt_headers::PROMPT;
 use crate::fairness;
 use crate::gateway::{GatewayError, Generated, MeteredStream, Reply};
 use crate::llm::{Completion, Frames};
@@ -101,7 +102,7 @@ fn documented_headers() -> Vec<MetaHeader> {
         ("x-llm-model", "string", "The provider's own name of the model."),
         ("x-llm-attempts", "integer", "How many deployments were asked; for several texts, all together."),
         ("x-llm-variant", "string", "`model@context` of the engine, if the gateway runs it itself."),
-        ("x-llm-prompt", "string", "`name@language` of the prompt that was used."),
+        ("x-llm-prompt", "string", "`name@version/language` of the prompt that was used; `name@language` of one that states no version."),
         ("x-llm-ignored-options", "string", "Options of the request that the provider cannot take."),
         (
             "server-timing",
@@ -234,7 +235,6 @@ fn stream_response(mut response: Response, body: EventBody) -> Response {
 static PROVIDER: HeaderName = HeaderName::from_static("x-llm-provider");
 static MODEL: HeaderName = HeaderName::from_static("x-llm-model");
 static ATTEMPTS: HeaderName = HeaderName::from_static("x-llm-attempts");
-static PROMPT: HeaderName = HeaderName::from_static("x-llm-prompt");
 static VARIANT: HeaderName = HeaderName::from_static("x-llm-variant");
 static IGNORED_OPTIONS: HeaderName = HeaderName::from_static("x-llm-ignored-options");
 
@@ -276,7 +276,7 @@ impl How<'_> {
         add(&PROVIDER, self.provider);
         add(&MODEL, self.model);
         if let Some(prompt) = self.prompt {
-            add(&PROMPT, &format!("{}@{}", prompt.name, prompt.language));
+            add(&PROMPT, &prompt.reference());
         }
         add(&VARIANT, self.variant);
         add(&IGNORED_OPTIONS, self.ignored_options);

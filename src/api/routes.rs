@@ -13,10 +13,11 @@ use super::body::JsonBody;
 use super::context::Context;
 use super::error::ApiError;
 use super::payload::Json;
+use super::prompt_headers::{self, PROMPT};
 use super::schema::{
     CandidateBody, ExplainedPrompt, Explanation, FacadeChat, ProbeBody, RouteBody, RouteList, ScoreBody,
 };
-use super::{Tag, dto, record_of, rest};
+use super::{Tag, dto, openai as openai_api, record_of, rest};
 use crate::gateway::{State, Way, may_use};
 use crate::llm::Demands;
 use crate::router::{Deployment, Probed, Route};
@@ -54,12 +55,21 @@ impl RoutesApi {
         let record = record_of(request);
         let caller = record.caller();
         let object = dto::object(body.bytes.clone())?;
+        let gateway = &self.context.gateway;
         let way = if object.get("user_last_statement").is_some() {
             let conversation = rest::extended(&object, request)?;
-            self.context.gateway.way_of_conversation(conversation, caller)
+            gateway.way_of_conversation(conversation, caller)?
         } else {
-            self.context.gateway.way_of_chat(&openai::chat_request(body.bytes, true)?, caller)
-        }?;
+            let chat = openai::chat_request(body.bytes, true)?;
+            match request.headers().get(&PROMPT) {
+                None => gateway.way_of_chat(&chat, caller)?,
+                Some(name) => {
+                    let (chat, opening) = openai_api::opened(chat, name, request)?;
+                    let way = gateway.way_of_chat_behind(&opening, chat, caller);
+                    way.map_err(|error| prompt_headers::named(error.into()))?
+                }
+            }
+        };
         Ok(Json(explanation(&way, &self.context.gateway.state())))
     }
 }

@@ -17,13 +17,16 @@ use crate::lint::did_you_mean;
 use crate::store::{By, UsageQuery, UsageRow};
 
 /// What usage may be told by, in the words of the API.
-const GROUPS: [(&str, By); 6] = [
+const GROUPS: [(&str, By); 9] = [
     ("hour", By::Hour),
     ("day", By::Day),
     ("model", By::Model),
     ("key", By::Key),
     ("owner", By::Owner),
     ("provider", By::Provider),
+    ("endpoint", By::Endpoint),
+    ("prompt", By::Prompt),
+    ("outcome", By::Outcome),
 ];
 /// The measures of a row, in the order of a table.
 const MEASURES: [&str; 12] = [
@@ -220,6 +223,9 @@ impl From<UsageRow> for UsageRowBody {
             key_name: None,
             owner: row.owner,
             provider: row.provider,
+            endpoint: row.endpoint,
+            prompt: row.prompt,
+            outcome: row.outcome,
             requests: row.requests,
             prompt_tokens: row.input_tokens,
             completion_tokens: row.output_tokens,
@@ -280,6 +286,7 @@ mod tests {
             ("", "2026-13-01", "", "", "to"),
             ("2026-11-02", "2026-11-01", "", "", "from"),
             ("", "", "modle", "", "group_by"),
+            ("", "", "ending", "", "group_by"),
             ("", "", "model,week", "", "group_by"),
             ("", "", "", "xml", "format"),
         ] {
@@ -287,6 +294,8 @@ mod tests {
         }
         let by = read("", "", "model, day,model", "csv").unwrap().query.by;
         assert_eq!(by, [By::Model, By::Day]);
+        let by = read("", "", "outcome,endpoint,prompt", "").unwrap().query.by;
+        assert_eq!(by, [By::Outcome, By::Endpoint, By::Prompt]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct UsageRecord {
     pub provider: Option<Arc<str>>,
     /// The same as `provider/upstream model`.
     pub deployment: Option<Arc<str>>,
-    /// `name@language` of the prompt, with its version if it has one.
+    /// `name@version/language` of the prompt.
     pub prompt: Option<Arc<str>>,
     /// Tokens of the prompt.
     pub input_tokens: u64,

@@ -30,7 +30,7 @@ impl Course {
         // Otherwise it is noted when it is asked.
         let refused = |_: &_| note_route(record, &self.first);
         let prompt = opening.prompt(&self.state.prompts).inspect_err(refused)?;
-        record.facts().prompt = prompt.as_ref().map(|prompt| format!("{}@{}", prompt.name, prompt.language));
+        record.facts().prompt = prompt.as_ref().map(Rendered::reference);
         Ok(prompt)
     }
 }

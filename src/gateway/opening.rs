@@ -1,7 +1,8 @@
 //! What stands before everything that is said: a prompt of the library, or a text of the caller's.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::llm::{Change, ChatRequest, Options, RawObject};
 use crate::prompts::{PromptError, PromptLibrary, Rendered, Wanted};
 
 /// Where the system prompt of a conversation comes from.
@@ -86,11 +87,30 @@ impl Opening {
     }
 }
 
+/// A chat with the prompt as a system message before all others. What the prompt suggests holds where the caller says nothing.
+pub(super) fn behind(prompt: Option<&Rendered>, mut request: ChatRequest) -> ChatRequest {
+    let Some(prompt) = prompt else { return request };
+    let said = request.body.get("messages").and_then(|json| std::str::from_utf8(json).ok());
+    if let Some(said) = said.and_then(|json| json.strip_prefix('[')) {
+        let system = json!({"role": "system", "content": prompt.text});
+        // A body without messages was refused before.
+        let messages = format!("[{system},{said}");
+        let body = request.body.edit(&[Change::Set("messages", messages.into())]);
+        request.replace_body(RawObject::known(body));
+    }
+    let mut options = Options::default();
+    options.extend(prompt.config.clone());
+    request.options.iter().for_each(|(name, value)| options.set(name, value.clone()));
+    request.options = options;
+    let most = || request.options.get("max_tokens").and_then(Value::as_u64);
+    request.max_output_tokens = request.max_output_tokens.or_else(most);
+    request
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::prompts::Language;
-    use serde_json::json;
 
     fn rendered(name: &str, variables: &Value, offers: Vec<Offer>) -> Result<String, PromptError> {
         let library = PromptLibrary::shipped(&Language::parse("en").unwrap()).unwrap();

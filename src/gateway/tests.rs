@@ -39,6 +39,7 @@ fn a_prompts_own_options_yield_to_the_callers() {
     let prompt = Rendered {
         text: "Hello".to_owned(),
         name: "p".to_owned(),
+        label: None,
         language: language.clone(),
         requested_language: language,
         fallback: false,

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::admission::allowed;
-use super::{Conversation, Gateway, GatewayError};
+use super::opening::behind;
+use super::{Conversation, Gateway, GatewayError, Opening};
 use crate::callers::Caller;
 use crate::llm::{ChatRequest, Demands};
 use crate::prompts::Rendered;
@@ -68,11 +69,35 @@ impl Gateway {
         conversation: Conversation,
         caller: Option<&Caller>,
     ) -> Result<Way, GatewayError> {
-        let state = self.state.load();
-        // A model that is not there is told before a variable that is missing.
-        allowed(&state, state.wanted(&conversation.model, caller)?, caller)?;
-        let prompt = conversation.opening.prompt(&state.prompts)?;
+        let prompt = self.prompt_of_way(&conversation.model, &conversation.opening, caller)?;
         let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), caller)?;
         Ok(Way { prompt, ..way })
+    }
+
+    /// The way that a chat behind a prompt of the library would take. Nobody is asked.
+    ///
+    /// # Errors
+    /// As [`Gateway::way_of_conversation`].
+    pub fn way_of_chat_behind(
+        &self,
+        opening: &Opening,
+        request: ChatRequest,
+        caller: Option<&Caller>,
+    ) -> Result<Way, GatewayError> {
+        let prompt = self.prompt_of_way(&request.model, opening, caller)?;
+        let way = self.way_of_chat(&behind(prompt.as_ref(), request), caller)?;
+        Ok(Way { prompt, ..way })
+    }
+
+    fn prompt_of_way(
+        &self,
+        model: &str,
+        opening: &Opening,
+        caller: Option<&Caller>,
+    ) -> Result<Option<Rendered>, GatewayError> {
+        let state = self.state.load();
+        // A model that is not there is told before a variable that is missing.
+        allowed(&state, state.wanted(model, caller)?, caller)?;
+        Ok(opening.prompt(&state.prompts)?)
     }
 }

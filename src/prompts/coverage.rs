@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::document::Document;
 use super::language::Language;
-use super::library::PromptLibrary;
+use super::library::{PromptLibrary, source_of};
 
 /// Every prompt in every language of the library.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum State {
     Current,
     /// Translated from an earlier source.
     Stale,
-    /// Translated from nobody knows which source: it names no `source_hash`.
+    /// Translated from an unknown source: it names no `source_hash`.
     Unknown,
     /// Not translated.
     Missing,
@@ -49,7 +49,7 @@ impl State {
             Self::Source => "source",
             Self::Current => "current",
             Self::Stale => "STALE",
-            Self::Unknown => "unknown",
+            Self::Unknown => "UNKNOWN",
             Self::Missing => "MISSING",
         }
     }
@@ -69,7 +69,7 @@ impl Coverage {
         let languages: Vec<Language> = languages.into_iter().cloned().collect();
         let default = library.default_language();
         let rows = listed().filter_map(|((name, label), translations)| {
-            let source = translations.get(default).or_else(|| translations.values().next())?;
+            let source = source_of(translations, default)?;
             let hash = source.hash();
             let state = |language: &Language| match translations.get(language) {
                 None => State::Missing,
@@ -86,10 +86,10 @@ impl Coverage {
         Self { rows: rows.collect(), languages }
     }
 
-    /// Whether nothing is missing and nothing is stale.
+    /// Whether every prompt is in every language, translated from its source as it is now.
     pub fn is_complete(&self) -> bool {
         let mut states = self.rows.iter().flat_map(|row| &row.states);
-        !states.any(|state| matches!(state, State::Missing | State::Stale))
+        states.all(|state| matches!(state, State::Source | State::Current))
     }
 }
 

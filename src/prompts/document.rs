@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(document.front.description.as_deref(), Some("An answer"));
         assert_eq!(document.body, "Hello {{who}}");
         assert!(document.schema.is_some());
-        assert_eq!(document.front.config["temperature"], 0.2);
+        assert_eq!(document.front.config.unwrap()["temperature"], 0.2);
     }
 
     #[test]

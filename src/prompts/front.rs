@@ -17,7 +17,8 @@ pub(super) struct FrontMatter {
     #[serde(deserialize_with = "object")]
     pub(super) input: Input,
     pub(super) model: Option<String>,
-    pub(super) config: Map<String, Value>,
+    /// `None` where it is not stated: a translation then has that of its source.
+    pub(super) config: Option<Map<String, Value>>,
     /// Kept as text: `1.10` is not `1.1`.
     #[serde(deserialize_with = "text_or_number")]
     pub(super) version: Option<String>,
@@ -111,13 +112,15 @@ impl FrontMatter {
 
     /// Options that no provider takes, with what was perhaps meant.
     pub(super) fn unknown_options(&self) -> impl Iterator<Item = (&str, String)> {
-        let unknown = self.config.keys().filter(|name| !option_names().any(|known| known == *name));
+        let unknown =
+            self.config.iter().flat_map(Map::keys).filter(|name| !option_names().any(|known| known == *name));
         unknown.map(|name| (name.as_str(), lint::did_you_mean(name, option_names())))
     }
 
     /// What could be read and makes no sense.
     pub(super) fn faults(&self, yaml: &str) -> Vec<DocumentFault> {
-        let faults = lint::out_of_range(&self.config).into_iter().map(|(member, value, allowed)| {
+        let Some(config) = &self.config else { return Vec::new() };
+        let faults = lint::out_of_range(config).into_iter().map(|(member, value, allowed)| {
             let problem = format!("config.{member} is {value}");
             DocumentFault::new(line_of(yaml, &["config", &member]), problem, format!("give {allowed}"))
         });

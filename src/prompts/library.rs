@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::document::Document;
 use super::fault::{DocumentFault, LibraryError, PromptFault};
 use super::folder::{self, SourceFile};
+use super::front::FrontMatter;
 use super::language::{Language, Wanted};
 use super::pace::Bounded;
 use super::schema::Schema;
@@ -38,6 +39,8 @@ pub struct Rendered {
     pub text: String,
     /// The prompt's name.
     pub name: String,
+    /// The label of its file, if it has one.
+    pub label: Option<String>,
     /// Its language.
     pub language: Language,
     /// The language that was wanted most.
@@ -154,10 +157,11 @@ impl PromptLibrary {
         if !faults.is_empty() {
             return Err(LibraryError { faults });
         }
+        let warnings = checks::warnings(&prompts);
         for translations in prompts.values_mut() {
             share_defaults(translations, default_language);
+            inherit(translations, default_language);
         }
-        let warnings = checks::warnings(&prompts);
         let engines = engines(&prompts, default_language);
         Ok(Self { default_language: default_language.clone(), prompts, engines, warnings })
     }
@@ -197,16 +201,35 @@ impl PromptLibrary {
             PromptError::NotTranslated { name: name.to_owned(), language: requested.to_string() }
         })?;
         let document = translations.get(language).ok_or_else(|| PromptError::Unknown(name.to_owned()))?;
-        let values = settled(document, schema_of(translations), name, variables)?;
+        let text = settled(document, schema_of(translations), name, variables)
+            .and_then(|values| self.render_document(document, name, &values))
+            .map_err(|error| self.with_unknown(error, document, schema_of(translations), variables))?;
         Ok(Rendered {
-            text: self.render_document(document, name, &values)?,
+            text,
             name: document.place.name.clone(),
+            label: document.place.label.clone(),
             fallback: requested != language,
             language: language.clone(),
             requested_language: requested.clone(),
             version: document.front.version.clone(),
-            config: document.front.config.clone(),
+            config: document.front.config.clone().unwrap_or_default(),
         })
+    }
+
+    /// A missing variable, with those that were given and that the prompt does not have: one of them was perhaps meant.
+    fn with_unknown(
+        &self,
+        error: PromptError,
+        document: &Document,
+        schema: Option<&Schema>,
+        given: &Map<String, Value>,
+    ) -> PromptError {
+        let PromptError::MissingVariable { name, variable, .. } = error else { return error };
+        let mut known = checks::all_variables(document, &self.prompts);
+        known.extend(schema.into_iter().flat_map(Schema::names));
+        let is_unknown = |name: &&String| !known.contains(document.variable_named(name).as_str());
+        let unknown = given.keys().filter(is_unknown).cloned().collect();
+        PromptError::MissingVariable { name, variable, unknown }
     }
 
     /// Whether a prompt, named `name` or `name@label`, has a variable: in its schema or in its text, in any language.
@@ -307,14 +330,29 @@ impl PromptLibrary {
         let mut rendered = Bounded::default();
         let done = engine.render_to_write(&template_name(document), values, &mut rendered);
         done.map_err(|error| match error.reason() {
-            RenderErrorReason::MissingVariable(Some(path)) => {
-                PromptError::MissingVariable { name: name.to_owned(), variable: path.clone() }
-            }
+            RenderErrorReason::MissingVariable(Some(path)) => PromptError::MissingVariable {
+                name: name.to_owned(),
+                variable: path.clone(),
+                unknown: Vec::new(),
+            },
             RenderErrorReason::IOError(_) => PromptError::TooLarge(name.to_owned()),
             // The engine's reason names what the template says, not what the caller said.
             reason => failed(reason.to_string()),
         })?;
         Ok(rendered.into_text().trim().to_owned())
+    }
+}
+
+impl Rendered {
+    /// Which text this is, for logs, usage and callers: `name@version/language`, or `name@language` of a prompt that
+    /// states no version. A label stands before the version.
+    pub fn reference(&self) -> String {
+        let Self { name, language, .. } = self;
+        match (&self.label, &self.version) {
+            (None, None) => format!("{name}@{language}"),
+            (Some(one), None) | (None, Some(one)) => format!("{name}@{one}/{language}"),
+            (Some(label), Some(version)) => format!("{name}@{label}.{version}/{language}"),
+        }
     }
 }
 
@@ -325,7 +363,7 @@ impl Translation {
             template: document.body.clone(),
             version: document.front.version.clone(),
             model: document.front.model.clone(),
-            config: document.front.config.clone(),
+            config: document.front.config.clone().unwrap_or_default(),
             hash: document.hash(),
         }
     }
@@ -384,6 +422,28 @@ fn share_defaults(translations: &mut BTreeMap<Language, Document>, default: &Lan
         for (name, value) in &shared {
             document.front.input.default.entry(name.clone()).or_insert_with(|| value.clone());
         }
+    }
+}
+
+/// The text that the others translate: that in the default language, or else in the first one.
+pub(super) fn source_of<'t>(
+    translations: &'t BTreeMap<Language, Document>,
+    default: &Language,
+) -> Option<&'t Document> {
+    translations.get(default).or_else(|| translations.values().next())
+}
+
+/// A translation has the settings of its source where it does not state its own.
+fn inherit(translations: &mut BTreeMap<Language, Document>, default: &Language) {
+    let Some(source) = source_of(translations, default) else { return };
+    let (config, version, model) =
+        (source.front.config.clone(), source.front.version.clone(), source.front.model.clone());
+    for FrontMatter { config: own_config, version: own_version, model: own_model, .. } in
+        translations.values_mut().map(|document| &mut document.front)
+    {
+        *own_config = own_config.take().or_else(|| config.clone());
+        *own_version = own_version.take().or_else(|| version.clone());
+        *own_model = own_model.take().or_else(|| model.clone());
     }
 }
 

@@ -52,12 +52,19 @@ pub enum PromptError {
         language: String,
     },
     /// A variable that the template needs.
-    #[error("the prompt `{}` needs the variable `{}`", shortened(name), shortened(variable))]
+    #[error(
+        "the prompt `{}` needs the variable `{}`{}",
+        shortened(name),
+        shortened(variable),
+        unknown_instead(unknown)
+    )]
     MissingVariable {
         /// The prompt.
         name: String,
         /// What it needs, as a path.
         variable: String,
+        /// The variables that were given and that the prompt does not have.
+        unknown: Vec<String>,
     },
     /// A variable that is not what the schema says.
     #[error("the variable `{}` {problem}", shortened(variable))]
@@ -80,4 +87,17 @@ pub enum PromptError {
         /// The engine's words.
         problem: String,
     },
+}
+
+/// More names would not help to find the slip.
+const MOST_NAMES: usize = 3;
+
+/// What was given in the place of a variable, as the end of a sentence.
+fn unknown_instead(unknown: &[String]) -> String {
+    let names: Vec<String> =
+        unknown.iter().take(MOST_NAMES).map(|name| format!("`{}`", shortened(name))).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!("; {} was given, which it does not have", names.join(", ")),
+    }
 }

@@ -176,7 +176,7 @@ impl Schema {
         for property in self.root.properties.iter().filter(|property| property.required) {
             if !variables.contains_key(&property.name) {
                 let (name, variable) = (prompt.to_owned(), property.name.clone());
-                return Err(PromptError::MissingVariable { name, variable });
+                return Err(PromptError::MissingVariable { name, variable, unknown: Vec::new() });
             }
         }
         let violation = self.root.check_members(variables, "");
@@ -299,7 +299,11 @@ impl Node {
                 // What may be left out may as well be null.
                 Some(property) if !property.required && value.is_null() => {}
                 Some(property) => property.node.check(value, &path)?,
-                None if self.closed => return Err(Violation::new(&path, "is not known to the prompt")),
+                None if self.closed => {
+                    let known = self.properties.iter().map(|property| property.name.as_str());
+                    let cure = did_you_mean(name, known);
+                    return Err(Violation::new(&path, format!("is not known to the prompt; {cure}")));
+                }
                 None => {}
             }
         }
@@ -506,6 +510,7 @@ mod tests {
             (json!({"text": "ab", "who": {}}), "`who.age` is missing"),
             (json!({"text": "ab", "who": {"age": "x"}}), "`who.age` must be of type number or null"),
             (json!({"text": "ab", "other": 1}), "`other` is not known"),
+            (json!({"text": "ab", "cuont": 1}), "`cuont` is not known to the prompt; did you mean `count`?"),
         ] {
             let error = check(&rules(), &variables).unwrap_err();
             assert!(error.contains(expected), "{variables}: {error}");

@@ -11,6 +11,7 @@ pub(super) const SQLITE: Files = &[
     (2, "models", include_str!("../../resources/migrations/sqlite/0002_models.sql")),
     (3, "usage kinds", include_str!("../../resources/migrations/sqlite/0003_usage_kinds.sql")),
     (4, "audit peer", include_str!("../../resources/migrations/sqlite/0004_audit_peer.sql")),
+    (5, "usage by outcome", include_str!("../../resources/migrations/sqlite/0005_usage_by_outcome.sql")),
 ];
 
 pub(super) const POSTGRES: Files = &[
@@ -18,6 +19,7 @@ pub(super) const POSTGRES: Files = &[
     (2, "models", include_str!("../../resources/migrations/postgres/0002_models.sql")),
     (3, "usage kinds", include_str!("../../resources/migrations/postgres/0003_usage_kinds.sql")),
     (4, "audit peer", include_str!("../../resources/migrations/postgres/0004_audit_peer.sql")),
+    (5, "usage by outcome", include_str!("../../resources/migrations/postgres/0005_usage_by_outcome.sql")),
 ];
 
 pub(super) fn migrator(files: Files) -> Migrator {

@@ -36,13 +36,14 @@ pub(super) struct Cut {
 }
 
 /// What sums are kept by.
-const NAMES: [&str; 5] = ["key_id", "owner", "model", "provider", "endpoint"];
+const NAMES: [&str; 7] = ["key_id", "owner", "model", "provider", "endpoint", "prompt", "ending"];
 
 /// The narrow ones first.
-pub(super) const CUTS: [Cut; 3] = [
+pub(super) const CUTS: [Cut; 4] = [
     Cut { table: "usage_by_model", names: &["model", "provider"] },
     Cut { table: "usage_by_key", names: &["key_id", "owner"] },
     Cut { table: "usage_by_all", names: &["key_id", "owner", "model", "provider", "endpoint"] },
+    Cut { table: "usage_by_outcome", names: &NAMES },
 ];
 
 const COLUMNS: &str = "time_ms, id, mark, kind, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, \
@@ -141,6 +142,8 @@ fn names_of(record: &UsageRecord) -> Names<'_> {
         cleaned_or_none(record.model.as_ref()),
         cleaned_or_none(record.provider.as_ref()),
         cleaned(&record.endpoint),
+        cleaned_or_none(record.prompt.as_ref()),
+        record.ending.as_str().into(),
     ]
 }
 

@@ -27,6 +27,10 @@ pub enum By {
     Provider,
     /// The endpoint.
     Endpoint,
+    /// The prompt, as `name@version/language`.
+    Prompt,
+    /// How requests ended.
+    Outcome,
 }
 
 /// A question about usage.
@@ -86,6 +90,10 @@ pub struct UsageRow {
     pub provider: Option<String>,
     /// The endpoint.
     pub endpoint: Option<String>,
+    /// The prompt, as `name@version/language`.
+    pub prompt: Option<String>,
+    /// How the requests ended; none for those of hours whose single records were gone before this was kept.
+    pub outcome: Option<String>,
     /// All requests, however they ended.
     pub requests: u64,
     /// Tokens of prompts.
@@ -136,6 +144,8 @@ impl By {
             Self::Owner => Some("owner"),
             Self::Provider => Some("provider"),
             Self::Endpoint => Some("endpoint"),
+            Self::Prompt => Some("prompt"),
+            Self::Outcome => Some("ending"),
         }
     }
 }
@@ -314,6 +324,8 @@ impl UsageRow {
             (By::Key, _) => &mut self.key,
             (By::Owner, _) => &mut self.owner,
             (By::Provider, _) => &mut self.provider,
+            (By::Prompt, _) => &mut self.prompt,
+            (By::Outcome, _) => &mut self.outcome,
             _ => &mut self.endpoint,
         };
         if let Part::Text(text) = part {

@@ -43,7 +43,7 @@ pub struct Facts {
     pub deployment: Option<Arc<str>>,
     /// How many deployments were asked.
     pub attempts: u32,
-    /// `name@language` of the prompt that was used.
+    /// `name@version/language` of the prompt that was used.
     pub prompt: Option<String>,
     /// Whether the answer is a stream.
     pub stream: bool,

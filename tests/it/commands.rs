@@ -381,6 +381,12 @@ fn prompts_are_listed_rendered_and_covered() {
     );
     let missing = setup.run(&["prompts", "render", "translate"]);
     assert!(missing.code == Some(1) && missing.stderr.contains("target_language"), "{}", missing.stderr);
+    let misspelt = setup.run(&["prompts", "render", "translate", "--var", "target_langauge=niemiecki"]);
+    assert!(
+        misspelt.stderr.contains("`target_language`") && misspelt.stderr.contains("`target_langauge`"),
+        "{}",
+        misspelt.stderr
+    );
 
     let coverage = setup.run(&["prompts", "coverage", "--strict"]);
     assert_eq!(coverage.code, Some(0), "{}{}", coverage.stdout, coverage.stderr);
@@ -394,6 +400,14 @@ fn prompts_are_listed_rendered_and_covered() {
     assert_eq!(coverage.code, Some(0));
     assert!(coverage.stdout.contains("STALE") && coverage.stdout.contains("MISSING"), "{}", coverage.stdout);
     assert_eq!(library.run(&["prompts", "coverage", "--strict"]).code, Some(1));
+
+    let unknown = Setup::new()
+        .env("PROMPTS_DIR", "prompts")
+        .file("prompts/en/a.prompt", "A.\n")
+        .file("prompts/pl/a.prompt", "A po polsku.\n");
+    let coverage = unknown.run(&["prompts", "coverage", "--strict"]);
+    assert_eq!(coverage.code, Some(1), "what it translates is not known");
+    assert!(coverage.stderr.contains("source_hash"), "{}", coverage.stderr);
 }
 
 #[test]

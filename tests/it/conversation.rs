@@ -26,7 +26,7 @@ async fn the_answer_says_everything_about_itself() {
 
     let response = gateway.post(PLAIN, &asked(&json!({"language": "pl-PL"}))).send().await.unwrap();
 
-    assert_eq!(response.headers()["x-llm-prompt"], "chat-conversation-simple@pl");
+    assert_eq!(response.headers()["x-llm-prompt"], "chat-conversation-simple@1/pl");
     let answer = json_of(response).await;
     let recorded: Value = serde_json::from_str(
         std::str::from_utf8(&fixture("openai/chat")).unwrap().split_once("\r\n\r\n").unwrap().1,

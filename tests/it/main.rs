@@ -52,6 +52,7 @@ mod passthrough;
 mod passthrough_usage;
 mod peers;
 mod probes;
+mod prompt_headers;
 mod prompts;
 mod providers;
 mod refusals;

@@ -353,6 +353,8 @@ fn name_of(record: &UsageRecord, by: &[By], zone: &str) -> Vec<String> {
         By::Owner => text(&record.owner),
         By::Provider => text(&record.provider),
         By::Endpoint => record.endpoint.to_string(),
+        By::Prompt => text(&record.prompt),
+        By::Outcome => record.ending.as_str().to_owned(),
     };
     by.iter().map(name).collect()
 }
@@ -367,6 +369,8 @@ fn name_of_row(row: &UsageRow, by: &[By]) -> Vec<String> {
         By::Owner => text(&row.owner),
         By::Provider => text(&row.provider),
         By::Endpoint => text(&row.endpoint),
+        By::Prompt => text(&row.prompt),
+        By::Outcome => text(&row.outcome),
     };
     by.iter().map(name).collect()
 }
@@ -411,7 +415,17 @@ fn plain_of(rows: &[UsageRow], by: &[By]) -> Vec<(Vec<String>, PlainSums)> {
 
 #[tokio::test]
 async fn sums_by_the_hour_tell_the_same_as_the_records_would() {
-    const BYS: [By; 7] = [By::Hour, By::Day, By::Model, By::Key, By::Owner, By::Provider, By::Endpoint];
+    const BYS: [By; 9] = [
+        By::Hour,
+        By::Day,
+        By::Model,
+        By::Key,
+        By::Owner,
+        By::Provider,
+        By::Endpoint,
+        By::Prompt,
+        By::Outcome,
+    ];
     const ZONES: [&str; 6] =
         ["UTC", "Europe/Warsaw", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns"];
     let (from, to) = (ms("2026-03-24T10:20:30Z"), ms("2026-04-06T07:08:09Z"));

@@ -73,6 +73,14 @@ async fn holds(url: &str) {
     assert_eq!((nobodys.estimated, nobodys.failed, nobodys.cached_input_tokens), (1, 1, 1));
     assert_eq!(nobodys.endpoint.as_deref(), Some("/v1/completions"));
 
+    // The sums of whole hours have what the records of then say of prompts and outcomes.
+    let hour = UsageQuery { from_ms: 3_600_000, to_ms: 7_200_000, ..UsageQuery::default() };
+    let rows = store.usage(&UsageQuery { by: vec![By::Prompt, By::Outcome], ..hour }).await.unwrap();
+    let of = |row: &UsageRow| (row.prompt.clone(), row.outcome.clone(), row.requests, row.input_tokens);
+    let text = |text: &str| Some(text.to_owned());
+    let expected = [(None, text("failed"), 1, 40), (text("a@en"), text("completed"), 2, 30)];
+    assert_eq!(rows.iter().map(of).collect::<Vec<_>>(), expected);
+
     let audits = store.audits(None, 10).await.unwrap();
     let of =
         |audit: &Audit| (audit.entry.actor.clone(), audit.entry.subject.clone(), audit.entry.peer.clone());

@@ -85,7 +85,7 @@ async fn each_has_the_shape_of_the_original_and_says_how_it_came_about() {
         let response =
             gateway.post(path, &to("echo", &with(&body, json!({"language": "pl"})))).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
-        assert_eq!(response.headers()["x-llm-prompt"], format!("{name}@pl"));
+        assert_eq!(response.headers()["x-llm-prompt"], format!("{name}@1/pl"));
         assert_eq!(
             (&response.headers()["x-llm-provider"], &response.headers()["x-llm-attempts"]),
             (&"echo".parse().unwrap(), &"1".parse().unwrap())
@@ -478,7 +478,7 @@ async fn several_texts_are_one_request_in_log_and_figures() {
         ("gen_ai.provider.name", json!("up")),
         ("deployment", json!("up/m")),
         ("attempts", json!(3)),
-        ("prompt", json!("simplify-text@en")),
+        ("prompt", json!("simplify-text@1/en")),
         ("gen_ai.usage.input_tokens", json!(30)),
         ("gen_ai.usage.output_tokens", json!(3)),
     ] {

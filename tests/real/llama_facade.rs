@@ -49,7 +49,7 @@ async fn a_conversation_begins_with_the_prompt_of_its_language() {
             let body = json!({"model_name": "tiny", "user_last_statement": "Dzień dobry!", "language": language,
                 "stream": false, "max_new_tokens": 5});
             let answer = gateway.post(path, &body).await;
-            assert_eq!(answer.header("x-llm-prompt"), format!("chat-conversation-simple@{language}"));
+            assert_eq!(answer.header("x-llm-prompt"), format!("chat-conversation-simple@1/{language}"));
             let answer = answer.good();
             assert!(!answer["response"].as_str().unwrap().is_empty());
             assert_eq!((&answer["model"], &answer["prompt"]["language"]), (&json!("tiny"), &json!(language)));
@@ -77,7 +77,7 @@ async fn a_streamed_conversation_names_its_prompt() {
         let body = json!({"model_name": "tiny", "user_last_statement": "Cześć", "language": "pl"});
         let stream = gateway.stream(path, &body).await;
         let name = stream.headers["x-llm-prompt"].to_str().unwrap();
-        assert_eq!(name, "chat-conversation-simple@pl");
+        assert_eq!(name, "chat-conversation-simple@1/pl");
         assert!(stream.is_done && !stream.text().is_empty());
         assert_eq!(stream.finish_reasons(), ["stop"]);
     }

@@ -41,6 +41,12 @@ pub(in crate::api) struct UsageRowBody {
     pub(in crate::api) owner: Option<String>,
     /// The provider that answered, or was asked last.
     pub(in crate::api) provider: Option<String>,
+    /// The endpoint.
+    pub(in crate::api) endpoint: Option<String>,
+    /// The prompt of the library, as `name@version/language`.
+    pub(in crate::api) prompt: Option<String>,
+    /// How the requests ended: `completed`, `cancelled`, `failed` or `cut`.
+    pub(in crate::api) outcome: Option<String>,
     /// All requests, however they ended.
     pub(in crate::api) requests: u64,
     /// Tokens of prompts.

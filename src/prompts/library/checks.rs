@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Prompts, schema_of, template_name};
+use super::{Prompts, schema_of, source_of, template_name};
 use crate::lint::{did_you_mean, nearest};
 use crate::prompts::document::Document;
 use crate::prompts::fault::PromptFault;
@@ -54,7 +54,7 @@ fn documents(prompts: &Prompts) -> impl Iterator<Item = &Document> {
 
 /// Where the languages of one prompt ask for different variables.
 fn disagreements(translations: &BTreeMap<Language, Document>, default: &Language) -> Vec<PromptFault> {
-    let Some(source) = translations.get(default).or_else(|| translations.values().next()) else {
+    let Some(source) = source_of(translations, default) else {
         return Vec::new();
     };
     let schema = schema_of(translations);

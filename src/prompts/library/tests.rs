@@ -53,12 +53,63 @@ fn an_option_that_no_provider_takes_draws_a_warning_with_its_line() {
 }
 
 #[test]
+fn a_translation_has_the_settings_of_its_source_unless_it_states_its_own() {
+    let source = "---\nversion: 2\nmodel: m\nconfig:\n  temperature: 0.3\n---\nHi";
+    let library = library(&[
+        ("en/hi.prompt", source),
+        ("pl/hi.prompt", "Cześć"),
+        ("de/hi.prompt", "---\nversion: 3\nconfig:\n  top_p: 0.5\n---\nHallo"),
+        ("fr/hi.prompt", "---\nconfig: {}\n---\nSalut"),
+        ("pl/hi.short.prompt", "Hej"),
+    ])
+    .unwrap();
+    let of = |name: &str, language: &str| {
+        let rendered = library.render(name, &wanted(language), &Map::new()).unwrap();
+        (rendered.reference(), Value::Object(rendered.config))
+    };
+    assert_eq!(of("hi", "pl"), ("hi@2/pl".to_owned(), json!({"temperature": 0.3})));
+    assert_eq!(of("hi", "de"), ("hi@3/de".to_owned(), json!({"top_p": 0.5})));
+    assert_eq!(of("hi", "fr"), ("hi@2/fr".to_owned(), json!({})));
+    assert_eq!(of("hi@short", "pl"), ("hi@short/pl".to_owned(), json!({})));
+    let models = library.get("hi").unwrap().translations.into_iter().map(|it| it.model);
+    assert!(models.eq(vec![Some("m".to_owned()); 4]));
+}
+
+#[test]
+fn a_misspelt_variable_is_named_with_the_missing_one() {
+    let library = library(&[
+        ("en/free.prompt", "Hello {{name}}, {{> end}}"),
+        ("en/_end.prompt", "yours {{from}}"),
+        (
+            "en/ruled.prompt",
+            "---\ninput:\n  schema:\n    name: string\n    mood?: string\n---\nHello {{name}}",
+        ),
+    ])
+    .unwrap();
+    for (prompt, variables, missing, given) in [
+        ("free", json!({"nam": "Ada", "from": "x"}), "`name`", "; `nam` was given"),
+        ("free", json!({"name": "Ada", "form": "x", "b": 1}), "`from`", "; `form`, `b` was given"),
+        ("ruled", json!({"Name": "Ada", "mood": "x"}), "`name`", "; `Name` was given"),
+        ("ruled", json!({"mood": "x"}), "`name`", "needs the variable `name`"),
+    ] {
+        let error = render(&library, prompt, "en", &variables).unwrap_err().to_string();
+        assert!(error.contains(missing) && error.contains(given), "{prompt} {variables}: {error}");
+    }
+    let error = render(&library, "ruled", "en", &json!({"name": "Ada", "mod": "x"})).unwrap_err();
+    assert!(error.to_string().ends_with("`mod` is not known to the prompt; did you mean `mood`?"), "{error}");
+}
+
+#[test]
 fn a_variable_that_is_missing_is_named() {
     let library = library(&[("en/hi.prompt", "Hello {{user.name}}")]).unwrap();
 
     assert_eq!(
         render(&library, "hi", "en", &json!({"user": {}})),
-        Err(PromptError::MissingVariable { name: "hi".to_owned(), variable: "user.name".to_owned() })
+        Err(PromptError::MissingVariable {
+            name: "hi".to_owned(),
+            variable: "user.name".to_owned(),
+            unknown: Vec::new(),
+        })
     );
 }
 

@@ -123,6 +123,7 @@ pub(crate) fn any_record(chance: &mut Chance, number: u64, from: i64, to: i64) -
         endpoint: chance.of(&["/v1/chat/completions", "/api/chat"]).into(),
         model: some(chance.of(&["fast", "slow", "Ärger", "-"])),
         provider: some(chance.of(&["openai", "vllm", "-"])),
+        prompt: some(chance.of(&["greet@2/en", "greet@2/pl", "-"])),
         input_tokens: tokens,
         output_tokens: chance.below(500),
         cached_input_tokens: tokens / 3,
