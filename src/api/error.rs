@@ -24,7 +24,9 @@ use crate::accounts::AccountError;
 use crate::gateway::GatewayError;
 use crate::llm::shortened;
 use crate::prompts::PromptError;
-use crate::providers::{ENGINE_START_FAILED, ErrorKind, ProviderError, RESTING, Rejection};
+use crate::providers::{
+    ENGINE_START_FAILED, ErrorKind, INSUFFICIENT_QUOTA, ProviderError, RESTING, Rejection,
+};
 use crate::router::RouteError;
 use crate::wire::Invalid;
 
@@ -68,7 +70,7 @@ impl Told {
     /// Whether clients should try again by themselves; `None` if they know best.
     fn is_worth_a_retry(&self) -> Option<bool> {
         match &*self.code {
-            "insufficient_quota" | "budget_exhausted" | standing::REQUEST_EXCEEDS_LIMIT => Some(false),
+            INSUFFICIENT_QUOTA | "budget_exhausted" | standing::REQUEST_EXCEEDS_LIMIT => Some(false),
             RESTING => Some(!self.lasts_long()),
             _ => self.lasts_long().then_some(false),
         }
@@ -291,7 +293,7 @@ impl Told {
             401 => "authentication_error",
             403 => "permission_error",
             404 => "not_found_error",
-            429 if matches!(&*self.code, "insufficient_quota" | "budget_exhausted") => "insufficient_quota",
+            429 if matches!(&*self.code, INSUFFICIENT_QUOTA | "budget_exhausted") => INSUFFICIENT_QUOTA,
             429 => "rate_limit_error",
             502 | 504 => "upstream_error",
             503 => "overloaded_error",
@@ -372,6 +374,9 @@ impl From<&ProviderError> for ApiError {
         // Who and what, without the upstream's own words.
         let message = error.to_string();
         let bad_gateway = |code| Self::new(StatusCode::BAD_GATEWAY, code, message.clone());
+        let unavailable = |code, wait| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message.clone()).retry_after(Some(wait))
+        };
         let told = match &error.kind {
             ErrorKind::Unreachable => bad_gateway("upstream_unreachable"),
             ErrorKind::Timeout(_) | ErrorKind::Overdue(_) => {
@@ -391,13 +396,11 @@ impl From<&ProviderError> for ApiError {
             ErrorKind::ContextTooLong { message, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
             }
-            ErrorKind::Overloaded { code, retry_after } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(Some(*retry_after))
+            ErrorKind::Overloaded { code, retry_after } => unavailable(code, *retry_after),
+            ErrorKind::CoolingDown(cooling) => {
+                unavailable(RESTING, cooling.retry_after.max(DEFAULT_RETRY_AFTER))
             }
-            ErrorKind::PortTaken { retry_after, .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, ENGINE_START_FAILED, message)
-                    .retry_after(Some(*retry_after))
-            }
+            ErrorKind::PortTaken { retry_after, .. } => unavailable(ENGINE_START_FAILED, *retry_after),
             ErrorKind::Protocol(_) | ErrorKind::EngineCrashed => bad_gateway("upstream_protocol"),
             ErrorKind::Unsupported(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "unsupported_by_provider", message)
@@ -410,7 +413,7 @@ impl From<&ProviderError> for ApiError {
 fn rate_limited(rejection: &Rejection) -> ApiError {
     let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", &rejection.message);
     // Other words for "too many requests" say no more; this one says that waiting does not help.
-    error.upstream_code(rejection.code.clone().filter(|code| code == "insufficient_quota"))
+    error.upstream_code(rejection.code.clone().filter(|code| code == INSUFFICIENT_QUOTA))
 }
 
 fn rejected(rejection: &Rejection) -> ApiError {
@@ -488,6 +491,7 @@ impl From<AccountError> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::CoolingDown;
 
     fn told(kind: ErrorKind) -> (u16, Value) {
         let provider: Arc<str> = "p".into();
@@ -532,6 +536,14 @@ mod tests {
                 502,
                 "upstream_error",
                 "upstream_unavailable",
+            ),
+            (
+                ErrorKind::CoolingDown(
+                    CoolingDown { said: None, ago: Duration::ZERO, retry_after: Duration::ZERO }.into(),
+                ),
+                503,
+                "overloaded_error",
+                "all_deployments_cooling",
             ),
             (ErrorKind::Unauthorized { status: 401 }, 502, "upstream_error", "upstream_credentials"),
             (ErrorKind::Forbidden(rejection(403, Some("x"))), 403, "permission_error", "upstream_forbidden"),

@@ -12,7 +12,7 @@ use crate::accounts::Heard;
 use crate::callers::Gate;
 use crate::config::Settings;
 use crate::gateway::Gateway;
-use crate::router::{HealthBook, Replicas};
+use crate::router::{HealthBook, Replicas, Rest};
 use crate::shared::Shared;
 use crate::telemetry::{Health, Metrics, Replication};
 
@@ -29,8 +29,8 @@ pub(super) struct Others {
 struct Told(Shared);
 
 impl Replicas for Told {
-    fn rests(&self, name: &str, rest: Duration) {
-        self.0.rests(name, rest);
+    fn rests(&self, name: &str, rest: Rest) {
+        self.0.rests(name, (rest.lasts, rest.is_will));
     }
 
     fn is_well(&self, name: &str) {
@@ -97,7 +97,10 @@ impl Others {
     pub(super) async fn run(self, gate: Arc<Gate>, stop: CancellationToken) {
         let Self { shared, book } = self;
         if let Some(shared) = shared {
-            shared.run(gate, |name, rest| book.told(name, rest), stop).await;
+            let told = |name: &str, rest: Option<(Duration, bool)>| {
+                book.told(name, rest.map(|(lasts, is_will)| Rest { lasts, is_will }));
+            };
+            shared.run(gate, told, stop).await;
         }
     }
 }

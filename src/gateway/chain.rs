@@ -46,13 +46,15 @@ pub(super) struct Tried {
     /// When the waiting is over, whoever is waited for.
     deadline: Option<Instant>,
     waiting: Waiting,
+    /// One has failed in earnest.
+    has_failed: bool,
     /// When the first of those that rest is back, of whatever model.
     pub(super) back_at: Option<Instant>,
 }
 
 /// Whether one that rests is waited for: once in a request, and not where another one has failed in earnest.
 enum Waiting {
-    /// Perhaps for this one, which is back first of those that were asked. All of them only rest.
+    /// Perhaps for this one, which is back first of those that were asked.
     Perhaps(Option<(Duration, Arc<Route>)>),
     /// Whoever is asked now is waited for.
     Now,
@@ -97,7 +99,7 @@ impl Tried {
     fn wait_perhaps(&mut self, route: &Arc<Route>, error: &RouteError) {
         let Waiting::Perhaps(soonest) = &mut self.waiting else { return };
         match error.is_resting() {
-            None => self.waiting = Waiting::Never,
+            None => self.has_failed = true,
             Some(rest) if soonest.as_ref().is_none_or(|(soonest, _)| rest < *soonest) => {
                 *soonest = Some((rest, route.clone()));
             }
@@ -105,14 +107,15 @@ impl Tried {
         }
     }
 
-    /// When all of several rest: the one that is back first, once.
+    /// When all of several rest: the one that is back first, once. After a failure, only one that may be tried at once.
     pub(super) fn worth_waiting(&mut self) -> Option<Arc<Route>> {
         let Waiting::Perhaps(soonest) = std::mem::replace(&mut self.waiting, Waiting::Never) else {
             return None;
         };
         let is_in_time =
             |rest: Duration| self.deadline.is_some_and(|deadline| Instant::now() + rest <= deadline);
-        let (_, route) = soonest.filter(|(rest, _)| is_in_time(*rest))?;
+        let is_too_late = |rest: Duration| self.has_failed && !rest.is_zero();
+        let (_, route) = soonest.filter(|(rest, _)| is_in_time(*rest) && !is_too_late(*rest))?;
         self.waiting = Waiting::Now;
         Some(route)
     }

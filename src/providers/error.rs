@@ -60,7 +60,7 @@ pub enum ErrorKind {
     Timeout(Duration),
     /// The whole took longer than this.
     Overdue(Duration),
-    /// 429.
+    /// 429, or 402: the account has run dry.
     RateLimited {
         /// How long the upstream wants to be left alone.
         retry_after: Option<Duration>,
@@ -76,7 +76,7 @@ pub enum ErrorKind {
     },
     /// The upstream does not accept the gateway's key or account, which is no caller's fault.
     Unauthorized {
-        /// 401 or 402.
+        /// 401.
         status: u16,
     },
     /// 403: this text, this region, or this key for this model. Another request may well be served.
@@ -101,6 +101,8 @@ pub enum ErrorKind {
         /// When it is worth trying again.
         retry_after: Duration,
     },
+    /// Whoever could answer cools down, and is not asked.
+    CoolingDown(Box<CoolingDown>),
     /// The gateway's own engine does not start, because another program listens at its port.
     PortTaken {
         /// The port.
@@ -129,6 +131,30 @@ impl ErrorKind {
     }
 }
 
+/// A cooldown, as those are told who meet it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoolingDown {
+    /// What its last failure was; unknown if another replica has seen it.
+    pub said: Option<String>,
+    /// So long ago.
+    pub ago: Duration,
+    /// When it is worth trying again.
+    pub retry_after: Duration,
+}
+
+impl fmt::Display for CoolingDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.said {
+            Some(said) => write!(f, "{said} {} s ago", self.ago.as_secs())?,
+            None => f.write_str("cools down, for another replica has met a failure or a limit")?,
+        }
+        match self.retry_after.as_millis().div_ceil(1000) {
+            0 => f.write_str("; it is tried again with the next request"),
+            seconds => write!(f, "; next attempt in {seconds} s"),
+        }
+    }
+}
+
 /// A request that an upstream, or the translation for it, refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -140,6 +166,16 @@ pub struct Rejection {
     pub code: Option<String>,
     /// Where in the request.
     pub param: Option<String>,
+}
+
+/// What a provider says of an account that has nothing left.
+pub const INSUFFICIENT_QUOTA: &str = "insufficient_quota";
+
+impl Rejection {
+    /// Whether it is the whole account that is limited, whatever the model.
+    fn is_of_account(&self) -> bool {
+        self.code.as_deref() == Some(INSUFFICIENT_QUOTA)
+    }
 }
 
 impl From<Invalid> for Box<Rejection> {
@@ -167,8 +203,10 @@ pub enum Cooldown {
     Deployment(Option<Duration>),
     /// The deployment, if it has refused several times in a row.
     IfRepeated,
-    /// All of the provider, at least for so long.
-    Provider(Option<Duration>),
+    /// The deployment with the key that was used, at least for so long; the whole key if it is limited for a second model.
+    Limited(Option<Duration>),
+    /// The key that was used, for all models, at least for so long.
+    Key(Option<Duration>),
 }
 
 impl ProviderError {
@@ -254,11 +292,15 @@ impl ProviderError {
             ErrorKind::Untranslatable(_)
             | ErrorKind::Unsupported(_)
             | ErrorKind::Overloaded { .. }
+            | ErrorKind::CoolingDown(_)
             | ErrorKind::PortTaken { .. }
             | ErrorKind::EngineCrashed => Failover::Next(Cooldown::None),
             ErrorKind::Forbidden(_) => Failover::Next(Cooldown::IfRepeated),
-            ErrorKind::RateLimited { retry_after, .. } => Failover::Next(Cooldown::Provider(*retry_after)),
-            ErrorKind::Unauthorized { .. } => Failover::Next(Cooldown::Provider(Some(UNAUTHORIZED_REST))),
+            ErrorKind::RateLimited { retry_after, rejection } if rejection.is_of_account() => {
+                Failover::Next(Cooldown::Key(*retry_after))
+            }
+            ErrorKind::RateLimited { retry_after, .. } => Failover::Next(Cooldown::Limited(*retry_after)),
+            ErrorKind::Unauthorized { .. } => Failover::Next(Cooldown::Key(Some(UNAUTHORIZED_REST))),
             ErrorKind::Unavailable { retry_after, .. } => Failover::Next(Cooldown::Deployment(*retry_after)),
             ErrorKind::Unreachable
             | ErrorKind::Timeout(_)
@@ -282,6 +324,7 @@ impl ErrorKind {
             Self::Untranslatable(_) => "untranslatable",
             Self::ContextTooLong { .. } => "context_too_long",
             Self::Overloaded { .. } | Self::PortTaken { .. } => "overloaded",
+            Self::CoolingDown(_) => "cooling_down",
             Self::EngineCrashed => "engine_crashed",
             Self::Protocol(_) => "protocol",
             Self::Unsupported(_) => "unsupported",
@@ -292,23 +335,22 @@ impl ErrorKind {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable => f.write_str("cannot be reached"),
+            Self::Unreachable => f.write_str("could not be reached"),
             Self::Timeout(limit) => write!(f, "sent nothing for {} s", limit.as_secs_f64()),
             Self::Overdue(limit) => write!(f, "took longer than {} s", limit.as_secs_f64()),
-            Self::RateLimited { .. } => f.write_str("is rate limited"),
-            Self::Unavailable { status, .. } => write!(f, "failed with status {status}"),
-            Self::Unauthorized { status } => {
-                write!(f, "rejected the gateway's credentials with status {status}")
+            Self::RateLimited { rejection, .. } if rejection.is_of_account() => {
+                write!(f, "refused for its quota with status {}", rejection.status)
             }
+            Self::RateLimited { .. } => f.write_str("limited the rate with status 429"),
+            Self::Unavailable { status, .. } => write!(f, "failed with status {status}"),
+            Self::Unauthorized { status } => write!(f, "rejected the key with {status}"),
             Self::Forbidden(_) => f.write_str("refused the request with status 403"),
             Self::Rejected(rejection) => write!(f, "rejected the request with status {}", rejection.status),
             Self::Untranslatable(_) => f.write_str("has no words for something in the request"),
             Self::ContextTooLong { .. } => f.write_str("has no room for the prompt"),
             Self::Overloaded { code: "queue_full", .. } => f.write_str("has too many requests in its queue"),
             Self::Overloaded { code: OVERFLOWED, .. } => f.write_str("has a queue that takes long"),
-            Self::Overloaded { code: RESTING, .. } => {
-                f.write_str("rests, after failures or for a limit of its own")
-            }
+            Self::CoolingDown(cooling) => cooling.fmt(f),
             Self::Overloaded { code: ENGINE_START_FAILED, .. } => f.write_str("cannot start its engine"),
             Self::PortTaken { port, .. } => {
                 write!(f, "cannot start its engine: port {port} belongs to another program")

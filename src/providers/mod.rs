@@ -41,7 +41,8 @@ use crate::engine::Engines;
 use crate::llm::{Abilities, ChatRequest, Completion, Count, CountRequest, EmbedRequest, Embeddings};
 
 pub use error::{
-    Cooldown, ENGINE_START_FAILED, ErrorKind, Failover, OVERFLOWED, ProviderError, RESTING, Rejection,
+    Cooldown, CoolingDown, ENGINE_START_FAILED, ErrorKind, Failover, INSUFFICIENT_QUOTA, OVERFLOWED,
+    ProviderError, RESTING, Rejection,
 };
 pub use far::Clients;
 pub use frames::{LineSplitter, SseSplitter, Unframed};

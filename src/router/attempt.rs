@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Ask;
-use super::health::{Cause, Failure, Pass};
-use super::keys::Key;
+use super::health::{Cause, Failure, Health, Last, Need, Pass, Wait};
+use super::keys::{Admitted, Key};
 use super::table::Deployment;
 use crate::providers::{Cooldown, ErrorKind, Failover, Handover, Provider, ProviderError};
 use crate::telemetry::AttemptOutcome;
@@ -30,7 +30,7 @@ pub(super) struct Candidate<'r> {
 pub(super) struct Leave<'r> {
     own: Pass<'r>,
     provider: Pass<'r>,
-    key: Option<(&'r Arc<Key>, Pass<'r>)>,
+    key: Option<Admitted<'r>>,
 }
 
 /// How one question went.
@@ -57,19 +57,17 @@ impl Leave<'_> {
     fn is_used(&mut self) {
         self.own.is_used();
         self.provider.is_used();
-        if let Some((_, pass)) = &mut self.key {
-            pass.is_used();
-        }
+        self.key.iter_mut().flat_map(|(_, passes)| passes).for_each(Pass::is_used);
     }
 }
 
 impl<'r> Candidate<'r> {
     /// # Errors
-    /// It rests until then, or its provider does, or all of its provider's keys.
-    pub(super) fn admitted(deployment: &'r Arc<Deployment>, now: Instant) -> Result<Self, Instant> {
-        let provider = deployment.provider_health.admit(now)?;
-        let own = deployment.health.admit(now)?;
-        let key = deployment.keys.admit(now)?;
+    /// It has to wait, or its provider has, or all of its provider's keys.
+    pub(super) fn admitted(deployment: &'r Arc<Deployment>, need: Need, now: Instant) -> Result<Self, Wait> {
+        let provider = deployment.provider_health.admit(need, now)?;
+        let own = deployment.health.admit(need, now)?;
+        let key = deployment.keys.admit(need, now)?;
         let leave = Leave { own, provider, key };
         Ok(Self { deployment, leave, other_keys: 0, patience: None, handover: Handover::default() })
     }
@@ -88,8 +86,8 @@ impl<'r> Candidate<'r> {
                 leave.own.took(began.elapsed(), request.is_stream());
                 leave.own.succeeded();
                 leave.provider.succeeded();
-                if let Some((_, pass)) = leave.key {
-                    pass.succeeded();
+                if let Some((_, passes)) = leave.key {
+                    passes.into_iter().for_each(Pass::succeeded);
                 }
             }
             Err(error) => {
@@ -102,12 +100,16 @@ impl<'r> Candidate<'r> {
 }
 
 impl Deployment {
-    /// Something rests now, if the failure says so: with several keys the one that was used, in the place of the whole
-    /// provider. Also of a stream that failed after it had begun.
+    /// What failed cools down now, and nothing else: the deployment, the deployment with the key that was used, or that
+    /// key. Also after a stream that failed when it had begun.
     pub fn has_failed(&self, error: &ProviderError, key: Option<&Key>) {
         let (word, now) = (error.kind.word(), Instant::now());
-        let failure =
-            |at_least| Failure { word, cause: cause(&error.kind, at_least), at_least, most: self.most_rest };
+        let failure = |at_least| Failure {
+            kind: error.kind.clone(),
+            cause: cause(&error.kind, at_least),
+            at_least,
+            most: self.most_rest,
+        };
         match error.failover() {
             Failover::Stop => return self.count(AttemptOutcome::Rejected),
             Failover::Next(_) if self.plays => self.health.note_failure(word),
@@ -116,13 +118,33 @@ impl Deployment {
             Failover::Next(Cooldown::Deployment(at_least)) => {
                 self.health.failed(&failure(at_least), now);
             }
-            Failover::Next(Cooldown::Provider(at_least)) => {
+            Failover::Next(Cooldown::Limited(at_least)) => self.is_limited(&failure(at_least), key, now),
+            Failover::Next(Cooldown::Key(at_least)) => {
                 self.health.note_failure(word);
-                let guilty = key.map_or(&self.provider_health, |key| &key.health);
-                guilty.failed(&failure(at_least), now);
+                self.health_of(key).failed(&failure(at_least), now);
             }
         }
         self.count(AttemptOutcome::Failed);
+    }
+
+    /// How the key fares that was used: of a provider with only one, how the provider does.
+    fn health_of<'a>(&'a self, key: Option<&'a Key>) -> &'a Health {
+        key.map_or(&self.provider_health, |key| &key.health)
+    }
+
+    /// Most servers limit each model by itself. A second one at the same time says that it is the key.
+    fn is_limited(&self, failure: &Failure, key: Option<&Key>, now: Instant) {
+        let (own, limited) = match key {
+            None => (&self.health, &self.limited),
+            Some(key) => {
+                self.health.note_failure(failure.kind.word());
+                (&key.own, &key.limited)
+            }
+        };
+        own.failed(failure, now);
+        if limited.is_second(own, now) {
+            self.health_of(key).failed(failure, now);
+        }
     }
 
     /// Whether it might be asked now.
@@ -135,6 +157,18 @@ impl Deployment {
     pub(super) fn back_at(&self, now: Instant) -> Option<Instant> {
         let of_keys = self.keys.rest_until(now);
         self.health.rests_until(now).max(self.provider_health.rests_until(now)).max(of_keys)
+    }
+
+    /// When it is worth asking again, if it rests, or its provider does, or all of its provider's keys.
+    pub(super) fn useful_at(&self, now: Instant) -> Option<Instant> {
+        let of_keys = self.keys.useful_at(now);
+        self.health.useful_at(now).max(self.provider_health.useful_at(now)).max(of_keys)
+    }
+
+    /// The last failure after which it rests, or its provider or one of its provider's keys does.
+    pub(super) fn last(&self) -> Option<Last> {
+        let own = [&self.health, &self.provider_health].into_iter().filter_map(|health| health.last());
+        own.chain(self.keys.last()).max_by_key(|last| last.at)
     }
 
     /// Comes back when it may be worth looking again whether it rests.
@@ -151,7 +185,7 @@ impl Deployment {
 fn cause(kind: &ErrorKind, at_least: Option<Duration>) -> Cause {
     match kind {
         ErrorKind::RateLimited { .. } | ErrorKind::Unauthorized { .. } => Cause::Will,
-        _ if at_least.is_some() => Cause::Will,
+        _ if at_least.is_some() => Cause::Asked,
         ErrorKind::Unreachable => Cause::Absent,
         _ => Cause::Trouble,
     }

@@ -7,6 +7,7 @@ mod attempt;
 mod fit;
 mod health;
 mod hedge;
+mod identity;
 mod keys;
 mod order;
 mod probe;
@@ -22,15 +23,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject, Usage};
-use crate::providers::{Answer, Content, ErrorKind, Failover, Handover, ProviderError, RESTING};
+use crate::providers::{Answer, Content, CoolingDown, ErrorKind, Failover, Handover, ProviderError};
 use crate::wire::Invalid;
 
 use attempt::Outcome;
 use fit::{fitting_first, holding};
-use round::Round;
+use round::{Round, Waited};
 
 pub use attempt::Means;
-pub use health::{Figures, Health, HealthBook, Probed, Replicas};
+pub use health::{Figures, Health, HealthBook, Probed, Replicas, Rest};
 pub use keys::Key;
 pub use probe::Probe;
 pub use route::Route;
@@ -230,13 +231,14 @@ impl Route {
         self.routing.max_wait
     }
 
-    /// Asks the deployments, one after the other, until one answers. Those that rest are left out; if all do, the
-    /// first to come back is waited for until `deadline`, those who came first before those who came later. Without a
-    /// deadline nothing is waited for. Those for which the prompt, with its `least_tokens`, is surely too long are passed
-    /// over, unless it is that for all of them: then their servers are to say so.
+    /// Asks the deployments, one after the other, until one answers. Those that cool down are left out while another one
+    /// can answer. With a `deadline` nobody else can: then those that have failed are tried again, one attempt at a time,
+    /// and the first to come back of those that are to be left alone is waited for, those who came first before those who
+    /// came later. Those for which the prompt, with its `least_tokens`, is surely too long are passed over, unless it is
+    /// that for all of them: then their servers are to say so.
     ///
     /// # Errors
-    /// The request was refused, every deployment failed, or all of them rest.
+    /// The request was refused, every deployment failed, or all of them cool down.
     pub async fn answer<R: Ask>(
         &self,
         (request, least_tokens): (&R, u64),
@@ -248,11 +250,13 @@ impl Route {
         if self.routing.hedge_after.is_some() {
             self.hedges.earn();
         }
+        let order = || {
+            let order = self.order.of(&self.deployments, request.is_stream());
+            fitting_first(holding(order, least_tokens), demands.as_ref())
+        };
+        let mut round = Round::new((self, watch), order());
         let mut turn = None;
         loop {
-            let order = self.order.of(&self.deployments, request.is_stream());
-            let order = holding(order, least_tokens);
-            let mut round = Round::new((self, watch), fitting_first(order, demands.as_ref()));
             while let Some(candidate) = round.next() {
                 // Whoever waits next may look.
                 turn = None;
@@ -267,48 +271,57 @@ impl Route {
                     }
                 }
             }
-            if let Some(failure) = round.failure {
-                return Err(RouteError { back_at: self.back_at(least_tokens), ..failure });
-            }
-            let Some((until, deployment)) = round.soonest else {
-                // There is no deployment: whoever asks has seen to it that there is one, which may be an engine.
-                let kind = if watch.avoids_engines() {
-                    ErrorKind::EngineCrashed
-                } else {
-                    ErrorKind::Unsupported("this model")
-                };
-                let nobody = ProviderError::new(&self.model, kind);
-                return Err(RouteError {
-                    deployment: self.model.clone(),
-                    attempts: 0,
-                    back_at: None,
-                    source: nobody.into(),
-                });
-            };
-            let Some(deadline) = deadline.filter(|deadline| until <= *deadline) else {
-                return Err(deployment.rests_until(until));
-            };
-            if turn.is_none() {
-                match timeout_at(deadline, self.line.lock()).await {
-                    Ok(own) => turn = Some(own),
-                    Err(_) => return Err(deployment.rests_until(until)),
-                }
+            let is_last = deadline.is_some();
+            if is_last && round.is_worth_a_last_pass(order()) {
                 continue;
             }
-            tokio::select! {
-                () = sleep_until(until.min(Instant::now() + GLANCE)) => {}
-                () = deployment.changed() => {}
+            let wait = deadline.and_then(|deadline| round.worth_waiting(deadline));
+            let Some(Waited { deployment, until, deadline, is_tried }) = wait else {
+                return Err(self.unanswered(round, least_tokens));
+            };
+            if !is_tried && turn.is_none() {
+                match timeout_at(deadline, self.line.lock()).await {
+                    Ok(own) => turn = Some(own),
+                    Err(_) => return Err(self.unanswered(round, least_tokens)),
+                }
+            } else {
+                tokio::select! {
+                    () = sleep_until(until.min(Instant::now() + GLANCE)) => {}
+                    () = deployment.changed() => {}
+                }
             }
+            round.begin_last_pass(order());
         }
     }
-}
 
-impl Route {
-    /// When the first of those that may be asked is back: now, where another one does not rest. `None` if none of them rests.
-    fn back_at(&self, least_tokens: u64) -> Option<Instant> {
+    /// Why there is no answer: the last failure, or that all cool down, or that there is no deployment.
+    fn unanswered<'r, I>(&'r self, round: Round<'r, I>, least_tokens: u64) -> RouteError
+    where
+        I: Iterator<Item = &'r Arc<Deployment>>,
+    {
+        if let Some(failure) = round.failure {
+            return RouteError { back_at: self.useful_at(least_tokens), ..failure };
+        }
+        if let Some((_, deployment)) = round.soonest {
+            return deployment.cools_down(self.useful_at(least_tokens));
+        }
+        // Whoever asks has seen to it that there is one, which may be an engine.
+        let is_crashed = round.avoids_engines();
+        let kind = if is_crashed { ErrorKind::EngineCrashed } else { ErrorKind::Unsupported("this model") };
+        RouteError {
+            deployment: self.model.clone(),
+            attempts: 0,
+            back_at: None,
+            source: ProviderError::new(&self.model, kind).into(),
+        }
+    }
+
+    /// When the first of those that may be asked is worth asking again: now, where another one does not cool down.
+    /// `None` if none of them does.
+    fn useful_at(&self, least_tokens: u64) -> Option<Instant> {
         let now = Instant::now();
         let may_be_asked = self.deployments.iter().filter(|deployment| deployment.may_hold(least_tokens));
-        let back: Vec<Option<Instant>> = may_be_asked.map(|deployment| deployment.back_at(now)).collect();
+        let back: Vec<Option<Instant>> = may_be_asked.map(|deployment| deployment.useful_at(now)).collect();
         let does_any_rest = back.iter().any(Option::is_some);
         back.into_iter().map(|until| until.unwrap_or(now)).min().filter(|_| does_any_rest)
     }
@@ -318,10 +331,10 @@ impl Route {
 const GLANCE: Duration = Duration::from_millis(250);
 
 impl RouteError {
-    /// How long until somebody is back, if it is only that all rest.
+    /// How long until it is worth asking again, if it is only that all cool down.
     pub fn is_resting(&self) -> Option<Duration> {
-        match self.source.kind {
-            ErrorKind::Overloaded { code: RESTING, retry_after } => Some(retry_after),
+        match &self.source.kind {
+            ErrorKind::CoolingDown(cooling) => Some(cooling.retry_after),
             _ => None,
         }
     }
@@ -346,11 +359,16 @@ pub enum Fallback {
 }
 
 impl Deployment {
-    /// It rests, and that takes too long.
-    fn rests_until(&self, until: Instant) -> RouteError {
-        let retry_after = until.saturating_duration_since(Instant::now());
-        let resting = self.failed(ErrorKind::Overloaded { code: RESTING, retry_after });
-        RouteError { back_at: Some(until), ..self.route_error(0, resting) }
+    /// It cools down, and is not asked.
+    fn cools_down(&self, until: Option<Instant>) -> RouteError {
+        let (last, now) = (self.last(), Instant::now());
+        let cooling = CoolingDown {
+            said: last.as_ref().and_then(|last| last.kind.as_ref()).map(ToString::to_string),
+            ago: last.map(|last| now.saturating_duration_since(last.at)).unwrap_or_default(),
+            retry_after: until.unwrap_or(now).saturating_duration_since(now),
+        };
+        let cooling = self.failed(ErrorKind::CoolingDown(cooling.into()));
+        RouteError { back_at: until, ..self.route_error(0, cooling) }
     }
 
     fn route_error(&self, attempts: u32, source: ProviderError) -> RouteError {

@@ -100,8 +100,8 @@ impl Probe {
         }
         // Until the next one has looked.
         let at_least = Some(self.config.interval + self.config.timeout);
-        let word = probed.failure.unwrap_or("unavailable");
-        let failure = Failure { word, cause: Cause::Absent, at_least, most: self.most_rest };
+        let kind = error.map_or(ErrorKind::Unreachable, |error| error.kind.clone());
+        let failure = Failure { kind, cause: Cause::Absent, at_least, most: self.most_rest };
         self.health.found_dead(&failure, probed);
         self.deployments.iter().for_each(|health| health.provider_found_dead());
     }

@@ -1,17 +1,16 @@
 //! Which deployments serve which public model.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::health::{Health, HealthBook};
 use super::hedge::Hedges;
-use super::keys::{Key, Keys};
+use super::identity::Identity;
+use super::keys::{Keys, LastLimited};
 use super::probe::Probe;
 use super::route::Route;
 use super::score::{Merits, Score};
@@ -84,7 +83,9 @@ pub struct Deployment {
     /// How its provider fares.
     pub provider_health: Arc<Health>,
     /// Those of its provider, if there are several.
-    pub(super) keys: Arc<Keys>,
+    pub(super) keys: Keys,
+    /// Of its provider, if that has one key: the last one whose limit was met.
+    pub(super) limited: Arc<LastLimited>,
     pub(super) most_rest: Duration,
     /// Whether its provider's server is asked for signs of life.
     pub is_probed: bool,
@@ -168,14 +169,18 @@ impl RoutingTable {
         // Where each model stands among them.
         let mut places: HashMap<Arc<str>, usize> = HashMap::new();
         for served in served {
-            let keys = Arc::new(keys_of(served, health));
+            let identity = Identity::of(&served.config);
+            let (ring, limited) = (identity.keys(served), Arc::<LastLimited>::default());
             for (model, card) in models_of(served) {
                 let public: Arc<str> = model.public.as_str().into();
                 let worth = (catalog, leaderboard.standing(&model.upstream).map(|it| it.share));
-                let deployment = deployment(served, (model, card), &public, worth, (metrics, health));
+                let known = (&identity, health);
+                let deployment = deployment((served, known), (model, card), &public, worth, metrics);
                 let prices =
                     catalog.prices.history(&deployment.provider_name, [&deployment.upstream_model, &public]);
-                let deployment = Arc::new(Deployment { keys: keys.clone(), prices, ..deployment });
+                let keys = ring.of(&deployment.upstream_model, health);
+                let limited = limited.clone();
+                let deployment = Arc::new(Deployment { keys, limited, prices, ..deployment });
                 match places.get(&public).and_then(|place| deployments.get_mut(*place)) {
                     Some((_, of_model)) => of_model.push(deployment),
                     None => {
@@ -331,7 +336,7 @@ fn probe(
     let own: Vec<Arc<Deployment>> = own.collect();
     let (most_rest, metrics) = (catalog.routing.max_cooldown, metrics.of_probes(&name.into()));
     let asked = (served.provider.clone(), config);
-    let health = health.of(&known_as(&served.config, served.config.api_key.as_ref()));
+    let health = health.of(&Identity::of(&served.config).name);
     Some(Arc::new(Probe::new(asked, health, &own, most_rest, metrics)))
 }
 
@@ -368,28 +373,12 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
     }
 }
 
-fn keys_of(served: &Served, health: &HealthBook) -> Keys {
-    let keys = served.by_key.iter().enumerate().map(|(at, provider)| {
-        let id = format!("{} key {}", known_as(&served.config, served.config.api_keys.get(at)), at + 1);
-        Arc::new(Key { provider: provider.clone(), health: health.of(&id) })
-    });
-    Keys::new(keys.collect())
-}
-
-/// The name under which the health of a provider is kept. One with another address or key is another one, so that a
-/// mended configuration need not wait for the rest of the one before it.
-fn known_as(provider: &ProviderConfig, key: Option<&SecretString>) -> String {
-    let mut hasher = DefaultHasher::new();
-    (&provider.base_url, key.map(ExposeSecret::expose_secret)).hash(&mut hasher);
-    format!("{} {:x}", provider.name, hasher.finish())
-}
-
 fn deployment(
-    served: &Served,
+    (served, (identity, health)): (&Served, (&Identity, &HealthBook)),
     (model, card): (ModelConfig, ModelCard),
     public: &Arc<str>,
     (catalog, leaderboard): (&Catalog, Option<f64>),
-    (metrics, health): (&Metrics, &HealthBook),
+    metrics: &Metrics,
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
     let timeouts = match &model.engine {
@@ -407,13 +396,13 @@ fn deployment(
         adjustment: model.score_adjustment + adjustment,
         base_priority: served.config.base_priority,
     };
-    let known_as = known_as(&served.config, served.config.api_key.as_ref());
     Deployment {
         score: Score::of(&merits, &routing.scalars),
         weight: model.weight.unwrap_or(1.0),
-        health: health.of(&format!("{known_as} {}", model.upstream)),
-        provider_health: health.of(&known_as),
-        keys: Arc::default(),
+        health: health.of(&identity.of_model(&model.upstream)),
+        provider_health: health.of(&identity.name),
+        keys: Keys::default(),
+        limited: Arc::default(),
         prices: PriceHistory::default(),
         most_rest: routing.max_cooldown,
         is_probed: served.config.probe.is_some(),

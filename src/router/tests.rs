@@ -279,7 +279,7 @@ async fn when_all_keys_are_refused_another_deployment_answers() {
     let (alone, _) = self::table(&[with_keys("a", &[refused.clone(), refused])]);
     assert!(matches!(asked(&alone, true).await.unwrap_err().source.kind, ErrorKind::RateLimited { .. }));
     let resting = asked(&alone, true).await.unwrap_err();
-    assert!(matches!(resting.source.kind, ErrorKind::Overloaded { code: RESTING, .. }), "{resting:?}");
+    assert!(matches!(resting.source.kind, ErrorKind::CoolingDown(_)), "{resting:?}");
 }
 
 #[tokio::test]

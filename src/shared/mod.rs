@@ -113,8 +113,8 @@ impl Shared {
         Arc::new(self.limiter.clone())
     }
 
-    /// Somebody rests from now on, for so long. Comes back at once.
-    pub fn rests(&self, name: &str, rest: Duration) {
+    /// Somebody rests from now on, for so long, and is to be left alone by all or not. Comes back at once.
+    pub fn rests(&self, name: &str, rest: (Duration, bool)) {
         self.rests.add(name, Some(rest));
     }
 
@@ -134,11 +134,11 @@ impl Shared {
     }
 
     /// Keeps in touch with the others until `stop`, and then gives back what is not used. `told` is told who rests
-    /// elsewhere, for how long, or with `None` that it is well again. To be run once.
+    /// elsewhere, for how long, and whether it is to be left alone, or with `None` that it is well again. To be run once.
     pub async fn run(
         self,
         gate: Arc<Gate>,
-        told: impl Fn(&str, Option<Duration>) + Send + Sync,
+        told: impl Fn(&str, Option<(Duration, bool)>) + Send + Sync,
         stop: CancellationToken,
     ) {
         let keeper = self.keeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();

@@ -24,7 +24,13 @@ pub(super) struct News {
 #[serde(tag = "what", rename_all = "lowercase")]
 pub(super) enum What {
     /// Somebody rests.
-    Rest { name: String, ms: u64 },
+    Rest {
+        name: String,
+        ms: u64,
+        /// Whether it is to be left alone, even if nobody else can answer.
+        #[serde(default)]
+        will: bool,
+    },
     /// Somebody is well again.
     Well { name: String },
     /// Keys have changed.
@@ -78,13 +84,13 @@ pub(super) struct Listener<T> {
     pub(super) keys: watch::Sender<u64>,
 }
 
-impl<T: Fn(&str, Option<Duration>) + Send + Sync> Listener<T> {
+impl<T: Fn(&str, Option<(Duration, bool)>) + Send + Sync> Listener<T> {
     fn keys_have_changed(&self) {
         self.keys.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
-impl<T: Fn(&str, Option<Duration>) + Send + Sync> Hear for Listener<T> {
+impl<T: Fn(&str, Option<(Duration, bool)>) + Send + Sync> Hear for Listener<T> {
     fn message(&self, payload: &[u8], node: &str) {
         let Ok(news) = serde_json::from_slice::<News>(payload) else {
             tracing::debug!("A message of another replica is not understood");
@@ -94,7 +100,7 @@ impl<T: Fn(&str, Option<Duration>) + Send + Sync> Hear for Listener<T> {
             return;
         }
         match news.what {
-            What::Rest { name, ms } => (self.told)(&name, Some(Duration::from_millis(ms))),
+            What::Rest { name, ms, will } => (self.told)(&name, Some((Duration::from_millis(ms), will))),
             What::Well { name } => (self.told)(&name, None),
             What::Keys => self.keys_have_changed(),
             What::Spent { of, name, period, since_ms, tokens, money } => {
@@ -119,7 +125,8 @@ impl<T: Fn(&str, Option<Duration>) + Send + Sync> Hear for Listener<T> {
 
     async fn read(&self, link: &Link) {
         for (name, rest) in rests::read(link).await {
-            (self.told)(&name, Some(rest));
+            // Who is to be left alone says so again when it is asked.
+            (self.told)(&name, Some((rest, false)));
         }
     }
 }
@@ -138,7 +145,7 @@ mod tests {
             tokens: String::new(),
             money: String::new(),
         };
-        for what in [What::Rest { name: "p/m".to_owned(), ms: 7 }, What::Keys, spent] {
+        for what in [What::Rest { name: "p/m".to_owned(), ms: 7, will: true }, What::Keys, spent] {
             let text = News::text("n", what.clone());
             assert_eq!(serde_json::from_str::<News>(&text).unwrap(), News { from: "n".to_owned(), what });
         }

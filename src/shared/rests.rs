@@ -22,22 +22,22 @@ const MOST: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Rests {
     // A std mutex: held to put something in or to take all out.
-    waiting: Mutex<HashMap<String, Option<Instant>>>,
+    waiting: Mutex<HashMap<String, Option<(Instant, bool)>>>,
     keys: AtomicBool,
     /// There is something to tell.
     pub(super) ready: Notify,
 }
 
 impl Rests {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Option<Instant>>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Option<(Instant, bool)>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody rests for so long, or with `None` is well again.
-    pub(super) fn add(&self, name: &str, rest: Option<Duration>) {
+    /// Somebody rests for so long, and is to be left alone or not, or with `None` is well again.
+    pub(super) fn add(&self, name: &str, rest: Option<(Duration, bool)>) {
         let mut waiting = self.waiting();
         if waiting.len() < MOST || waiting.contains_key(name) {
-            waiting.insert(name.to_owned(), rest.map(|rest| Instant::now() + rest));
+            waiting.insert(name.to_owned(), rest.map(|(lasts, will)| (Instant::now() + lasts, will)));
             drop(waiting);
             self.ready.notify_one();
         }
@@ -74,13 +74,13 @@ async fn publish_keys(link: &Link) -> Result<(), Away> {
     link.publish(News::text(link.node(), What::Keys)).await
 }
 
-async fn tell(link: &Link, name: &str, until: Option<Instant>) -> Result<(), Away> {
+async fn tell(link: &Link, name: &str, until: Option<(Instant, bool)>) -> Result<(), Away> {
     let now = Instant::now();
-    let ms = until.map(|until| millis(until.saturating_duration_since(now)));
+    let ms = until.map(|(until, _)| millis(until.saturating_duration_since(now)));
     let what = match ms {
         // It is over already.
         Some(0) => return Ok(()),
-        Some(ms) => What::Rest { name: name.to_owned(), ms },
+        Some(ms) => What::Rest { name: name.to_owned(), ms, will: until.is_some_and(|(_, will)| will) },
         None => What::Well { name: name.to_owned() },
     };
     let news = News::text(link.node(), what);

@@ -22,6 +22,7 @@ mod cancellation;
 mod chat;
 mod commands;
 mod conversation;
+mod cooldowns;
 mod deep_files;
 mod depth;
 mod discovery;

@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::support::engine::fake_llama_server;
-use crate::support::{
-    Gateway, Setup, Step, Upstream, answer, eventually, fixture, json as json_step, json_of,
-};
+use crate::support::{Gateway, Setup, Step, Upstream, answer, eventually, fixture, json as json_step};
 
 const CHAT: &str = "/v1/chat/completions";
 /// Too slow a status for any probe here.
@@ -183,9 +181,8 @@ async fn answers_that_are_broken_or_late_are_none_and_refusals_are_signs_of_life
         if is_dead {
             let alone = json!({"model": "alone", "messages": [{"role": "user", "content": "Hi"}]});
             let response = gateway.post(CHAT, &alone).send().await.unwrap();
-            assert!(response.status() == 503 && response.headers().contains_key("retry-after"));
-            assert_eq!(json_of(response).await["error"]["code"], "all_deployments_cooling");
-            assert_eq!(server.asked("POST"), 0, "{status}: no request has met it");
+            assert_eq!(response.status(), 200, "nobody else can answer, so it is asked all the same");
+            assert_eq!(server.asked("POST"), 1, "{status}: no other request has met it");
         }
     }
 }

@@ -399,7 +399,7 @@ async fn what_one_provider_cannot_serve_another_does() {
         // It takes no addresses of images.
         ("ollama", broke.url(), (400, "unsupported_value")),
         // Its account has run dry, which is no caller's business.
-        ("openai", broke.v1(), (502, "upstream_credentials")),
+        ("openai", broke.v1(), (429, "insufficient_quota")),
     ] {
         let first = json!({"type": kind, "base_url": base_url, "models": {"m": {}}});
         let gateway = Setup::new().models(&json!({"providers": {"first": first}})).start();

@@ -63,87 +63,6 @@ fn answered(provider: &str, attempts: u64) -> (u16, String, u64) {
 }
 
 #[tokio::test]
-async fn a_deployment_that_fails_rests_while_another_answers() {
-    let (bad, good) = (Moody::new(500, "").await, Moody::new(200, "").await);
-    let gateway = gateway(&[&bad, &good], json!({}), json!({}));
-    assert_eq!(ask(&gateway, "m").await, answered("p1", 2));
-    for _ in 0..5 {
-        assert_eq!(ask(&gateway, "m").await, answered("p1", 1));
-    }
-    assert_eq!(bad.asked(), 1);
-    bad.is_now(200);
-    assert_eq!(ask(&gateway, "own0").await, answered("p0", 1), "other models of the provider do not rest");
-    tokio::time::sleep(Duration::from_millis(2600)).await;
-    assert_eq!(ask(&gateway, "m").await, answered("p0", 1), "its rest is over");
-}
-
-#[tokio::test]
-async fn a_limited_provider_rests_as_a_whole_and_as_long_as_it_says() {
-    for (headers, least, most) in [
-        ("retry-after: 40\r\n", 35, 40),
-        ("retry-after-ms: 20000\r\n", 15, 20),
-        ("retry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\n", 55, 60),
-        ("x-ratelimit-reset-requests: 30s\r\nx-ratelimit-remaining-requests: 0\r\n", 25, 30),
-        ("retry-after: soon\r\n", 1, 3),
-        ("", 1, 3),
-    ] {
-        let limited = Moody::new(429, headers).await;
-        let gateway = gateway(&[&limited], json!({"max_wait": 0, "max_cooldown": 60}), json!({}));
-        assert_eq!(ask(&gateway, "m").await.0, 429, "the only one's failure is the caller's answer");
-        let resting = gateway.post(CHAT, &says("own0")).send().await.unwrap();
-        let wait: u64 = resting.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((least..=most).contains(&wait), "{headers}: {wait}");
-        assert_eq!(resting.headers()["x-should-retry"], "true");
-        let status = resting.status().as_u16();
-        let error = json_of(resting).await;
-        assert_eq!((status, &error["error"]["code"]), (503, &json!("all_deployments_cooling")), "{error}");
-        assert_eq!(limited.asked(), 1);
-    }
-}
-
-#[tokio::test]
-async fn a_refusal_tells_how_long_the_gateway_leaves_the_only_provider_alone() {
-    for (status, headers, told, least, most, worth) in [
-        (429, "", 429, 2, 3, None),
-        (429, "retry-after: 0\r\n", 429, 2, 3, None),
-        (429, "retry-after: 40\r\n", 429, 35, 40, None),
-        (429, "retry-after: 86400\r\n", 429, 295, 300, Some("false")),
-        (500, "", 502, 2, 3, None),
-        (503, "retry-after: 30\r\n", 502, 25, 30, None),
-        (503, "retry-after: 86400\r\n", 502, 295, 300, Some("false")),
-        (401, "", 502, 25, 30, None),
-    ] {
-        let moody = Moody::new(status, headers).await;
-        let gateway = gateway(&[&moody], json!({"max_wait": 0}), json!({}));
-        // First that of the provider, then that of the gateway, which leaves it alone.
-        for expected in [told, 503] {
-            let refused = gateway.post(CHAT, &says("m")).send().await.unwrap();
-            assert_eq!(refused.status(), expected, "{status} {headers}");
-            let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-            assert!((least..=most).contains(&wait), "{status} {headers}: {wait}");
-            let should_retry = refused.headers().get("x-should-retry").map(|value| value.to_str().unwrap());
-            let worth = if expected == 503 { worth.or(Some("true")) } else { worth };
-            assert_eq!(should_retry, worth, "{status} {headers}");
-        }
-        assert_eq!(moody.asked(), 1, "{status} {headers}");
-    }
-}
-
-#[tokio::test]
-async fn of_several_that_rest_the_refusal_tells_the_first_to_return() {
-    let limited = Moody::new(429, "retry-after: 40\r\n").await;
-    let broken = Moody::new(500, "").await;
-    let policies = json!({"own0": {"fallbacks": ["own1"]}});
-    for (first, second, model) in [(&broken, &limited, "m"), (&limited, &broken, "own0")] {
-        let gateway = gateway(&[first, second], json!({"max_wait": 0}), policies.clone());
-        let refused = gateway.post(CHAT, &says(model)).send().await.unwrap();
-        assert!(matches!(refused.status().as_u16(), 429 | 502));
-        let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((2..=3).contains(&wait), "{model}: {wait}");
-    }
-}
-
-#[tokio::test]
 async fn a_callers_mistake_cools_nothing_and_is_tried_nowhere_else() {
     for status in [400, 404, 413, 422] {
         let (picky, other) = (Moody::new(status, "").await, Moody::new(200, "").await);
@@ -155,30 +74,6 @@ async fn a_callers_mistake_cools_nothing_and_is_tried_nowhere_else() {
         picky.is_now(200);
         assert_eq!(ask(&gateway, "m").await, answered("p0", 1));
     }
-}
-
-#[tokio::test]
-async fn while_all_rest_the_first_to_return_is_waited_for_and_one_asks() {
-    let moody = Moody::new(503, "").await;
-    let gateway = gateway(&[&moody], json!({}), json!({}));
-    assert_eq!(ask(&gateway, "m").await.0, 502);
-    moody.is_now(200);
-    let began = Instant::now();
-    let waiting: Vec<_> = (0..20).map(|_| ask(&gateway, "m")).collect();
-    for (status, ..) in futures_util::future::join_all(waiting).await {
-        assert_eq!(status, 200);
-    }
-    assert!((1.5..4.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
-
-    moody.is_now(503);
-    assert_eq!(ask(&gateway, "m").await.0, 502);
-    let asked = moody.asked();
-    let waiting: Vec<_> = (0..10).map(|_| ask(&gateway, "m")).collect();
-    let statuses: Vec<u16> =
-        futures_util::future::join_all(waiting).await.iter().map(|told| told.0).collect();
-    assert!(statuses.iter().all(|status| matches!(status, 502 | 503)), "{statuses:?}");
-    // After each rest one has tried, not all of them.
-    assert!((1..=3).contains(&(moody.asked() - asked)), "{}", moody.asked() - asked);
 }
 
 #[tokio::test]
@@ -362,9 +257,9 @@ async fn of_several_those_are_passed_over_for_which_a_prompt_is_surely_too_long(
             "{told:?}"
         );
         large.is_now(500);
-        for status in [502, 503] {
+        for _ in 0..2 {
             let refused = gateway.post(CHAT, &says_words("m", 2000)).send().await.unwrap();
-            assert_eq!(refused.status(), status);
+            assert_eq!(refused.status(), 502);
         }
         assert_eq!(small.asked(), asked, "the other one is no help, whatever happens");
         assert_eq!(ask(&gateway, "m").await, answered("a", 1));

@@ -246,7 +246,7 @@ async fn who_overflows_in_vain_comes_back_to_the_queue() {
 
 #[tokio::test]
 async fn who_has_tried_before_is_told_not_to_try_again() {
-    let failing = Upstream::answering(json(503, "", &json!({"error": {"message": "no"}}))).await;
+    let failing = Upstream::answering(json(401, "", &json!({"error": {"message": "no"}}))).await;
     let provider = json!({"type": "openai", "base_url": failing.v1(), "models": {"m": {}}});
     let gateway =
         Setup::new().models(&json!({"providers": {"up": provider}, "routing": {"max_wait": 0}})).start();

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::timeout;
 
 use super::Upstream;
-use crate::providers::error::{ErrorKind, ProviderError, Rejection};
+use crate::providers::error::{ErrorKind, INSUFFICIENT_QUOTA, ProviderError, Rejection};
 use crate::providers::transport::Response;
 use crate::providers::upstream_error::UpstreamError;
 
@@ -61,8 +61,14 @@ impl UpstreamError {
             words.to_owned()
         };
         match status {
-            // 402: the account has run dry.
-            401 | 402 => ErrorKind::Unauthorized { status },
+            401 => ErrorKind::Unauthorized { status },
+            // The account has run dry, of which callers need not know more.
+            402 => {
+                let message = "the provider's quota is used up".to_owned();
+                let code = Some(INSUFFICIENT_QUOTA.to_owned());
+                let rejection = Box::new(Rejection { status, message, code, param: None });
+                ErrorKind::RateLimited { retry_after, rejection }
+            }
             403 => ErrorKind::Forbidden(Box::new(Rejection { status, message, code: None, param: None })),
             429 => {
                 let code = self.code.or(self.kind).map(|code| clean(&code));
@@ -101,12 +107,12 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
         Some(date.duration_since(now).unwrap_or_default())
     });
     let reset = || {
-        let of = |kind: &str| {
-            let is_left = text(&format!("x-ratelimit-remaining-{kind}")).is_some_and(|left| left != "0");
-            let reset = text(&format!("x-ratelimit-reset-{kind}")).filter(|_| !is_left)?;
-            until_reset(reset, now)
+        let of = |(name, value): (&HeaderName, &HeaderValue)| {
+            let kind = name.as_str().strip_prefix("x-ratelimit-reset")?;
+            let is_left = text(&format!("x-ratelimit-remaining{kind}")).is_some_and(|left| left != "0");
+            until_reset(value.to_str().ok()?.trim(), now).filter(|_| !is_left)
         };
-        of("requests").max(of("tokens"))
+        headers.iter().filter_map(of).max()
     };
     wait.or_else(reset).map(|wait| wait.min(MAX_RETRY_AFTER))
 }
@@ -151,7 +157,6 @@ fn until_reset(text: &str, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn meaning(status: u16, body: &str) -> ErrorKind {
         let error = UpstreamError::read(body.as_bytes());
@@ -162,6 +167,8 @@ mod tests {
     #[test]
     fn statuses_have_their_meaning() {
         assert_eq!(meaning(401, "x"), ErrorKind::Unauthorized { status: 401 });
+        let of_account = |kind| matches!(kind, ErrorKind::RateLimited { rejection, .. } if rejection.code.as_deref() == Some(INSUFFICIENT_QUOTA));
+        assert!(of_account(meaning(402, r#"{"error":{"message":"m","code":"no_credits"}}"#)));
         let forbidden = Rejection { status: 403, message: "m".to_owned(), code: None, param: None };
         assert_eq!(
             meaning(403, r#"{"error":{"message":"m","code":403}}"#),
@@ -228,6 +235,19 @@ mod tests {
         ] {
             let wait = read("x-ratelimit-reset-tokens", text);
             assert_eq!(wait, Some(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for kind in ["", "-requests-day", "-input-tokens"] {
+            let (reset, left) = (format!("x-ratelimit-reset{kind}"), format!("x-ratelimit-remaining{kind}"));
+            let name = |name: &str| HeaderName::from_bytes(name.as_bytes()).unwrap();
+            let mut headers = HeaderMap::from_iter([(name(&reset), HeaderValue::from_static("9"))]);
+            headers.insert("x-ratelimit-reset-other", HeaderValue::from_static("3s"));
+            assert_eq!(retry_after(&headers, now), Some(Duration::from_secs(9)), "{kind}");
+            headers.insert(name(&left), HeaderValue::from_static("5"));
+            assert_eq!(
+                retry_after(&headers, now),
+                Some(Duration::from_secs(3)),
+                "{kind}: that one is not used up"
+            );
         }
         for bad in ["soon", "s", "5x"] {
             assert_eq!(read("x-ratelimit-reset-requests", bad), None, "{bad}");

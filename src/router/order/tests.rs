@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use crate::config::{Catalog, ModelPolicy, ModelSource, Strategy};
 use crate::leaderboard::Leaderboard;
+use crate::router::health::Need;
 use crate::router::tests::served;
 use crate::router::{HealthBook, RoutingTable, Served};
 use crate::telemetry::Metrics;
@@ -73,7 +74,7 @@ async fn the_faster_one_is_asked_within_its_tier() {
     let route = table.route("m").unwrap();
     for (name, seconds) in [("spare", 1), ("slow", 30), ("fast", 10)] {
         let deployment = route.deployments.iter().find(|it| &*it.provider_name == name).unwrap();
-        let pass = deployment.health.admit(Instant::now()).unwrap();
+        let pass = deployment.health.admit(Need::Usual, Instant::now()).unwrap();
         pass.took(std::time::Duration::from_secs(seconds), true);
     }
     for _ in 0..20 {
