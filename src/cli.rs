@@ -388,7 +388,7 @@ fn line(route: &Route) -> String {
         Some(tokens) => format!("{} ({tokens} tokens)", deployment.id),
         None => deployment.id.to_string(),
     };
-    let asked = route.candidates(None);
+    let asked = route.candidates(None, None);
     let left_out: Vec<String> = route.left_out.iter().map(told).collect();
     let strategy = route.strategy();
     // With others each request has an order of its own, within a priority.

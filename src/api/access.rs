@@ -16,6 +16,7 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use poem::{Endpoint, Request, Response};
 use serde_json::json;
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::context::{Admitted, Context};
 use super::cors::Pages;
@@ -29,7 +30,7 @@ use super::standing::{self, Refused};
 use super::{admin, cors, door};
 use crate::accounts::Actor;
 use crate::callers::{Ending, UsageRecord};
-use crate::llm::unique_number;
+use crate::llm::{Session, unique_number};
 use crate::telemetry::{Facts, Metrics, Outcome, RequestRecord};
 
 /// OpenAI's clients count in this how often they have tried already.
@@ -38,6 +39,11 @@ const RETRIES: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 /// Whether a client has sent the same before. Every try of it is one of all deployments here, so one more is enough.
 fn is_retry(headers: &HeaderMap) -> bool {
     headers.get(RETRIES).is_some_and(|count| !matches!(count.as_bytes(), b"" | b"0"))
+}
+
+/// The conversation that headers name.
+fn session(headers: &HeaderMap) -> Option<Session> {
+    Session::of_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
 /// Wraps all endpoints.
@@ -63,7 +69,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Access<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
-        let record = Arc::new(RequestRecord::new(request_id(request.headers())));
+        let mut record = RequestRecord::new(request_id(request.headers()));
+        record.session = session(request.headers());
+        let record = Arc::new(record);
         let is_retry = is_retry(request.headers());
         let is_raw = cors::is_raw(&request);
         let peer = Peer::of(&request, &self.context.trusted_proxies);
@@ -246,6 +254,40 @@ impl Guard {
     fn is_of_admin(&self) -> bool {
         self.record.facts().endpoint.as_ref().is_some_and(|endpoint| door::is_for_admin(&endpoint.name))
     }
+
+    /// The line of a request: a warning where the gateway or an upstream has failed.
+    fn log(&self, facts: &Facts, endpoint: &str, (status, outcome, duration): (u16, Outcome, Duration)) {
+        let is_peer_named = names_its_peer(endpoint, status, self.record.caller().is_some());
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    request_id = %self.record.id,
+                    method = %self.method,
+                    endpoint = %endpoint,
+                    status,
+                    outcome = outcome.as_str(),
+                    error = facts.error,
+                    key_id = self.record.caller().map(|caller| &*caller.id),
+                    admin = self.record.operator().map(|name| &**name),
+                    peer = is_peer_named.then(|| tracing::field::display(self.peer)),
+                    gen_ai.request.model = facts.model.as_deref(),
+                    gen_ai.provider.name = facts.provider.as_deref(),
+                    deployment = facts.deployment.as_deref(),
+                    attempts = (facts.attempts > 0).then_some(facts.attempts),
+                    prompt = facts.prompt.as_deref(),
+                    stream = facts.stream.then_some(true),
+                    gen_ai.usage.input_tokens = facts.usage.map(|usage| usage.input_tokens),
+                    gen_ai.usage.output_tokens = facts.usage.map(|usage| usage.output_tokens),
+                    usage_source = facts.usage.map(|usage| usage.source.as_str()),
+                    first_token_ms = facts.first_token.map(milliseconds),
+                    duration_ms = milliseconds(duration),
+                    "Request"
+                )
+            };
+        }
+        if status >= 500 { line!(Level::WARN) } else { line!(Level::INFO) }
+    }
 }
 
 /// Whether the line of a request says where it came from: one that was refused, and one that the admin key opens.
@@ -276,30 +318,7 @@ impl Drop for Guard {
         if let Some(code) = facts.error {
             metrics.error(code);
         }
-        let is_peer_named = names_its_peer(&endpoint.name, status, self.record.caller().is_some());
-        tracing::info!(
-            request_id = %self.record.id,
-            method = %self.method,
-            endpoint = %endpoint.name,
-            status,
-            outcome = outcome.as_str(),
-            error = facts.error,
-            key_id = self.record.caller().map(|caller| &*caller.id),
-            admin = self.record.operator().map(|name| &**name),
-            peer = is_peer_named.then(|| tracing::field::display(self.peer)),
-            gen_ai.request.model = facts.model.as_deref(),
-            gen_ai.provider.name = facts.provider.as_deref(),
-            deployment = facts.deployment.as_deref(),
-            attempts = (facts.attempts > 0).then_some(facts.attempts),
-            prompt = facts.prompt.as_deref(),
-            stream = facts.stream.then_some(true),
-            gen_ai.usage.input_tokens = facts.usage.map(|usage| usage.input_tokens),
-            gen_ai.usage.output_tokens = facts.usage.map(|usage| usage.output_tokens),
-            usage_source = facts.usage.map(|usage| usage.source.as_str()),
-            first_token_ms = facts.first_token.map(milliseconds),
-            duration_ms = milliseconds(duration),
-            "Request"
-        );
+        self.log(&facts, &endpoint.name, (status, outcome, duration));
         if ledger.is_kept()
             && endpoint.asks_models
             && let Some(record) = written(&self.record, facts, &endpoint.name, (outcome, duration))

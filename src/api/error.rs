@@ -4,6 +4,7 @@
 
 mod documented;
 mod refused;
+mod unknown;
 
 pub(super) use documented::description_of;
 
@@ -18,6 +19,7 @@ use poem_openapi::error::ParseParamError;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+pub(super) use self::unknown::method_not_allowed;
 use super::payload::Json;
 use super::standing::{self, Refused};
 use crate::accounts::AccountError;
@@ -303,10 +305,6 @@ impl Told {
     }
 }
 
-pub(super) fn method_not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take this method")
-}
-
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.0.code, self.0.message)
@@ -340,7 +338,7 @@ impl From<PromptError> for ApiError {
         let message = error.to_string();
         let bad = |code| Self::new(StatusCode::BAD_REQUEST, code, message.clone());
         match error {
-            PromptError::Unknown(_) | PromptError::UnknownLabel { .. } => {
+            PromptError::Unknown { .. } | PromptError::UnknownLabel { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "prompt_not_found", message).param("prompt")
             }
             PromptError::NotTranslated { .. } => {
@@ -397,9 +395,7 @@ impl From<&ProviderError> for ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("messages")
             }
             ErrorKind::Overloaded { code, retry_after } => unavailable(code, *retry_after),
-            ErrorKind::CoolingDown(cooling) => {
-                unavailable(RESTING, cooling.retry_after.max(DEFAULT_RETRY_AFTER))
-            }
+            ErrorKind::CoolingDown(it) => unavailable(RESTING, it.retry_after.max(DEFAULT_RETRY_AFTER)),
             ErrorKind::PortTaken { retry_after, .. } => unavailable(ENGINE_START_FAILED, *retry_after),
             ErrorKind::Protocol(_) | ErrorKind::EngineCrashed => bad_gateway("upstream_protocol"),
             ErrorKind::Unsupported(_) => {

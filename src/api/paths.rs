@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
+use poem::error::NotFoundError;
 use poem::http::Method;
 use poem::{Endpoint, Request, Response, Route};
 
 use super::context::Context;
 use super::door::Door;
 use super::error::ApiError;
-use super::{docs, error, record_of};
+use super::{admin, docs, error, record_of};
 use crate::callers::Gate;
 use crate::gateway::GatewayError;
+use crate::lint::nearest;
 use crate::telemetry::EndpointMetrics;
 
 /// What callers may post that is asked of no model, and so uses no tokens, as the document writes it. It takes time all the same, so it counts as a
@@ -52,10 +54,22 @@ impl Endpoint for Paths {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
-        match self.plain.get(request.uri().path()) {
-            Some(path) => path.call(request).await,
-            None => self.patterns.call(request).await,
+        if let Some(path) = self.plain.get(request.uri().path()) {
+            return path.call(request).await;
         }
+        let asked = request.uri().clone();
+        self.patterns.call(request).await.map_err(|error| match error.downcast_ref::<NotFoundError>() {
+            Some(_) => ApiError::unknown_path(asked.path(), self.nearest(asked.path())).into(),
+            None => error,
+        })
+    }
+}
+
+impl Paths {
+    /// The path that was perhaps meant.
+    fn nearest(&self, path: &str) -> Option<&str> {
+        let shown = self.plain.keys().filter(|known| !known.starts_with(admin::ROOT));
+        nearest(path, shown.map(String::as_str))
     }
 }
 

@@ -19,7 +19,7 @@ use super::schema::{
 };
 use super::{Tag, dto, openai as openai_api, record_of, rest};
 use crate::gateway::{State, Way, may_use};
-use crate::llm::Demands;
+use crate::llm::{Demands, Session};
 use crate::router::{Deployment, Probed, Route};
 use crate::wire::openai;
 
@@ -53,19 +53,18 @@ impl RoutesApi {
         body: JsonBody<FacadeChat>,
     ) -> Result<Json<Explanation>, ApiError> {
         let record = record_of(request);
-        let caller = record.caller();
         let object = dto::object(body.bytes.clone())?;
         let gateway = &self.context.gateway;
         let way = if object.get("user_last_statement").is_some() {
             let conversation = rest::extended(&object, request)?;
-            gateway.way_of_conversation(conversation, caller)?
+            gateway.way_of_conversation(conversation, &record)?
         } else {
             let chat = openai::chat_request(body.bytes, true)?;
             match request.headers().get(&PROMPT) {
-                None => gateway.way_of_chat(&chat, caller)?,
+                None => gateway.way_of_chat(&chat, &record)?,
                 Some(name) => {
                     let (chat, opening) = openai_api::opened(chat, name, request)?;
-                    let way = gateway.way_of_chat_behind(&opening, chat, caller);
+                    let way = gateway.way_of_chat_behind(&opening, chat, &record);
                     way.map_err(|error| prompt_headers::named(error.into()))?
                 }
             }
@@ -77,12 +76,11 @@ impl RoutesApi {
 fn explanation(way: &Way, state: &State) -> Explanation {
     let is_on = |name: &&String| state.routes.off(name).is_none();
     let routes = || way.routes.iter().map(|stop| &*stop.route);
-    let demanded = |stop| Some((&way.demands, stop));
     Explanation {
         candidates: way
             .routes
             .iter()
-            .flat_map(|stop| candidates(&stop.route, demanded(stop.least_tokens)))
+            .flat_map(|stop| candidates(&stop.route, Some((&way.demands, stop.least_tokens)), stop.session))
             .collect(),
         strategy: routes().next().map(|route| route.strategy().name()).unwrap_or_default().to_owned(),
         fallbacks: routes().flat_map(|route| &route.fallbacks).filter(is_on).cloned().collect(),
@@ -91,6 +89,7 @@ fn explanation(way: &Way, state: &State) -> Explanation {
             .filter(is_on)
             .cloned()
             .collect(),
+        affinity: way.routes.iter().find_map(|stop| stop.session).map(|session| session.source.to_owned()),
         estimated_tokens: way.demands.input_tokens,
         prompt: way.prompt.as_ref().map(|prompt| ExplainedPrompt {
             name: prompt.name.clone(),
@@ -110,12 +109,12 @@ fn route_body(route: &Route) -> RouteBody {
         strategy: route.strategy().name().to_owned(),
         fallbacks: route.fallbacks.clone(),
         context_fallbacks: route.context_fallbacks.clone(),
-        candidates: candidates(route, None),
+        candidates: candidates(route, None, None),
     }
 }
 
-fn candidates(route: &Route, demanded: Demanded<'_>) -> Vec<CandidateBody> {
-    let asked = route.candidates(demanded.map(|(demands, _)| demands)).into_iter();
+fn candidates(route: &Route, demanded: Demanded<'_>, session: Option<Session>) -> Vec<CandidateBody> {
+    let asked = route.candidates(demanded.map(|(demands, _)| demands), session).into_iter();
     asked.chain(&route.left_out).map(|deployment| candidate(route, deployment, demanded)).collect()
 }
 

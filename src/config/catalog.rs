@@ -155,6 +155,8 @@ pub struct ModelPolicy {
     pub fallbacks: Vec<String>,
     /// Models that answer when a prompt is too long for it, in this order.
     pub context_fallbacks: Vec<String>,
+    /// Whether the turns of a conversation stay with one of its deployments. They do, unless something else is said.
+    pub affinity: Option<bool>,
 }
 
 impl Catalog {

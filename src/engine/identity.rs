@@ -11,7 +11,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 /// How long to wait until processes that were killed are gone and have given back their memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
-/// Whoever starts others faster than they are killed is left after so many rounds.
+/// Processes that start others faster than they are killed are left after this many rounds.
 const MOST_ROUNDS: usize = 100;
 
 /// A process, by what is never given to another one.
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_a_variable_is_killed_in_whatever_session() {
+    fn processes_with_a_variable_are_killed_in_any_session() {
         let pair = format!("MARK_OF_A_TEST=all-{}", std::process::id());
         let (name, value) = pair.split_once('=').unwrap();
         let mut command = std::process::Command::new("sh");

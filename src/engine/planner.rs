@@ -133,7 +133,7 @@ impl Planner {
         }
         self.models.push(Model { is_retired: true, ..was.clone() });
         engine.model = self.models.len() - 1;
-        engine.drain();
+        engine.drain(&was.name, "it is configured otherwise now");
     }
 
     /// Where a model stands, by its name.
@@ -207,14 +207,18 @@ impl Planner {
     /// The engine of a model, if there is one, ends with the answers that it is giving. Which one that is.
     pub(super) fn unload(&mut self, model: usize) -> Option<EngineId> {
         let engine = self.engines.iter_mut().find(|engine| engine.model == model)?;
-        engine.drain();
+        let name = self.models.get(model).map(|model| &*model.name).unwrap_or_default();
+        engine.drain(name, "it is unloaded");
         Some(engine.id)
     }
 
     /// Nothing more is wanted: engines end with the answers that they are giving. Whoever waits is forgotten.
     pub(super) fn close(&mut self) {
         self.waiting.clear();
-        self.engines.iter_mut().for_each(Engine::drain);
+        for engine in &mut self.engines {
+            let name = self.models.get(engine.model).map(|model| &*model.name).unwrap_or_default();
+            engine.drain(name, "the service ends");
+        }
     }
 
     /// Everything that is to be done now.
@@ -379,9 +383,10 @@ impl Planner {
         }
     }
 
-    fn drain(&mut self, engine: EngineId) {
+    fn drain(&mut self, engine: EngineId, why: &'static str) {
         if let Some(engine) = self.engines.iter_mut().find(|known| known.id == engine) {
-            engine.drain();
+            let name = self.models.get(engine.model).map(|model| &*model.name).unwrap_or_default();
+            engine.drain(name, why);
         }
     }
 
@@ -390,7 +395,7 @@ impl Planner {
         let is_new = |known: &&Engine| matches!(known.phase, Phase::Loading | Phase::Ready);
         if let Some(known) = self.engines.iter().find(|known| known.id == engine).filter(is_new) {
             self.giving_way.push(known.model);
-            self.drain(engine);
+            self.drain(engine, "another engine needs its place");
         }
     }
 
@@ -407,7 +412,7 @@ impl Planner {
         };
         let over: Vec<EngineId> =
             self.engines.iter().filter(|e| is_over(e)).map(|engine| engine.id).collect();
-        over.into_iter().for_each(|engine| self.drain(engine));
+        over.into_iter().for_each(|engine| self.drain(engine, "it is idle"));
         self.stop_drained(now, effects);
     }
 

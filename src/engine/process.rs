@@ -5,7 +5,7 @@
 //! - It is started through the [guard](super::guard) and from one thread that never ends, so that even `kill -9` of
 //!   the gateway ends it.
 //! - It leads a process group of its own; every signal goes to the whole group, and whoever is left of the group when
-//!   the leader ends is killed. So is whoever has left the group, and is known by the engine's mark.
+//!   the leader ends is killed. So are processes that have left the group, which are known by the engine's mark.
 //! - What it writes is always read, and kept within bounds ([`Log`]).
 //! - It is reaped by a thread of its own: no zombie, whether or not anybody waits.
 

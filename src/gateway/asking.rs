@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::llm::{Usage, UsageSource};
+use crate::llm::{Session, Usage, UsageSource};
 use crate::providers::{Calls, Handover};
 use crate::router::{Deployment, Watch};
 use crate::telemetry::{Facts, RequestRecord};
@@ -60,6 +60,14 @@ impl Watch for Asking<'_> {
         let mut facts = self.record.facts();
         note_asked(&mut facts, deployment);
         facts.attempts = self.earlier.saturating_add(attempts);
+    }
+
+    fn request_id(&self) -> Option<&str> {
+        Some(&self.record.id)
+    }
+
+    fn session(&self) -> Option<Session> {
+        self.record.session
     }
 
     fn begins(&self) -> Handover {

@@ -28,7 +28,7 @@ impl Gateway {
 /// By the first of those that serve the model who can.
 async fn counted(route: &Route, request: &CountRequest) -> Option<Count> {
     let now = Instant::now();
-    for deployment in route.candidates(None).into_iter().filter(|deployment| deployment.is_ready(now)) {
+    for deployment in route.candidates(None, None).into_iter().filter(|deployment| deployment.is_ready(now)) {
         match deployment.provider.count(&deployment.upstream_model, request).await {
             Ok(Some(count)) if count.tokens.len() == request.prompts.len() => return Some(count),
             Ok(_) => {}

@@ -30,7 +30,7 @@ pub struct Meter {
     /// Whether the caller is to see the usage chunk.
     shows_usage: bool,
     usage: Option<Usage>,
-    /// An estimate of the answer so far. Most engines send an event a token; whoever sends more at once is measured by the text.
+    /// An estimate of the answer so far. Most engines send an event a token; longer events are measured by their text.
     answer_tokens: u64,
     /// What may end it before its time, boxed, for hardly any has it.
     cut_off: Option<Box<CutOff>>,
@@ -172,6 +172,7 @@ impl Stream for MeteredStream {
                 Some(Err(error)) => {
                     // The caller is told; the next one is better sent elsewhere.
                     self.meter.deployment.has_failed(&error, self.meter.key.as_deref());
+                    self.meter.deployment.note_fault(&error, Some(&self.meter.record.id));
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => return Poll::Ready(None),

@@ -144,6 +144,6 @@ mod tests {
             rendered("translate", &json!({"tone": "x"}), vec![Offer::variable(&["target_language"], "x")]);
         assert!(matches!(error, Err(PromptError::InvalidVariable { .. })), "{error:?}");
         let error = rendered("nothing", &json!({}), vec![Offer::variable(&["target_language"], "x")]);
-        assert!(matches!(error, Err(PromptError::Unknown(_))), "{error:?}");
+        assert!(matches!(error, Err(PromptError::Unknown { .. })), "{error:?}");
     }
 }

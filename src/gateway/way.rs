@@ -7,9 +7,10 @@ use super::admission::allowed;
 use super::opening::behind;
 use super::{Conversation, Gateway, GatewayError, Opening};
 use crate::callers::Caller;
-use crate::llm::{ChatRequest, Demands};
+use crate::llm::{ChatRequest, Demands, Session};
 use crate::prompts::Rendered;
 use crate::router::{Fallback, Route};
+use crate::telemetry::RequestRecord;
 
 /// The way that a request would take.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct WayStop {
     pub route: Arc<Route>,
     /// At least so many tokens are in the prompt, where that decides who is asked; else 0.
     pub least_tokens: u64,
+    /// The conversation, where it decides who of them is asked.
+    pub session: Option<Session>,
 }
 
 impl Gateway {
@@ -36,8 +39,8 @@ impl Gateway {
     ///
     /// # Errors
     /// The model is unknown.
-    pub fn way_of_chat(&self, request: &ChatRequest, caller: Option<&Caller>) -> Result<Way, GatewayError> {
-        let state = self.state.load();
+    pub fn way_of_chat(&self, request: &ChatRequest, record: &RequestRecord) -> Result<Way, GatewayError> {
+        let (state, caller) = (self.state.load(), record.caller());
         let mut ahead: VecDeque<_> =
             allowed(&state, state.wanted(&request.model, caller)?, caller)?.collect();
         let (mut routes, mut seen) = (Vec::new(), Vec::new());
@@ -55,7 +58,8 @@ impl Gateway {
                 None => {}
             }
             seen.push(route.model.clone());
-            routes.push(WayStop { route, least_tokens });
+            let session = route.session(record.session, request);
+            routes.push(WayStop { route, least_tokens, session });
         }
         Ok(Way { routes, prompt: None, demands: request.demands() })
     }
@@ -67,10 +71,10 @@ impl Gateway {
     pub fn way_of_conversation(
         &self,
         conversation: Conversation,
-        caller: Option<&Caller>,
+        record: &RequestRecord,
     ) -> Result<Way, GatewayError> {
-        let prompt = self.prompt_of_way(&conversation.model, &conversation.opening, caller)?;
-        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), caller)?;
+        let prompt = self.prompt_of_way(&conversation.model, &conversation.opening, record.caller())?;
+        let way = self.way_of_chat(&conversation.into_request(prompt.as_ref()), record)?;
         Ok(Way { prompt, ..way })
     }
 
@@ -82,10 +86,10 @@ impl Gateway {
         &self,
         opening: &Opening,
         request: ChatRequest,
-        caller: Option<&Caller>,
+        record: &RequestRecord,
     ) -> Result<Way, GatewayError> {
-        let prompt = self.prompt_of_way(&request.model, opening, caller)?;
-        let way = self.way_of_chat(&behind(prompt.as_ref(), request), caller)?;
+        let prompt = self.prompt_of_way(&request.model, opening, record.caller())?;
+        let way = self.way_of_chat(&behind(prompt.as_ref(), request), record)?;
         Ok(Way { prompt, ..way })
     }
 

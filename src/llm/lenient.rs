@@ -49,7 +49,7 @@ pub fn repaired(json: &[u8]) -> Option<Vec<u8>> {
 struct Repair<'a> {
     json: &'a [u8],
     at: usize,
-    /// So much of the text is in `out`, repaired.
+    /// The text up to here is in `out`, repaired.
     copied: usize,
     out: Vec<u8>,
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Options, RawObject};
+use super::{Options, RawObject, SessionPlaces};
 
 /// A request for a chat answer or a text completion, checked, in OpenAI's JSON.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct ChatRequest {
     pub places: Places,
 }
 
-/// Where the values stand of the members that nearly every request has replaced.
+/// Where the values stand of the members that nearly every request has replaced, and of those that name its conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// The model's name.
@@ -44,6 +44,8 @@ pub struct Places {
     pub stream: Option<Range<usize>>,
     /// What a stream should hold.
     pub stream_options: Option<Range<usize>>,
+    /// What names the conversation.
+    pub session: SessionPlaces,
 }
 
 /// OpenAI's two endpoints that generate text.
@@ -76,6 +78,7 @@ impl Places {
             model: body.place("model"),
             stream: body.place("stream"),
             stream_options: body.place("stream_options"),
+            session: SessionPlaces::of(body),
         }
     }
 }

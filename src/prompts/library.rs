@@ -16,6 +16,7 @@ use super::language::{Language, Wanted};
 use super::pace::Bounded;
 use super::schema::Schema;
 use super::{PromptError, pace, shipped};
+use crate::lint::nearest;
 
 /// An immutable set of prompts. A reload makes a new one; who holds this one keeps it.
 #[derive(Debug)]
@@ -200,7 +201,7 @@ impl PromptLibrary {
         let language = wanted.choose(&self.default_language, &available).ok_or_else(|| {
             PromptError::NotTranslated { name: name.to_owned(), language: requested.to_string() }
         })?;
-        let document = translations.get(language).ok_or_else(|| PromptError::Unknown(name.to_owned()))?;
+        let document = translations.get(language).ok_or_else(|| self.unknown(name))?;
         let text = settled(document, schema_of(translations), name, variables)
             .and_then(|values| self.render_document(document, name, &values))
             .map_err(|error| self.with_unknown(error, document, schema_of(translations), variables))?;
@@ -255,7 +256,7 @@ impl PromptLibrary {
     pub fn get(&self, name: &str) -> Result<PromptSummary, PromptError> {
         let translations = self.find(name)?;
         let found = self.listed().find(|(_, others)| std::ptr::eq(*others, translations));
-        let (key, _) = found.ok_or_else(|| PromptError::Unknown(name.to_owned()))?;
+        let (key, _) = found.ok_or_else(|| self.unknown(name))?;
         Ok(self.summary(key, translations))
     }
 
@@ -303,8 +304,13 @@ impl PromptLibrary {
             (None, Some(label)) if same_name().next().is_some() => {
                 Err(PromptError::UnknownLabel { name: base.to_owned(), label: label.to_owned() })
             }
-            _ => Err(PromptError::Unknown(base.to_owned())),
+            _ => Err(self.unknown(base)),
         }
+    }
+
+    fn unknown(&self, name: &str) -> PromptError {
+        let known = self.prompts.keys().map(|(known, _)| known.as_str());
+        PromptError::Unknown { name: name.to_owned(), nearest: nearest(name, known).map(str::to_owned) }
     }
 
     fn summary(&self, (name, label): &Key, translations: &BTreeMap<Language, Document>) -> PromptSummary {

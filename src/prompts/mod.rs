@@ -29,12 +29,21 @@ pub use schema::Schema;
 
 use crate::llm::shortened;
 
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}
+
 /// Why a prompt cannot be rendered. All of them are the caller's to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
     /// No prompt has that name.
-    #[error("the prompt `{}` does not exist", shortened(.0))]
-    Unknown(String),
+    #[error("the prompt `{}` does not exist{}", shortened(name), suggestion(nearest.as_deref()))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// One that was perhaps meant.
+        nearest: Option<String>,
+    },
     /// The prompt has no variant or version with that label.
     #[error("the prompt `{}` has no variant `{}`", shortened(name), shortened(label))]
     UnknownLabel {

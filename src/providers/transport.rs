@@ -161,9 +161,17 @@ impl Response {
         Self { status, headers, body, unpacker: None }
     }
 
-    /// The same with a body of plain bytes, whether it is compressed or not.
-    pub(super) fn unpacked(self) -> Self {
-        Self { unpacker: Some(Box::default()), ..self }
+    /// The same with a body of plain bytes, whether it is compressed or not, once the first of them have come.
+    ///
+    /// # Errors
+    /// It broke off before, or is compressed in a way that is not known here.
+    pub(super) async fn unpacked(mut self) -> Result<Self, Failure> {
+        self.unpacker = Some(Box::default());
+        let first = self.chunk().await.transpose()?;
+        if let (Some(unpacker), Some(first)) = (&mut self.unpacker, first) {
+            unpacker.put_back(first);
+        }
+        Ok(self)
     }
 
     /// The next piece of the body.

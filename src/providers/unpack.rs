@@ -8,7 +8,7 @@ use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
 use super::transport::{Failure, FailureKind};
 
-/// So much is unpacked at once. It becomes a thousand times longer at most.
+/// This many bytes are unpacked at once. They become a thousand times as many at most.
 const STEP: usize = 1024;
 /// So many bytes say whether they are text.
 const LOOKED_AT: usize = 64;
@@ -18,6 +18,8 @@ const LOOKED_AT: usize = 64;
 pub(super) struct Unpacker {
     /// What has come and has not been unpacked.
     packed: BytesMut,
+    /// A plain piece that was put back.
+    ready: Bytes,
     form: Form,
     has_ended: bool,
 }
@@ -33,14 +35,22 @@ enum Form {
 }
 
 impl Unpacker {
+    /// Puts a plain piece back, before all that comes.
+    pub(super) fn put_back(&mut self, piece: Bytes) {
+        self.ready = piece;
+    }
+
     /// The next plain piece of the body that `poll_chunk` gives.
     pub(super) fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
         mut poll_chunk: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>>,
     ) -> Poll<Option<Result<Bytes, Failure>>> {
+        if !self.ready.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.ready))));
+        }
         loop {
-            match self.next() {
+            match self.step() {
                 Ok(piece) if !piece.is_empty() => return Poll::Ready(Some(Ok(piece))),
                 Ok(_) if self.has_ended && self.packed.is_empty() => return Poll::Ready(None),
                 Ok(_) if !self.packed.is_empty() && !matches!(self.form, Form::Unknown) => continue,
@@ -63,7 +73,7 @@ impl Unpacker {
     }
 
     /// What the next step gives, which may be nothing.
-    fn next(&mut self) -> io::Result<Bytes> {
+    fn step(&mut self) -> io::Result<Bytes> {
         if matches!(self.form, Form::Unknown) {
             self.form = form_of(&self.packed, self.has_ended)?;
         }
@@ -175,7 +185,7 @@ mod tests {
             encoder.flush().unwrap();
             unpacker.packed.extend_from_slice(encoder.get_ref());
             encoder.get_mut().clear();
-            assert_eq!(unpacker.next().unwrap(), event);
+            assert_eq!(unpacker.step().unwrap(), event);
         }
     }
 

@@ -16,7 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Url;
 use secrecy::ExposeSecret;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ErrorKind, ProviderError};
 use super::mask::Mask;
@@ -221,8 +221,11 @@ impl Upstream {
         if !response.status.is_success() {
             return Err(self.failure_of(response).await);
         }
+        if !response.headers.contains_key(CONTENT_ENCODING) {
+            return Ok(response);
+        }
         // It was not asked for compressed.
-        Ok(if response.headers.contains_key(CONTENT_ENCODING) { response.unpacked() } else { response })
+        response.unpacked().await.map_err(|failure| self.broken_off(failure))
     }
 
     /// The bytes of an answer as they come.
@@ -269,7 +272,9 @@ impl Upstream {
         // Of a compressed answer nothing could be read: not what it used, and not whether it holds a key.
         if headers.remove(CONTENT_ENCODING).is_some() && !is_head {
             headers.remove(CONTENT_LENGTH);
-            response = response.unpacked();
+            let unpacked = timeout_at(started + limit, response.unpacked()).await;
+            let unpacked = unpacked.map_err(|_| self.failed(ErrorKind::Overdue(limit)))?;
+            response = unpacked.map_err(|failure| self.broken_off(failure))?;
         }
         self.mask.clean(&mut headers);
         let location = headers.get(LOCATION).and_then(|value| self.own_path(&target, value.to_str().ok()?));
@@ -352,8 +357,7 @@ impl Upstream {
         let kind = match failure.kind {
             FailureKind::ConnectTimeout => ErrorKind::Timeout(self.timeouts.connect),
             FailureKind::Headless => ErrorKind::Protocol("its answer has no end of its head".to_owned()),
-            FailureKind::Packed => ErrorKind::Protocol(PACKED.to_owned()),
-            FailureKind::Broken => ErrorKind::Unreachable,
+            FailureKind::Broken | FailureKind::Packed => ErrorKind::Unreachable,
         };
         let detail = self.redactor.clean(&causes(failure.source.as_ref()));
         self.failed(kind).with_detail(detail).caused_by(failure.source)

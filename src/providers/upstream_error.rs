@@ -9,7 +9,7 @@ use crate::llm::{read_lenient, without_byte_order_mark};
 
 /// Errors within errors, at most.
 const MOST_NESTED: usize = 6;
-/// A text without blanks that was cut loses so much of its end: a key is no longer.
+/// A text without blanks that was cut loses this many bytes of its end: no key is longer.
 const LONGEST_WORD: usize = 2048;
 /// More faults of one request say no more.
 const MOST_LISTED: usize = 3;

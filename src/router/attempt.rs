@@ -9,6 +9,7 @@ use super::Ask;
 use super::health::{Cause, Failure, Health, Last, Need, Pass, Wait};
 use super::keys::{Admitted, Key};
 use super::table::Deployment;
+use crate::llm::Session;
 use crate::providers::{Cooldown, ErrorKind, Failover, Handover, Provider, ProviderError};
 use crate::telemetry::AttemptOutcome;
 
@@ -64,10 +65,14 @@ impl Leave<'_> {
 impl<'r> Candidate<'r> {
     /// # Errors
     /// It has to wait, or its provider has, or all of its provider's keys.
-    pub(super) fn admitted(deployment: &'r Arc<Deployment>, need: Need, now: Instant) -> Result<Self, Wait> {
+    pub(super) fn admitted(
+        deployment: &'r Arc<Deployment>,
+        (need, session): (Need, Option<Session>),
+        now: Instant,
+    ) -> Result<Self, Wait> {
         let provider = deployment.provider_health.admit(need, now)?;
         let own = deployment.health.admit(need, now)?;
-        let key = deployment.keys.admit(need, now)?;
+        let key = deployment.keys.admit((need, session), now)?;
         let leave = Leave { own, provider, key };
         Ok(Self { deployment, leave, other_keys: 0, patience: None, handover: Handover::default() })
     }
@@ -110,21 +115,22 @@ impl Deployment {
             at_least,
             most: self.most_rest,
         };
-        match error.failover() {
+        let begins = match error.failover() {
             Failover::Stop => return self.count(AttemptOutcome::Rejected),
             Failover::Next(_) if self.plays => self.health.note_failure(word),
             Failover::Next(Cooldown::None) => self.health.note_failure(word),
             Failover::Next(Cooldown::IfRepeated) => self.health.refused(&failure(None), now),
-            Failover::Next(Cooldown::Deployment(at_least)) => {
-                self.health.failed(&failure(at_least), now);
-            }
+            Failover::Next(Cooldown::Deployment(at_least)) => self.health.failed(&failure(at_least), now),
             Failover::Next(Cooldown::Limited(at_least)) => self.is_limited(&failure(at_least), key, now),
             Failover::Next(Cooldown::Key(at_least)) => {
                 self.health.note_failure(word);
-                self.health_of(key).failed(&failure(at_least), now);
+                self.health_of(key).failed(&failure(at_least), now)
             }
-        }
+        };
         self.count(AttemptOutcome::Failed);
+        if begins {
+            self.faults.cooldown(&self.provider_name, word);
+        }
     }
 
     /// How the key fares that was used: of a provider with only one, how the provider does.
@@ -133,7 +139,7 @@ impl Deployment {
     }
 
     /// Most servers limit each model by itself. A second one at the same time says that it is the key.
-    fn is_limited(&self, failure: &Failure, key: Option<&Key>, now: Instant) {
+    fn is_limited(&self, failure: &Failure, key: Option<&Key>, now: Instant) -> bool {
         let (own, limited) = match key {
             None => (&self.health, &self.limited),
             Some(key) => {
@@ -141,10 +147,9 @@ impl Deployment {
                 (&key.own, &key.limited)
             }
         };
-        own.failed(failure, now);
-        if limited.is_second(own, now) {
-            self.health_of(key).failed(failure, now);
-        }
+        let begins = own.failed(failure, now);
+        let is_of_key = limited.is_second(own, now) && self.health_of(key).failed(failure, now);
+        begins || is_of_key
     }
 
     /// Whether it might be asked now.

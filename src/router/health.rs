@@ -230,22 +230,24 @@ impl Health {
     }
 
     /// It failed, and rests: longer with each failure, at least as long as it asks for, and never longer than `most`.
-    /// A rest that ends later already stays as it is.
-    pub fn failed(&self, failure: &Failure, now: Instant) {
-        let (until, is_will) = {
+    /// A rest that ends later already stays as it is. Whether a rest begins.
+    pub fn failed(&self, failure: &Failure, now: Instant) -> bool {
+        let (until, is_will, begins) = {
             let mut state = self.state();
+            let begins = state.rests_until.is_none_or(|until| until <= now);
             state.note_failure(failure.kind.word());
             self.rest(&mut state, failure, now);
-            (state.rests_until.unwrap_or(now), state.alone_until >= state.rests_until)
+            (state.rests_until.unwrap_or(now), state.alone_until >= state.rests_until, begins)
         };
         if let Some((name, others)) = &self.others {
             others.rests(name, Rest { lasts: until.saturating_duration_since(now), is_will });
         }
         self.changed.notify_waiters();
+        begins
     }
 
-    /// It refused one request, and rests only after several in a row.
-    pub fn refused(&self, failure: &Failure, now: Instant) {
+    /// It refused one request, and rests only after several in a row. Whether a rest begins.
+    pub fn refused(&self, failure: &Failure, now: Instant) -> bool {
         let is_enough = {
             let mut state = self.state();
             state.refusals = state.refusals.saturating_add(1);
@@ -256,7 +258,7 @@ impl Health {
         }
         // So that the next success has a look.
         self.is_troubled.store(true, Ordering::Release);
-        self.note_failure(failure.kind.word());
+        self.note_failure(failure.kind.word())
     }
 
     /// Another replica says how it fares: it rests for so long, or is well again.
@@ -347,9 +349,10 @@ impl Health {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// It failed, for which it need not rest.
-    pub fn note_failure(&self, word: &'static str) {
+    /// It failed, for which it need not rest: none begins.
+    pub fn note_failure(&self, word: &'static str) -> bool {
         self.state().note_failure(word);
+        false
     }
 
     /// The mean time to the first content of streams, or to the end of whole answers; `None` if none was seen.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::affinity::{Target, distance};
 use super::health::{Health, HealthBook, Last, Need, Pass, Wait};
+use crate::llm::Session;
 use crate::providers::Provider;
 
 /// One of several keys, as one deployment uses it.
@@ -18,6 +20,7 @@ pub struct Key {
     /// How it fares with the model of this deployment.
     pub(super) own: Arc<Health>,
     pub(super) limited: Arc<LastLimited>,
+    target: Target,
 }
 
 /// Of all deployments with one key the one whose limit was met last, as long as it cools down.
@@ -53,7 +56,13 @@ impl KeyRing {
     pub(super) fn of(&self, model: &str, health: &HealthBook) -> Keys {
         let key = |(provider, id, limited): &(Arc<dyn Provider>, String, Arc<LastLimited>)| {
             let own = health.of(&format!("{id} {model}"));
-            Arc::new(Key { provider: provider.clone(), health: health.of(id), own, limited: limited.clone() })
+            Arc::new(Key {
+                provider: provider.clone(),
+                health: health.of(id),
+                own,
+                target: Target::of(id),
+                limited: limited.clone(),
+            })
         };
         Keys { keys: self.keys.iter().map(key).collect(), next: AtomicUsize::new(0) }
     }
@@ -111,24 +120,39 @@ impl Keys {
         self.keys.iter().flat_map(|key| key.both()).filter_map(|health| health.last())
     }
 
-    /// The key whose turn it is, of those that do not rest; `None` if there are no several.
+    /// The key of the conversation, or the one whose turn it is, of those that do not rest; `None` if there are no
+    /// several.
     ///
     /// # Errors
     /// All have to wait.
-    pub(super) fn admit(&self, need: Need, now: Instant) -> Result<Option<Admitted<'_>>, Wait> {
+    pub(super) fn admit(
+        &self,
+        (need, session): (Need, Option<Session>),
+        now: Instant,
+    ) -> Result<Option<Admitted<'_>>, Wait> {
         if self.keys.is_empty() {
             return Ok(None);
         }
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.keys.len();
-        let (before, from) = self.keys.split_at(turn);
         let mut soonest: Option<Wait> = None;
-        for key in from.iter().chain(before) {
+        for key in self.order(session) {
             match key.admit(need, now) {
                 Ok(passes) => return Ok(Some((key, passes))),
                 Err(wait) => soonest = Some(soonest.map_or(wait, |known| known.or(wait))),
             }
         }
         Err(soonest.unwrap_or(Wait { until: now, is_tried: false }))
+    }
+
+    fn order(&self, session: Option<Session>) -> Vec<&Arc<Key>> {
+        let mut keys: Vec<&Arc<Key>> = self.keys.iter().collect();
+        match session {
+            Some(session) => keys.sort_by_cached_key(|key| distance(session, key.target, 1.0)),
+            None => {
+                let turn = self.next.fetch_add(1, Ordering::Relaxed) % keys.len().max(1);
+                keys.rotate_left(turn);
+            }
+        }
+        keys
     }
 
     /// Comes back when it may be worth looking again at any of them; never, if there are none.

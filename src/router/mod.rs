@@ -3,7 +3,9 @@
 //! A route lists the deployments of a model in the order in which they are asked. The next one takes over
 //! when one fails, until the first content has come; after that, never.
 
+mod affinity;
 mod attempt;
+mod faults;
 mod fit;
 mod health;
 mod hedge;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject, Usage};
+use crate::llm::{ChatRequest, Demands, EmbedRequest, Embeddings, InvalidObject, Session, Usage};
 use crate::providers::{Answer, Content, CoolingDown, ErrorKind, Failover, Handover, ProviderError};
 use crate::wire::Invalid;
 
@@ -71,6 +73,12 @@ pub trait Watch: Sync {
     /// This one is asked now, as so many have been in all.
     fn asked(&self, deployment: &Deployment, attempts: u32);
 
+    /// The id of the request.
+    fn request_id(&self) -> Option<&str>;
+
+    /// The conversation that the request's headers name.
+    fn session(&self) -> Option<Session>;
+
     /// A call begins; it is to be noted whether that is handed over.
     fn begins(&self) -> Handover;
 
@@ -87,6 +95,14 @@ pub trait Watch: Sync {
 /// Nobody looks.
 impl Watch for () {
     fn asked(&self, _: &Deployment, _: u32) {}
+
+    fn request_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn session(&self) -> Option<Session> {
+        None
+    }
 
     fn begins(&self) -> Handover {
         Handover::default()
@@ -111,6 +127,11 @@ pub trait Ask: Sync {
 
     /// What it asks for, of which not every model may be capable.
     fn demands(&self) -> Option<Demands> {
+        None
+    }
+
+    /// The conversation that it is a turn of.
+    fn session(&self) -> Option<Session> {
         None
     }
 
@@ -155,6 +176,10 @@ impl Ask for ChatRequest {
 
     fn demands(&self) -> Option<Demands> {
         Some(Self::demands(self))
+    }
+
+    fn session(&self) -> Option<Session> {
+        Self::session(self)
     }
 
     fn input_tokens(&self) -> u64 {
@@ -250,11 +275,12 @@ impl Route {
         if self.routing.hedge_after.is_some() {
             self.hedges.earn();
         }
+        let session = self.session(watch.session(), request);
         let order = || {
-            let order = self.order.of(&self.deployments, request.is_stream());
+            let order = self.order.of(&self.deployments, request.is_stream(), session);
             fitting_first(holding(order, least_tokens), demands.as_ref())
         };
-        let mut round = Round::new((self, watch), order());
+        let mut round = Round::new((self, watch), order(), session);
         let mut turn = None;
         loop {
             while let Some(candidate) = round.next() {

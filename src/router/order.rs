@@ -8,9 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::affinity::distance;
 use super::health::random;
 use super::table::Deployment;
 use crate::config::Strategy;
+use crate::llm::Session;
+
+/// Two times are about equal if the longer is no more than so many of the shorter, and this.
+const TOLERANCE: f64 = 1.25;
+const TOLERATED_SECONDS: f64 = 0.05;
 
 /// The order of one route, with what it has to remember from one request to the next.
 #[derive(Debug)]
@@ -31,12 +37,21 @@ impl Order {
         &self,
         deployments: &'a [Arc<Deployment>],
         stream: bool,
+        session: Option<Session>,
     ) -> impl Iterator<Item = &'a Arc<Deployment>> + use<'a> {
         // Nearly all routes are of this kind, for which nothing is allocated.
-        let is_straight =
-            matches!(self.strategy, Strategy::Priority | Strategy::Score) || deployments.len() < 2;
+        let is_straight = match self.strategy {
+            Strategy::Score => true,
+            Strategy::Priority => session.is_none(),
+            _ => false,
+        };
+        let is_straight = is_straight || deployments.len() < 2;
         let straight = if is_straight { deployments } else { &[] };
-        let sorted = if is_straight { Vec::new() } else { self.sorted(deployments, stream) };
+        let sorted = match session {
+            _ if is_straight => Vec::new(),
+            Some(session) => self.by_session(deployments, stream, session),
+            None => self.sorted(deployments, stream),
+        };
         straight.iter().chain(sorted)
     }
 
@@ -56,8 +71,36 @@ impl Order {
         order
     }
 
-    /// The order in general, for those who look.
-    pub(super) fn usual<'a>(&self, deployments: &'a [Arc<Deployment>]) -> Vec<&'a Arc<Deployment>> {
+    /// In each tier, those first that are equal by the strategy, the nearest to the conversation before all.
+    fn by_session<'a>(
+        &self,
+        deployments: &'a [Arc<Deployment>],
+        stream: bool,
+        session: Session,
+    ) -> Vec<&'a Arc<Deployment>> {
+        let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
+        for tier in tiers(&mut order) {
+            match self.strategy {
+                Strategy::Score => {}
+                Strategy::Priority | Strategy::Weighted => {
+                    nearest_first(tier, session, |deployment| deployment.weight);
+                }
+                Strategy::RoundRobin => nearest_first(tier, session, |_| 1.0),
+                Strategy::LeastLatency => nearest_first(fast_first(tier, stream), session, |_| 1.0),
+            }
+        }
+        order
+    }
+
+    /// The order in general, or that for a conversation, for those who look.
+    pub(super) fn usual<'a>(
+        &self,
+        deployments: &'a [Arc<Deployment>],
+        session: Option<Session>,
+    ) -> Vec<&'a Arc<Deployment>> {
+        if session.is_some() {
+            return self.of(deployments, true, session).collect();
+        }
         let mut order: Vec<&Arc<Deployment>> = deployments.iter().collect();
         match self.strategy {
             Strategy::Priority | Strategy::Score | Strategy::RoundRobin => {}
@@ -147,6 +190,22 @@ fn least_latency_first(order: &mut [&Arc<Deployment>], stream: bool) {
     let other = if other >= one { other + 1 } else { other };
     // They stand in their order already.
     put_first(order, one.min(other));
+}
+
+/// Puts those first that are about as fast as the fastest, or were not asked yet, and answers with them.
+fn fast_first<'o, 'a>(tier: &'o mut [&'a Arc<Deployment>], stream: bool) -> &'o mut [&'a Arc<Deployment>] {
+    tier.sort_by(|one, other| time(one, stream).total_cmp(&time(other, stream)));
+    let fastest = tier.iter().map(|deployment| time(deployment, stream)).find(|time| *time > 0.0);
+    let most = fastest.map_or(0.0, |fastest| fastest * TOLERANCE + TOLERATED_SECONDS);
+    let fast = tier.partition_point(|deployment| time(deployment, stream) <= most);
+    tier.get_mut(..fast).unwrap_or_default()
+}
+
+/// The nearest to a conversation first.
+fn nearest_first(tier: &mut [&Arc<Deployment>], session: Session, weight: fn(&Deployment) -> f64) {
+    if tier.len() > 1 {
+        tier.sort_by_cached_key(|deployment| distance(session, deployment.target, weight(deployment)));
+    }
 }
 
 fn time(deployment: &Deployment, stream: bool) -> f64 {

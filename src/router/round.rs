@@ -13,6 +13,7 @@ use super::health::{Need, Wait};
 use super::route::Route;
 use super::table::Deployment;
 use super::{RouteError, Watch};
+use crate::llm::Session;
 use crate::providers::{Cooldown, ErrorKind, Failover, OVERFLOWED, ProviderError};
 
 /// The passes of one request.
@@ -21,6 +22,7 @@ pub(super) struct Round<'r, I> {
     watch: &'r dyn Watch,
     began: Instant,
     need: Need,
+    session: Option<Session>,
     order: I,
     /// Those that were asked and have failed.
     asked: Vec<&'r Arc<Deployment>>,
@@ -52,12 +54,17 @@ pub(super) struct Waited<'r> {
 }
 
 impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
-    pub(super) fn new((route, watch): (&'r Route, &'r dyn Watch), order: I) -> Self {
+    pub(super) fn new(
+        (route, watch): (&'r Route, &'r dyn Watch),
+        order: I,
+        session: Option<Session>,
+    ) -> Self {
         Self {
             route,
             watch,
             began: Instant::now(),
             need: Need::Usual,
+            session,
             order,
             asked: Vec::new(),
             again: Vec::new(),
@@ -125,14 +132,15 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
         candidate.handover = self.watch.begins();
         self.watch.asked(candidate.deployment, self.attempts);
         if let Some(source) = &self.failure {
-            tracing::warn!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source.source, "Another deployment is asked after a failure");
+            self.route.faults.failover(&source.source.provider, source.source.kind.word());
+            tracing::debug!(deployment = %candidate.deployment.id, attempt = self.attempts, error = %source.source, "Another deployment is asked after a failure");
         }
         candidate
     }
 
     fn by_another_key(&mut self) -> Option<Candidate<'r>> {
         let (deployment, other_keys) = self.again.pop()?;
-        let next = Candidate::admitted(deployment, self.need, Instant::now()).ok()?;
+        let next = Candidate::admitted(deployment, (self.need, self.session), Instant::now()).ok()?;
         Some(Candidate { other_keys: other_keys - 1, ..next })
     }
 
@@ -147,7 +155,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
             if !self.larger_than.is_none_or(fits) {
                 continue;
             }
-            match Candidate::admitted(deployment, self.need, now) {
+            match Candidate::admitted(deployment, (self.need, self.session), now) {
                 Ok(mut candidate) => {
                     candidate.patience = self.patience(deployment, now);
                     candidate.other_keys = deployment.keys.len().saturating_sub(1);
@@ -164,7 +172,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
 
     fn back_in_the_queue(&mut self) -> Option<Candidate<'r>> {
         let overflowed = self.overflowed.take().filter(|deployment| !self.is_avoided(deployment))?;
-        Candidate::admitted(overflowed, self.need, Instant::now()).ok()
+        Candidate::admitted(overflowed, (self.need, self.session), Instant::now()).ok()
     }
 
     /// A request over which an engine has crashed would end another one as well.
@@ -200,6 +208,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
         let Outcome { deployment, other_keys, result: Err(error), .. } = outcome else { return };
         let is_of_key = matches!(error.failover(), Failover::Next(Cooldown::Key(_) | Cooldown::Limited(_)));
         self.asked.push(deployment);
+        deployment.note_fault(&error, self.watch.request_id());
         if is_of_key && other_keys > 0 {
             self.again.push((deployment, other_keys));
         }

@@ -9,7 +9,8 @@ use super::order::{Order, ranked};
 use super::table::Deployment;
 use super::{Ask, Fallback};
 use crate::config::{AUTO, ModelPolicy, Routing, Strategy};
-use crate::llm::Demands;
+use crate::llm::{Demands, Session};
+use crate::telemetry::FaultMetrics;
 
 /// A public model and who serves it.
 #[derive(Debug)]
@@ -22,11 +23,17 @@ pub struct Route {
     pub deployments: Vec<Arc<Deployment>>,
     /// Those that are never asked, for scores decide and theirs do not suffice.
     pub left_out: Vec<Arc<Deployment>>,
+    /// Its failures.
+    pub(super) faults: FaultMetrics,
     /// Models that answer when none of its deployments does.
     pub fallbacks: Vec<String>,
     /// Models that answer when a prompt is too long for it.
     pub context_fallbacks: Vec<String>,
     pub(super) order: Order,
+    /// Whether it depends on the conversation who is asked first, or with which key.
+    keeps_sessions: bool,
+    /// What was said of that.
+    affinity: bool,
     /// Whether it depends on the request who fits.
     pub(super) is_choosy: bool,
     /// The smallest context, if there is somebody else for prompts that are surely too long for it.
@@ -44,9 +51,10 @@ impl Route {
         policy: ModelPolicy,
         strategy: Strategy,
         deployments: Vec<Arc<Deployment>>,
-        (routing, hedges): (Routing, Arc<Hedges>),
+        (faults, routing, hedges): (FaultMetrics, Routing, Arc<Hedges>),
     ) -> Self {
         let (deployments, left_out) = ranked(strategy, deployments);
+        let affinity = policy.affinity.unwrap_or(true);
         let smallest_context = smallest_context(&deployments, !policy.context_fallbacks.is_empty());
         Self {
             model: policy.model.into(),
@@ -55,10 +63,13 @@ impl Route {
             context_fallbacks: policy.context_fallbacks,
             order: Order::new(strategy, deployments.len()),
             is_choosy: is_choosy(&deployments),
+            keeps_sessions: affinity && keeps_sessions(strategy, &deployments),
+            affinity,
             smallest_context,
             line: tokio::sync::Mutex::default(),
             deployments,
             left_out,
+            faults,
             routing,
             hedges,
         }
@@ -69,9 +80,20 @@ impl Route {
         self.order.strategy
     }
 
-    /// Its deployments in the order in which they are asked, as far as that does not change with each request.
-    pub fn candidates(&self, demands: Option<&Demands>) -> Vec<&Arc<Deployment>> {
-        fitting_first(self.order.usual(&self.deployments).into_iter(), demands).collect()
+    /// Its deployments in the order in which they are asked, as far as that does not change with each request, or as a
+    /// conversation finds them.
+    pub fn candidates(&self, demands: Option<&Demands>, session: Option<Session>) -> Vec<&Arc<Deployment>> {
+        fitting_first(self.order.usual(&self.deployments, session).into_iter(), demands).collect()
+    }
+
+    /// Whether the turns of a conversation stay together, as far as there is a choice.
+    pub fn has_affinity(&self) -> bool {
+        self.affinity
+    }
+
+    /// The conversation of a request, where it matters: by its headers, if they name one, or by its body.
+    pub fn session<R: Ask>(&self, named: Option<Session>, request: &R) -> Option<Session> {
+        if self.keeps_sessions { named.or_else(|| request.session()) } else { None }
     }
 
     /// All deployments, those that are never asked last.
@@ -99,9 +121,10 @@ impl Route {
                     aliases: self.aliases.clone(),
                     fallbacks: self.fallbacks.clone(),
                     context_fallbacks: self.context_fallbacks.clone(),
+                    affinity: Some(self.affinity),
                     ..ModelPolicy::default()
                 };
-                let shared = (self.routing.clone(), self.hedges.clone());
+                let shared = (self.faults.clone(), self.routing.clone(), self.hedges.clone());
                 Some(Arc::new(Self::new(policy, self.order.strategy, usable, shared)))
             }
         }
@@ -127,6 +150,13 @@ impl Route {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.aliases.iter().map(String::as_str).chain([&*self.model])
     }
+}
+
+/// Whether conversations can be kept together: where deployments are equal, or where there are several keys.
+fn keeps_sessions(strategy: Strategy, deployments: &[Arc<Deployment>]) -> bool {
+    let are_equal = |pair: &[Arc<Deployment>]| matches!(pair, [one, other] if one.priority == other.priority);
+    let has_equals = strategy != Strategy::Score && deployments.windows(2).any(are_equal);
+    has_equals || deployments.iter().any(|deployment| deployment.keys.len() > 1)
 }
 
 /// Whether deployments differ in what they can do.

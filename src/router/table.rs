@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::affinity::Target;
+use super::faults::{Sampled, host_of};
 use super::health::{Health, HealthBook};
 use super::hedge::Hedges;
 use super::identity::Identity;
@@ -22,7 +24,7 @@ use crate::config::{
 use crate::leaderboard::Leaderboard;
 use crate::llm::Abilities;
 use crate::providers::{ModelCard, Provider};
-use crate::telemetry::{AttemptOutcome, DeploymentMetrics, Metrics};
+use crate::telemetry::{AttemptOutcome, DeploymentMetrics, FaultMetrics, Metrics};
 
 /// All routes, by every name that leads to them. Immutable: a reload makes a new table, and so does switching a model off
 /// or on. No name leads to a model that is off, so that nobody has to ask whether it is.
@@ -89,6 +91,12 @@ pub struct Deployment {
     pub(super) most_rest: Duration,
     /// Whether its provider's server is asked for signs of life.
     pub is_probed: bool,
+    /// Host and port of its server, for the log.
+    pub(super) host: Option<Box<str>>,
+    pub(super) sampled: Sampled,
+    pub(super) faults: FaultMetrics,
+    /// As conversations find it.
+    pub(super) target: Target,
     /// Its failures are a caller's wish.
     pub(super) plays: bool,
     /// Its figures.
@@ -195,15 +203,16 @@ impl RoutingTable {
             deployments.iter().flat_map(|(_, of_model)| of_model).cloned().collect();
         table.probes =
             served.iter().filter_map(|served| probe(served, &all, catalog, (metrics, health))).collect();
-        let auto = auto(all, catalog, &hedges);
+        let auto = auto(all, catalog, metrics, &hedges);
         for (model, mut deployments) in deployments {
             // Stable: equals stay in the order of the file.
             deployments.sort_by_key(|deployment| deployment.priority);
             let policy = catalog.policies.iter().find(|policy| *policy.model == *model);
             let policy = policy.cloned().unwrap_or_default();
             let strategy = policy.strategy.unwrap_or(catalog.routing.strategy);
+            let faults = metrics.of_faults(&model);
             let policy = ModelPolicy { model: model.to_string(), ..policy };
-            let shared = (catalog.routing.clone(), hedges.clone());
+            let shared = (faults, catalog.routing.clone(), hedges.clone());
             table.all.push(Arc::new(Route::new(policy, strategy, deployments, shared)));
         }
         table.auto = auto.map(Arc::new);
@@ -340,9 +349,15 @@ fn probe(
     Some(Arc::new(Probe::new(asked, health, &own, most_rest, metrics)))
 }
 
-fn auto(all: Vec<Arc<Deployment>>, catalog: &Catalog, hedges: &Arc<Hedges>) -> Option<Route> {
+fn auto(
+    all: Vec<Arc<Deployment>>,
+    catalog: &Catalog,
+    metrics: &Metrics,
+    hedges: &Arc<Hedges>,
+) -> Option<Route> {
     let policy = ModelPolicy { model: AUTO.to_owned(), ..ModelPolicy::default() };
-    let shared = (catalog.routing.clone(), hedges.clone());
+    let auto: Arc<str> = AUTO.into();
+    let shared = (metrics.of_faults(&auto), catalog.routing.clone(), hedges.clone());
     (!all.is_empty()).then(|| Route::new(policy, Strategy::Score, all, shared))
 }
 
@@ -373,6 +388,15 @@ fn models_of(served: &Served) -> Vec<(ModelConfig, ModelCard)> {
     }
 }
 
+/// The time limits of a deployment.
+fn timeouts_of(served: &Served, is_engine: bool) -> Timeouts {
+    if is_engine {
+        // Its provider limits what follows the wait for an engine, which has bounds of its own.
+        return Timeouts { first_token: Duration::MAX, request: Duration::MAX, ..served.config.timeouts };
+    }
+    served.config.timeouts
+}
+
 fn deployment(
     (served, (identity, health)): (&Served, (&Identity, &HealthBook)),
     (model, card): (ModelConfig, ModelCard),
@@ -381,11 +405,7 @@ fn deployment(
     metrics: &Metrics,
 ) -> Deployment {
     let provider_name: Arc<str> = served.config.name.as_str().into();
-    let timeouts = match &model.engine {
-        None => served.config.timeouts,
-        // Its provider limits what follows the wait for an engine, which has bounds of its own.
-        Some(_) => Timeouts { first_token: Duration::MAX, request: Duration::MAX, ..served.config.timeouts },
-    };
+    let is_engine = model.engine.is_some();
     let id: Arc<str> = format!("{provider_name}/{}", model.upstream).into();
     let routing = &catalog.routing;
     let adjustment = Adjustment::sum(&catalog.adjustments, [public, &model.upstream]);
@@ -407,6 +427,10 @@ fn deployment(
         most_rest: routing.max_cooldown,
         is_probed: served.config.probe.is_some(),
         plays: plays(&served.config, &model),
+        target: Target::of(&id),
+        host: served.config.base_url.as_deref().and_then(host_of),
+        sampled: Sampled::default(),
+        faults: metrics.of_faults(public),
         id,
         model: public.clone(),
         provider: served.provider.clone(),
@@ -424,7 +448,7 @@ fn deployment(
         details: card.details,
         defaults: model.defaults,
         overrides: model.overrides,
-        timeouts,
+        timeouts: timeouts_of(served, is_engine),
         metrics: Arc::new(metrics.of_deployment(&provider_name, public)),
         provider_name,
     }

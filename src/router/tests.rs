@@ -250,18 +250,18 @@ impl crate::providers::Provider for Keyed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_are_used_in_turns_and_one_that_is_refused_rests_alone() {
+async fn of_several_keys_the_one_that_is_refused_cools_down_alone() {
     for status in [429, 401] {
         let refused = json!({"status": status, "retry_after": 40});
         let keyed = with_keys("a", &[refused, json!({}), json!({})]);
         let (table, _) = table(&[keyed, served("b", 2, &json!({}))]);
         let mut attempts = Vec::new();
-        for _ in 0..6 {
-            let routed = asked(&table, true).await.unwrap();
+        for user in 0..30 {
+            let routed = asked_with(&table, true, &json!({"user": format!("u{user}")})).await.unwrap();
             assert_eq!(&*routed.deployment.provider_name, "a");
             attempts.push(routed.attempts);
         }
-        assert_eq!(attempts.iter().sum::<u32>(), 7, "only one has met the refused key: {attempts:?}");
+        assert_eq!(attempts.iter().sum::<u32>(), 31, "only one has met the refused key: {attempts:?}");
         let deployment = &table.route("m").unwrap().deployments[0];
         assert_eq!(deployment.keys(Instant::now()), Some((3, 1)));
     }

@@ -6,6 +6,7 @@
 mod deployments;
 mod durations;
 mod engines;
+mod faults;
 mod probes;
 mod process;
 
@@ -24,6 +25,7 @@ use self::durations::Durations;
 
 pub use deployments::{AttemptOutcome, DeploymentMetrics};
 pub use engines::{EngineMetrics, StartOutcome};
+pub use faults::FaultMetrics;
 pub use probes::ProbeMetrics;
 
 /// All figures of the process. Clones share them.
@@ -40,6 +42,7 @@ pub struct Metrics {
     budgets: Budgets,
     reloads: Family<ReloadLabels, Counter>,
     engines: engines::Families,
+    faults: faults::Families,
     probes: probes::Families,
     /// Records of usage that were written.
     pub usage_written: Counter,
@@ -152,6 +155,7 @@ impl Default for Metrics {
             budgets: Budgets::default(),
             reloads: Family::default(),
             engines: engines::Families::default(),
+            faults: faults::Families::default(),
             probes: probes::Families::default(),
             usage_written: Counter::default(),
             usage_dropped: Counter::default(),
@@ -194,6 +198,7 @@ impl Metrics {
         registry.register("budget_remaining_money", left, self.budgets.money.clone());
         registry.register("reloads", "Changed configurations, accepted or not", self.reloads.clone());
         self.engines.register(registry);
+        self.faults.register(registry);
         self.probes.register(registry);
         registry.register("usage_written", "Records of usage written", self.usage_written.clone());
         registry.register("usage_dropped", "Records of usage lost", self.usage_dropped.clone());
@@ -220,6 +225,11 @@ impl Metrics {
     /// The figures of the engines of a model, by the provider's own name of it.
     pub fn of_engines(&self, provider: &Arc<str>, model: &Arc<str>) -> EngineMetrics {
         self.engines.of(provider, model)
+    }
+
+    /// The figures of what failures of a model's deployments lead to.
+    pub fn of_faults(&self, model: &Arc<str>) -> FaultMetrics {
+        self.faults.of(model)
     }
 
     /// The figures of a provider's probes.

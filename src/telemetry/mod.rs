@@ -12,8 +12,8 @@ mod replication;
 pub use health::Health;
 pub use logging::{LogGuard, check, error_line, init};
 pub use metrics::{
-    AttemptOutcome, BudgetLeft, DeploymentMetrics, EndpointMetrics, EngineMetrics, Metrics, ProbeMetrics,
-    StartOutcome,
+    AttemptOutcome, BudgetLeft, DeploymentMetrics, EndpointMetrics, EngineMetrics, FaultMetrics, Metrics,
+    ProbeMetrics, StartOutcome,
 };
 pub use progress::{Progress, Task, size};
 pub use record::{Facts, Outcome, RequestRecord};

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{DeploymentMetrics, EndpointMetrics};
 use crate::callers::{Caller, Permit, Price, Spent, now_ms};
-use crate::llm::Usage;
+use crate::llm::{Session, Usage};
 
 /// One request, from its head to the last byte of its answer.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct RequestRecord {
     caller: OnceLock<Caller>,
     /// Whose admin key it shows, where that opens.
     operator: OnceLock<Arc<str>>,
+    /// The conversation that its headers name.
+    pub session: Option<Session>,
     /// The request that this is a part of, where one request is several to upstreams.
     whole: Option<Arc<Self>>,
 }
@@ -108,6 +110,7 @@ impl RequestRecord {
             facts: Mutex::default(),
             caller: OnceLock::new(),
             operator: OnceLock::new(),
+            session: None,
             whole: None,
         }
     }
@@ -122,6 +125,7 @@ impl RequestRecord {
             facts: Mutex::default(),
             caller: OnceLock::new(),
             operator: OnceLock::new(),
+            session: self.session,
             whole: Some(self.clone()),
         }
     }

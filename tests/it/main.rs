@@ -15,6 +15,7 @@ mod support;
 
 mod accounts;
 mod admin;
+mod affinity;
 mod bodies;
 mod boundaries;
 mod callers;
@@ -36,6 +37,7 @@ mod engine_process;
 mod engine_strangers;
 mod engines;
 mod errors;
+mod failure_log;
 mod fairness;
 mod faults;
 mod kept;

@@ -287,14 +287,16 @@ async fn strategies_choose_who_is_asked_first() {
     }
 }
 
-/// As [`gateway`], with nobody before the others but by the strategy.
+/// As [`gateway`], with nobody before the others but by the strategy, whatever the conversation is.
 fn equals(upstreams: &[&Moody], strategy: &str) -> Gateway {
     let provider = |(at, moody): (usize, &&Moody)| {
         let models = json!({"m": {"weight": at + 1}});
         (format!("p{at}"), json!({"type": "openai", "base_url": moody.upstream.v1(), "models": models}))
     };
     let providers: serde_json::Map<String, Value> = upstreams.iter().enumerate().map(provider).collect();
-    Setup::new().models(&json!({"providers": providers, "models": {"m": {"strategy": strategy}}})).start()
+    Setup::new()
+        .models(&json!({"providers": providers, "models": {"m": {"strategy": strategy, "affinity": false}}}))
+        .start()
 }
 
 #[tokio::test]

@@ -72,7 +72,8 @@ async fn keys_share_the_load_and_a_limited_one_rests_alone() {
     let setup = ["a", "b", "c"].into_iter().fold(Setup::new(), |setup, name| {
         setup.variable(&format!("KEY_{}", name.to_uppercase()), &format!("key-{name}"))
     });
-    let gateway = setup.models(&json!({"providers": {"up": provider}})).start();
+    let models = json!({"providers": {"up": provider}, "models": {"m": {"affinity": false}}});
+    let gateway = setup.models(&models).start();
     for _ in 0..9 {
         assert_eq!(ask(&gateway, &says("m", false)).await.0, "up");
     }
@@ -239,6 +240,8 @@ async fn who_overflows_in_vain_comes_back_to_the_queue() {
     assert_eq!(ask(&gateway, &says("m", true)).await, ("local".to_owned(), "3".to_owned()));
     // Now the other one rests, and the queue is all there is.
     answer(gateway.post("/api/engines/m/unload", &json!({}))).await;
+    let stopped = gateway.logged("The engine is stopped");
+    assert!(stopped.contains("it is unloaded"), "{stopped}");
     let events = events_of(gateway.post(CHAT, &says("m", true))).await;
     assert_eq!(events.last().unwrap(), &json!("[DONE]"));
     assert_eq!(cloud.seen().len(), 1);

@@ -97,6 +97,8 @@ async fn a_compression_that_is_not_known_is_a_failure_of_the_upstream() {
     let (status, error) = gateway.ask(CHAT, &asked(&json!({}))).await;
     assert_eq!((status, &error["error"]["code"]), (502, &json!("upstream_protocol")), "{error}");
     assert!(error["error"]["message"].as_str().unwrap().contains("compressed"), "{error}");
+    let (status, error) = gateway.ask("/api/passthrough/up/v1/x", &json!({})).await;
+    assert_eq!((status, &error["error"]["code"]), (502, &json!("upstream_protocol")), "{error}");
 }
 
 #[tokio::test]

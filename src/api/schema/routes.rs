@@ -108,6 +108,9 @@ pub(in crate::api) struct Explanation {
     pub(in crate::api) candidates: Vec<CandidateBody>,
     /// By what the order is made.
     pub(in crate::api) strategy: String,
+    /// What names the conversation, whose turns stay with one of several that are equal otherwise: a header, a member of the
+    /// body, or `first messages`. Missing where there is no such choice.
+    pub(in crate::api) affinity: Option<String>,
     /// Models that would take over then.
     pub(in crate::api) fallbacks: Vec<String>,
     /// The models that answer when a provider says that the prompt is too long for it.

@@ -65,7 +65,7 @@ impl Listeners {
             };
             bound.map_err(|error| {
                 let problem = format!("`{address}` cannot be listened on: {error}");
-                Fault::new(setting, problem, "choose a free address of this machine")
+                Fault::new(setting, problem, "set it to a free address of this machine, such as 127.0.0.1:8089, or stop the program that listens there")
             })?;
         }
         Ok(Self(listeners))

@@ -24,6 +24,7 @@ impl Reader<'_> {
             strategy,
             fallbacks: raw.fallbacks,
             context_fallbacks: raw.context_fallbacks,
+            affinity: raw.affinity,
         });
     }
 

@@ -240,6 +240,8 @@ pub(super) struct RawPolicy {
     pub(super) fallbacks: Vec<String>,
     #[serde(default)]
     pub(super) context_fallbacks: Vec<String>,
+    #[serde(default)]
+    pub(super) affinity: Option<bool>,
     #[serde(default, rename = "comment")]
     _comment: Option<IgnoredAny>,
 }

@@ -91,8 +91,9 @@ pub(in crate::engine) struct Engine {
 
 impl Engine {
     /// It takes no more requests; one that is being stopped already stays so.
-    pub(super) fn drain(&mut self) {
-        if self.phase != Phase::Stopping {
+    pub(super) fn drain(&mut self, model: &str, why: &'static str) {
+        if !matches!(self.phase, Phase::Draining | Phase::Stopping) {
+            tracing::info!(model, reason = why, "The engine is stopped");
             self.phase = Phase::Draining;
         }
     }

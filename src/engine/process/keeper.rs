@@ -53,7 +53,7 @@ impl Group {
         }
     }
 
-    /// Waits for the leader's end, ends whoever is left of the group or has left it, and reaps the leader.
+    /// Waits for the leader's end, ends all that is left of the group or has left it, and reaps the leader.
     fn outlive(&self, mut child: Child) -> Exit {
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while let Err(Errno::INTR) = waitid(WaitId::Pid(self.leader), ended) {}

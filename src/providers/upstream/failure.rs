@@ -24,7 +24,7 @@ impl Upstream {
     pub(super) async fn failure_of(&self, response: Response) -> ProviderError {
         let status = response.status.as_u16();
         let retry_after = retry_after(&response.headers, SystemTime::now());
-        let body = timeout(ERROR_TIMEOUT, beginning(response.unpacked(), MAX_ERROR_BYTES)).await;
+        let body = timeout(ERROR_TIMEOUT, beginning(response, MAX_ERROR_BYTES)).await;
         // What cannot be read, or not in time, says nothing; the status does.
         let error = UpstreamError::read(&body.unwrap_or_default());
         let words = self.redactor.clean(error.message.as_deref().unwrap_or_default());
@@ -35,8 +35,9 @@ impl Upstream {
 }
 
 /// The beginning of a body, up to so many bytes or as far as it comes.
-async fn beginning(mut response: Response, limit: usize) -> Bytes {
+async fn beginning(response: Response, limit: usize) -> Bytes {
     let mut all = BytesMut::new();
+    let Ok(mut response) = response.unpacked().await else { return Bytes::new() };
     while let Some(Ok(chunk)) = response.chunk().await {
         let room = limit - all.len();
         all.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));

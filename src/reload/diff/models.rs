@@ -29,12 +29,13 @@ pub(super) fn changes(old: Set<'_>, new: Set<'_>) -> Vec<Change> {
 
 /// The deployments in the order in which they are asked.
 fn ids(route: &Route) -> Vec<&str> {
-    route.candidates(None).into_iter().map(|deployment| &*deployment.id).collect()
+    route.candidates(None, None).into_iter().map(|deployment| &*deployment.id).collect()
 }
 
 fn of_policy(old: &Route, new: &Route) -> Fields {
     let mut fields = Fields::default();
     fields.shown("strategy", &old.strategy().name(), &new.strategy().name());
+    fields.shown("affinity", &old.has_affinity(), &new.has_affinity());
     for (name, old, new) in [
         ("aliases", &old.aliases, &new.aliases),
         ("fallbacks", &old.fallbacks, &new.fallbacks),

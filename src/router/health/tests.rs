@@ -36,7 +36,9 @@ fn rests_double_with_each_failure_up_to_the_longest() {
     let mut now = now;
     for round in 0..20 {
         // All that were under way fail with it, and count once.
-        (0..50).for_each(|_| health.failed(&trouble(None), now));
+        (0..50).for_each(|_| {
+            health.failed(&trouble(None), now);
+        });
         let rested = health.figures(now).rests_for.unwrap();
         let least = seconds(2 << round.min(9)).min(MOST);
         let most = least.mul_f64(1.25).min(MOST);
@@ -54,7 +56,9 @@ fn refusals_count_in_a_row_only() {
         assert_eq!(health.figures(now).rests_for, None);
         admit(&health, now).unwrap().succeeded();
     }
-    (0..3).for_each(|_| health.refused(&trouble(None), now));
+    (0..3).for_each(|_| {
+        health.refused(&trouble(None), now);
+    });
     assert_eq!(health.figures(now).failed, 7);
     let later = now + health.figures(now).rests_for.unwrap();
     admit(&health, later).unwrap().succeeded();

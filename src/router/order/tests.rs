@@ -52,7 +52,7 @@ async fn strategies_choose_within_a_tier_and_later_tiers_come_later() {
         let table = RoutingTable::new(&served, &catalog, &board, &Metrics::default(), &HealthBook::default());
         let route = table.route("m").unwrap();
         for (request, expected) in asked.iter().enumerate() {
-            let order = route.order.of(&route.deployments, false);
+            let order = route.order.of(&route.deployments, false, None);
             let order: Vec<&str> = order.map(|deployment| &*deployment.provider_name).collect();
             assert_eq!(order.join(" "), *expected, "request {request} by {strategy:?} of {deployments:?}");
         }
@@ -79,9 +79,9 @@ async fn the_faster_one_is_asked_within_its_tier() {
     }
     for _ in 0..20 {
         let order: Vec<&str> =
-            route.order.of(&route.deployments, true).map(|it| &*it.provider_name).collect();
+            route.order.of(&route.deployments, true, None).map(|it| &*it.provider_name).collect();
         assert_eq!(order, ["fast", "slow", "spare"]);
     }
-    let usual: Vec<&str> = route.candidates(None).iter().map(|it| &*it.provider_name).collect();
+    let usual: Vec<&str> = route.candidates(None, None).iter().map(|it| &*it.provider_name).collect();
     assert_eq!(usual, ["fast", "slow", "spare"]);
 }

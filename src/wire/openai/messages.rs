@@ -58,6 +58,11 @@ impl<'a> Message<'a> {
         self.content.map(RawValue::get).filter(|content| content.starts_with('"'))
     }
 
+    /// Whose it is, and what it says, as JSON.
+    pub(super) fn said(&self) -> Option<(&'a str, &'a str)> {
+        Some((self.role?.get(), self.content?.get()))
+    }
+
     /// Whether it lists calls of tools. Then it need not say anything.
     fn calls_tools(&self) -> bool {
         self.tool_calls.is_some_and(|calls| calls.get().starts_with('[') && !is_empty_list(calls.get()))

@@ -13,7 +13,10 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::messages::Message;
-use crate::llm::{ChatRequest, Options, Places, RawObject, RequestKind, is_too_deep_around, rivals_model};
+use crate::llm::{
+    ChatRequest, Options, Places, RawObject, RequestKind, SessionPlaces, instructs, is_too_deep_around,
+    is_user, rivals_model,
+};
 
 /// The members that have a rule, with their values checked as they are read. Numbers may be null, which stands for nothing.
 #[derive(Default)]
@@ -38,6 +41,9 @@ struct Chat<'a> {
     parallel_tool_calls: Maybe<bool>,
     response_format: Option<&'a RawValue>,
     user: Option<&'a RawValue>,
+    // These two have no rule: they name the conversation.
+    prompt_cache_key: Option<&'a RawValue>,
+    metadata: Option<&'a RawValue>,
     /// Of the members without a rule, the first one that a server could take for the model.
     rival: Option<String>,
 }
@@ -92,6 +98,8 @@ impl<'de> Chat<'de> {
             "parallel_tool_calls" => once(&mut self.parallel_tool_calls, members),
             "response_format" => once(&mut self.response_format, members),
             "user" => once(&mut self.user, members),
+            "prompt_cache_key" => once(&mut self.prompt_cache_key, members),
+            "metadata" => once(&mut self.metadata, members),
             other => {
                 if self.rival.is_none() && rivals_model(other) {
                     self.rival = Some(other.to_owned());
@@ -127,6 +135,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<ChatRequest> {
     let mut chat: Chat<'_> = serde_json::from_slice(body).ok()?;
     let messages = chat.messages.take()?;
+    let opening = messages.opening(body);
     if !chat.is_plain() || is_too_deep_around(body, &messages.into_long_texts(body)) {
         return None;
     }
@@ -162,6 +171,12 @@ pub(super) fn chat_request(body: &Bytes, streams_by_default: bool) -> Option<Cha
             model: Some(place(model_text)),
             stream: chat.stream.map(place),
             stream_options: chat.stream_options.map(place),
+            session: SessionPlaces {
+                cache_key: chat.prompt_cache_key.map(place),
+                metadata: chat.metadata.map(place),
+                user: chat.user.map(place),
+                opening,
+            },
         },
     })
 }
@@ -204,22 +219,47 @@ const LONG_TEXT_BYTES: usize = 512;
 
 /// Messages that are as they should be; reading any others fails.
 ///
-/// Holds the addresses of contents that are long texts: a text adds no depth, however many brackets are in it.
+/// Holds the addresses of contents that are long texts: a text adds no depth, however many brackets are in it. And those
+/// of the contents by which the conversation is known: the first instructions, and what its user has said first.
 #[derive(Default)]
-struct Messages(Vec<Range<usize>>);
+struct Messages {
+    long: Vec<Range<usize>>,
+    opening: [Option<Range<usize>>; 2],
+}
+
+/// Where a text lies in memory.
+fn address(text: &str) -> Range<usize> {
+    let start = text.as_ptr().addr();
+    start..start + text.len()
+}
 
 impl Messages {
     fn note(&mut self, message: &Message<'_>) {
         if let Some(text) = message.text().filter(|text| text.len() >= LONG_TEXT_BYTES) {
-            let start = text.as_ptr().addr();
-            self.0.push(start..start + text.len());
+            self.long.push(address(text));
         }
+        let [system, user] = &mut self.opening;
+        if (system.is_none() || user.is_none())
+            && let Some((role, content)) = message.said()
+        {
+            if user.is_none() && is_user(role) {
+                *user = Some(address(content));
+            } else if system.is_none() && instructs(role) {
+                *system = Some(address(content));
+            }
+        }
+    }
+
+    /// Where the first instructions and the user's first words stand in the body that they were read from.
+    fn opening(&self, body: &Bytes) -> [Option<Range<usize>>; 2] {
+        let start = body.as_ptr().addr();
+        self.opening.clone().map(|place| place.map(|text| text.start - start..text.end - start))
     }
 
     /// Where the long texts stand in the body that they were read from.
     fn into_long_texts(self, body: &Bytes) -> Vec<Range<usize>> {
         let start = body.as_ptr().addr();
-        self.0.into_iter().map(|text| text.start - start..text.end - start).collect()
+        self.long.into_iter().map(|text| text.start - start..text.end - start).collect()
     }
 }
 
