@@ -1,5 +1,6 @@
 //! The composition root: puts the rooms together, runs what runs beside the requests, and ends in order.
 
+mod alone;
 mod banner;
 mod discovery;
 mod faults;
@@ -32,6 +33,7 @@ use crate::telemetry::{Health, Metrics, Progress};
 
 use keeping::Keeping;
 
+pub use alone::Alone;
 pub use faults::Faults;
 pub use sources::{Loaded, Sources};
 

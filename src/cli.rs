@@ -1,8 +1,13 @@
 //! The commands: serve, and those that look without serving.
 
+mod chat;
+mod check;
 mod keys;
 mod leaderboard;
 mod models;
+mod output;
+mod prompts;
+mod usage;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -13,36 +18,74 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use secrecy::ExposeSecret as _;
-use serde_json::{Map, Value};
 
 use crate::api;
 use crate::app::{App, Faults, Sources};
-use crate::config::{Catalog, Environment, LUA_LIMITS, LogFormat, RUN_LUA, Settings, Strategy, running_lua};
+use crate::config::{
+    Catalog, CommandLine, Environment, LUA_LIMITS, LogFormat, RUN_LUA, Settings, Strategy, running_lua,
+    settings_in_words,
+};
 use crate::confined::{CONFINED_COMMAND, serve as serve_confined};
 use crate::engine::counter::{self, COUNT_TOKENS};
 use crate::engine::guard::{GUARD_COMMAND, Guard};
 use crate::engine::watch::{WATCH_COMMAND, watch};
-use crate::prompts::{Coverage, Language, PromptLibrary, Wanted};
 use crate::reload::Report;
 use crate::router::{Deployment, Route};
 use crate::store;
-use crate::telemetry::{self, Metrics, Progress, size};
+use crate::telemetry::{self, Metrics, size};
+
+use output::{print, tell_aside};
 
 /// One gateway between applications and language models.
 #[derive(Debug, Parser)]
 #[command(
     version,
     about,
-    after_help = "Settings are environment variables LLM_PROXY_API_*; the README lists them."
+    after_help = "Settings are environment variables LLM_PROXY_API_*; `llm-proxy-api serve --help` explains all of them."
 )]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+/// Flags in the place of settings, before or behind a command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+struct SettingFlags {
+    /// The models file: LLM_PROXY_API_MODELS_CONFIG.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<String>,
+    /// Where to listen: LLM_PROXY_API_LISTEN.
+    #[arg(long, global = true, value_name = "ADDRESSES")]
+    listen: Option<String>,
+    /// A file of settings, in the place of .env.
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// Which lines the log has: LLM_PROXY_API_LOG_LEVEL.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl SettingFlags {
+    /// What is given holds before the environment.
+    fn hold(self) {
+        let Self { config, listen, env_file, log_level } = self;
+        let settings = [
+            ("LLM_PROXY_API_MODELS_CONFIG", config),
+            ("LLM_PROXY_API_LISTEN", listen),
+            ("LLM_PROXY_API_LOG_LEVEL", log_level),
+        ];
+        let settings = settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        CommandLine { env_file, settings }.hold();
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve (what happens without a command, too).
+    #[command(after_help = settings_in_words())]
     Serve,
     /// Read models file, prompts and environment, and say what would be served or what is wrong.
     Check(Check),
@@ -50,16 +93,23 @@ enum Command {
     Models {
         #[command(subcommand)]
         command: Option<models::Command>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Look at the prompt library.
     #[command(subcommand)]
-    Prompts(Prompts),
+    Prompts(prompts::Command),
     /// Look at the figures of leaderboards, or fetch fresh ones.
     #[command(subcommand)]
     Leaderboard(leaderboard::Command),
     /// Make, list, change and delete callers' keys in the database.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Talk to a model in the terminal, with or without a running service.
+    Chat(chat::Chat),
+    /// Show what was used, from the database.
+    Usage(usage::Usage),
     /// Print the configuration file of an older system as a models file of this one.
     Import {
         /// models-config.json, or meta-providers.yaml with model-adjustments.yaml beside it.
@@ -107,6 +157,15 @@ struct Check {
     #[arg(long, value_name = "OLD_MODELS_FILE", num_args = 0..=1, require_equals = true,
         default_missing_value = "", value_parser = Against::read)]
     diff: Option<Against>,
+    /// Ask each provider with each of its keys for its models, which costs nothing.
+    #[arg(long, conflicts_with = "diff")]
+    live: bool,
+    /// Exit with 2 if there are warnings.
+    #[arg(long, conflicts_with = "diff")]
+    strict: bool,
+    /// Print one JSON object.
+    #[arg(long, conflicts_with = "diff")]
+    json: bool,
 }
 
 /// What the models file of now is compared with.
@@ -123,35 +182,6 @@ impl Against {
     fn read(text: &str) -> Result<Self, Infallible> {
         Ok(if text.is_empty() { Self::Running } else { Self::File(text.into()) })
     }
-}
-
-#[derive(Debug, Subcommand)]
-enum Prompts {
-    /// List all prompts with their languages.
-    List,
-    /// Print a prompt with its variables put in.
-    Render(Render),
-    /// Show which translations are missing or older than their source.
-    Coverage {
-        /// Exit with 1 if anything is missing or stale.
-        #[arg(long)]
-        strict: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Render {
-    /// The prompt's name, with a label behind `@` if need be.
-    name: String,
-    /// The language, as a tag such as pl or pt-BR.
-    #[arg(long, short)]
-    language: Option<String>,
-    /// Refuse to render another language.
-    #[arg(long)]
-    strict: bool,
-    /// A variable, as name=value. The value is read as JSON if it is JSON, else as text.
-    #[arg(long = "var", short = 'v', value_name = "NAME=VALUE")]
-    variables: Vec<String>,
 }
 
 /// Why a command did not do what it was asked.
@@ -195,12 +225,13 @@ impl Cli {
         }
     }
 
-    /// Does what was asked.
+    /// Does what was asked. With what to exit, if it was done.
     ///
     /// # Errors
     /// It could not be done.
-    pub async fn run(self) -> Result<(), CommandError> {
+    pub async fn run(self) -> Result<ExitCode, CommandError> {
         let folder = std::env::current_dir()?;
+        self.settings.hold();
         let prepared = || -> Result<(Settings, Environment), Faults> {
             let environment = Environment::load(&folder)?;
             Ok((Settings::from_environment(&environment)?, environment))
@@ -208,23 +239,33 @@ impl Cli {
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(folder).await,
             // It tells what is wrong with environment and settings together with all the rest.
-            Command::Check(Check { diff: None }) => check(folder).await,
-            Command::Check(Check { diff: Some(against) }) => {
+            Command::Check(Check { diff: None, live, strict, json }) => {
+                return Box::pin(check::run(check::Wishes { live, strict, json }, folder)).await;
+            }
+            Command::Check(Check { diff: Some(against), .. }) => {
                 let (settings, environment) = prepared()?;
                 match against {
                     Against::Running => rehearse(settings, folder, &environment).await,
                     Against::File(old) => compare(settings, &folder, &environment, old),
                 }
             }
-            Command::Models { command } => {
+            Command::Models { command, json } => {
                 let (settings, environment) = prepared()?;
-                let command = command.unwrap_or(models::Command::List);
+                let command = command.unwrap_or(models::Command::List { json });
                 models::run(command, settings, folder, &environment).await
             }
-            Command::Prompts(command) => prompts(&command, prepared()?.0, folder),
+            Command::Prompts(command) => prompts::run(&command, prepared()?.0, folder),
             Command::Leaderboard(command) => {
                 let (settings, environment) = prepared()?;
                 leaderboard::run(command, settings, folder, &environment).await
+            }
+            Command::Chat(chat) => {
+                let (settings, environment) = prepared()?;
+                Box::pin(chat::run(chat, settings, folder, &environment)).await
+            }
+            Command::Usage(usage) => {
+                let (settings, environment) = prepared()?;
+                usage::run(usage, &settings, &environment).await
             }
             Command::Keys(command) => keys::run(command, &prepared()?.0).await,
             Command::Import { file } => import(&file, &Environment::load(&folder).map_err(Faults::from)?),
@@ -234,6 +275,7 @@ impl Cli {
                 Err(CommandError::Refused("this is done before anything else, or not at all".to_owned()))
             }
         }
+        .map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -266,38 +308,6 @@ async fn serve_on(settings: Settings, folder: PathBuf, environment: Environment)
     }
     Box::pin(app.run()).await.map_err(Faults::from)?;
     Ok(())
-}
-
-/// Looks at everything, so that all faults are told at once.
-async fn check(folder: PathBuf) -> Result<(), CommandError> {
-    let (environment, fault) = Environment::judge(&folder);
-    let mut faults: Vec<Faults> = fault.into_iter().map(Faults::from).collect();
-    let (settings, more) = Settings::judge(&environment);
-    faults.extend(more.into_iter().map(Faults::from));
-    let Some(settings) = settings else { return Ok(Faults::beside(faults, Ok(()))?) };
-    let mut warnings = settings.warnings.clone();
-    match telemetry::check(&settings.log) {
-        Ok(more) => warnings.extend(more),
-        Err(fault) => faults.push(Faults::from(fault)),
-    }
-    faults.extend(api::check_serving(&settings.serving).err().map(Faults::from));
-    let sources = Sources::new(settings.clone(), folder, Metrics::default());
-    let loaded = sources.load(&environment, Some(&Progress::on_stderr())).await;
-    faults.extend(sources.check_listeners(&environment).err());
-    let loaded = Faults::beside(faults, loaded)?;
-    let listen = loaded.listeners(&settings)?;
-    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
-    let mut lines = vec![format!("would listen on {}", listen.join(", "))];
-    lines.extend(loaded.routes().routes().iter().map(|route| format!("model {}", line(route))));
-    lines.extend(loaded.prompts().list().iter().map(|prompt| {
-        let languages: Vec<&str> = prompt.translations.iter().map(|t| t.language.as_str()).collect();
-        format!("prompt {}: {}", prompt.name, languages.join(", "))
-    }));
-    lines.push(leaderboard::line(loaded.leaderboard()));
-    lines.extend(loaded.prices());
-    lines.extend(warnings.into_iter().chain(loaded.warnings()).map(|warning| format!("warning: {warning}")));
-    lines.push("everything is in order".to_owned());
-    print(&lines.join("\n"))
 }
 
 /// Asks the service that runs on these settings what a reload would change. It alone knows what it serves, and in which
@@ -349,11 +359,6 @@ fn tell(report: &Report) -> Result<(), CommandError> {
     }
     lines.extend(report.warnings.iter().map(|warning| format!("warning: {warning}")));
     print(&lines.join("\n"))
-}
-
-/// Writes to standard error. Where that takes nothing, what is done goes on without it.
-fn tell_aside(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 async fn backup(settings: &Settings, copy: &Path) -> Result<(), CommandError> {
@@ -418,54 +423,4 @@ fn line(route: &Route) -> String {
     add("; falls back to ", &route.fallbacks.join(", then "), "");
     add("; passes prompts that are too long to ", &route.context_fallbacks.join(", then "), "");
     line
-}
-
-fn prompts(command: &Prompts, settings: Settings, folder: PathBuf) -> Result<(), CommandError> {
-    let library = Sources::new(settings, folder, Metrics::default()).prompts()?;
-    match command {
-        Prompts::List => {
-            let line = |prompt: &crate::prompts::PromptSummary| {
-                let languages: Vec<&str> = prompt.translations.iter().map(|t| t.language.as_str()).collect();
-                let description = prompt.description.as_deref().unwrap_or_default();
-                format!("{} [{}] {description}", prompt.name, languages.join(", "))
-            };
-            print(&library.list().iter().map(line).collect::<Vec<_>>().join("\n"))
-        }
-        Prompts::Render(render) => print(&rendered(&library, render)?),
-        Prompts::Coverage { strict } => {
-            let coverage = Coverage::of(&library);
-            print(&coverage.to_string())?;
-            if *strict && !coverage.is_complete() {
-                return Err(CommandError::Refused("some translations are missing or stale, or do not say what they translate (`source_hash`)"
-                        .to_owned()));
-            }
-            Ok(())
-        }
-    }
-}
-
-fn rendered(library: &PromptLibrary, render: &Render) -> Result<String, CommandError> {
-    let refused = CommandError::Refused;
-    let requested = render.language.as_deref().map(|tag| {
-        Language::parse(tag)
-            .ok_or_else(|| refused(format!("`{tag}` is no language tag; give one such as pl or pt-BR")))
-    });
-    let mut variables = Map::new();
-    for pair in &render.variables {
-        let (name, text) =
-            pair.split_once('=').ok_or_else(|| refused(format!("`{pair}` is not NAME=VALUE")))?;
-        variables.insert(name.to_owned(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)));
-    }
-    let wanted = Wanted { requested: requested.transpose()?, accepted: Vec::new(), strict: render.strict };
-    let rendered =
-        library.render(&render.name, &wanted, &variables).map_err(|error| refused(error.to_string()))?;
-    Ok(rendered.text)
-}
-
-/// Writes to standard output. A reader who has heard enough is no error.
-fn print(text: &str) -> Result<(), CommandError> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

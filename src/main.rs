@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Err(error) => Err(format!("the runtime cannot be started: {error}")),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // If even this cannot be written, the exit code says it.
             let _ = writeln!(std::io::stderr(), "{error}");

@@ -44,6 +44,9 @@ pub fn document(prefix: &str) -> String {
     if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
         components.insert("securitySchemes".into(), security_schemes());
     }
+    if let Some(tags) = document.get_mut("tags").and_then(Value::as_array_mut) {
+        tags.sort_by_key(place_of);
+    }
     if let Some(root) = document.as_object_mut() {
         // Calls go to where the page came from.
         root.insert("servers".into(), json!([{"url": "/"}]));
@@ -82,6 +85,15 @@ pub(super) fn policy(page: &str) -> String {
     )
 }
 
+/// The groups of operations in the order in which they are wanted: chat first. Those that are not named follow.
+const GROUPS: [&str; 8] =
+    ["OpenAI", "Facade", "Utilities", "Prompts", "Engines", "Operators", "Own", "Admin"];
+
+fn place_of(tag: &Value) -> usize {
+    let name = tag.get("name").and_then(Value::as_str);
+    GROUPS.iter().position(|group| name == Some(*group)).unwrap_or(GROUPS.len())
+}
+
 /// A wildcard is a parameter for readers of the document.
 fn path_of(path: &str, prefix: &str) -> String {
     let named: Vec<String> = rebased(path, prefix)
@@ -118,7 +130,24 @@ fn with_parameters(path: &str, mut item: Value) -> Value {
             add_parameter(operation, &name, path.starts_with(admin::ROOT));
         }
     }
+    item.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(add_examples);
     item
+}
+
+/// Something that is there on every machine, for parameters of paths that would be empty otherwise.
+fn add_examples(operation: &mut Value) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let is_of_path = parameter.get("in").is_some_and(|place| place == "path");
+        let example = match parameter.get("name").and_then(Value::as_str) {
+            Some("model") => "echo",
+            Some("name") => "chat-conversation-simple",
+            _ => continue,
+        };
+        if is_of_path {
+            parameter.entry("example").or_insert_with(|| example.into());
+        }
+    }
 }
 
 /// How keys are sent.
@@ -232,6 +261,34 @@ mod tests {
             operation["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
         assert_eq!(names, ["provider", "path"]);
         assert!(document["paths"]["/v1/models/{id}"]["get"]["parameters"][0]["required"].as_bool().unwrap());
+    }
+
+    #[test]
+    fn chat_comes_first_and_nothing_that_is_needed_is_empty() {
+        let document: Value = serde_json::from_str(&document("/api")).unwrap();
+        let tags = document["tags"].as_array().unwrap();
+        let names: Vec<&str> = tags.iter().filter_map(|tag| tag["name"].as_str()).collect();
+        assert_eq!(names, GROUPS);
+        for (path, example) in [
+            ("/api/prompts/{name}", "chat-conversation-simple"),
+            ("/api/passthrough/{provider}/{path}", "echo"),
+            ("/v1/models/{id}", "echo"),
+            ("/api/engines/{model}/log", "echo"),
+        ] {
+            let parameter = &document["paths"][path]["get"]["parameters"][0];
+            assert_eq!(parameter["example"], example, "{path}");
+        }
+    }
+
+    #[test]
+    fn raw_answers_have_types_that_generators_of_clients_know() {
+        let document: Value = serde_json::from_str(&document("/api")).unwrap();
+        for (path, method) in [("/api/passthrough", "post"), ("/api/passthrough/{provider}/{path}", "get")] {
+            let content = &document["paths"][path][method]["responses"]["200"]["content"];
+            let types: Vec<&String> = content.as_object().unwrap().keys().collect();
+            assert_eq!(types, ["application/json", "application/octet-stream"], "{path}");
+        }
+        assert!(!document.to_string().contains("*/*"));
     }
 
     #[test]

@@ -26,10 +26,29 @@ pub(super) fn read<T: DeserializeOwned + Validate>(body: &[u8]) -> Result<T, Api
     Ok(value)
 }
 
-/// The names of members that are not among the `known` ones.
-pub(super) fn unknown_members(body: &RawObject, known: &[&[&str]]) -> Vec<String> {
-    let is_known = |name: &str| known.iter().any(|names| names.contains(&name));
-    body.names().filter(|name| !is_known(name)).map(|name| shortened(name).into_owned()).collect()
+/// Members that the systems before this one took everywhere, and that do nothing here.
+pub(super) const OF_OLDER_CLIENTS: &[&str] = &["mask_payload", "masker_pipeline"];
+
+/// The members that are read here do not include some that clients may send all the same: those of other endpoints of the
+/// same kind, and those of older systems. These are named, to be told to the caller.
+///
+/// # Errors
+/// A member is none of all these.
+pub(super) fn only_known(
+    body: &RawObject,
+    known: &[&[&str]],
+    elsewhere: &[&[&str]],
+) -> Result<Vec<String>, ApiError> {
+    let mut ignored = Vec::new();
+    for name in body.names().filter(|name| !known.iter().any(|names| names.contains(name))) {
+        if !elsewhere.iter().any(|names| names.contains(&name)) {
+            let cure = did_you_mean(name, known.iter().flat_map(|names| names.iter().copied()));
+            let name = shortened(name);
+            return Err(ApiError::invalid(&name, format!("`{name}` is not known here; {cure}")));
+        }
+        ignored.push(name.to_owned());
+    }
+    Ok(ignored)
 }
 
 /// A body as an object, for its members' names.
@@ -174,8 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn unknown_members_are_found() {
-        let body = object(r#"{"a":1,"b":2,"c":3}"#.into()).unwrap();
-        assert_eq!(unknown_members(&body, &[&["a"], &["c"]]), ["b"]);
+    fn unknown_members_are_refused_and_those_of_others_named() {
+        let ignored = |text: &'static str| {
+            let known: &[&[&str]] = &[&["language"], &["prompt"]];
+            let elsewhere: &[&[&str]] = &[&["top_k"], OF_OLDER_CLIENTS];
+            only_known(&object(text.into()).unwrap(), known, elsewhere).map_err(|error| told(&error))
+        };
+        assert_eq!(ignored(r#"{"prompt":1,"top_k":2,"mask_payload":3}"#).unwrap(), ["top_k", "mask_payload"]);
+        for (text, param, message) in [
+            (r#"{"prompt_name":1}"#, "prompt_name", "did you mean `prompt`?"),
+            (r#"{"prompt":1,"langauge":2}"#, "langauge", "did you mean `language`?"),
+            (r#"{"zzz":2}"#, "zzz", "known here are language, prompt"),
+        ] {
+            let (of, code, told) = ignored(text).unwrap_err();
+            assert_eq!((of, code), (json!(param), json!("invalid_value")), "{text}");
+            assert!(told.ends_with(message), "{told}");
+        }
     }
 }

@@ -157,7 +157,8 @@ fn managed(context: &Context, deployment: &Arc<Deployment>) -> Option<Managed> {
 
 /// What callers are told of the state of a route: of the deployment that is asked first.
 pub(super) fn state_of(context: &Context, route: &Route) -> (&'static str, Option<Vec<u64>>) {
-    match first_managed(context, route) {
+    // That of all deployments has no engine of its own.
+    match first_managed(context, route).filter(|_| !route.is_auto()) {
         Some(managed) => (managed.state(), Some(managed.deployment.variants.clone())),
         None => ("available", None),
     }

@@ -68,6 +68,7 @@ pub use docs::document;
 pub use error::ApiError;
 pub use schema::key_as_json;
 pub use serve::{Listeners, Workers, check_serving, serve};
+pub use usage::{UsageQuestion, usage_as_json};
 
 /// The groups of operations in the document.
 #[derive(Tags)]

@@ -15,10 +15,10 @@ use super::record_of;
 use super::reply::{self, GeneratedResponse, StreamForm, Waiting, WholeForm};
 use super::schema::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
-    EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
+    EmbeddingsRequestBody, ModelCardBody, ModelList, ModelSupports, TextCompletion,
 };
 use super::{Tag, engines};
-use crate::gateway::{GatewayError, Opening, may_use};
+use crate::gateway::{GatewayError, Opening};
 use crate::llm::{ChatRequest, RawObject, RequestKind};
 use crate::router::Route;
 use crate::wire::{Invalid, openai};
@@ -117,7 +117,7 @@ impl OpenAiApi {
         let state = self.context.gateway.state();
         let record = record_of(request);
         let caller = record.caller();
-        let data = state.shown(caller).map(|route| self.card(route)).collect();
+        let data = state.listed(caller).iter().map(|route| self.card(route)).collect();
         Ok(Json(ModelList { object: "list".to_owned(), data }))
     }
 
@@ -137,9 +137,7 @@ impl OpenAiApi {
         let record = record_of(request);
         let caller = record.caller();
         let route = state.route(&id, caller)?;
-        if !may_use(caller, &route) {
-            return Err(GatewayError::NotAllowed(id).into());
-        }
+        let route = state.as_allowed(route, caller).ok_or_else(|| GatewayError::NotAllowed(id.clone()))?;
         if !state.is_served(&route, caller) {
             return Err(GatewayError::Nobody(id).into());
         }
@@ -165,7 +163,9 @@ impl OpenAiApi {
                 .first()
                 .map(|deployment| deployment.provider_name.to_string())
                 .unwrap_or_default(),
-            context_length: route.deployments.iter().filter_map(|deployment| deployment.context_tokens).max(),
+            context_length: route.context_tokens(),
+            max_output_tokens: route.max_output_tokens(),
+            supports: ModelSupports::of(route),
             state: variants.is_some().then(|| state.to_owned()),
             variants,
         }

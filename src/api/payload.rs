@@ -241,7 +241,7 @@ impl<T: Type> ApiResponse for EmbeddingsResponse<T> {
 
 /// An answer that is what it is, and what the document says of its kind.
 macro_rules! answer_of_kind {
-    ($(#[$doc:meta])* $name:ident, $content_type:literal, $schema:expr) => {
+    ($(#[$doc:meta])* $name:ident, $($content_type:literal: $schema:expr),+) => {
         $(#[$doc])*
         pub(super) struct $name(Response);
 
@@ -259,8 +259,11 @@ macro_rules! answer_of_kind {
 
         impl ApiResponse for $name {
             fn meta() -> registry::MetaResponses {
-                let schema = MetaSchemaRef::Inline(Box::new($schema));
-                answered(vec![MetaMediaType { content_type: $content_type, schema }])
+                let of = |content_type, schema| MetaMediaType {
+                    content_type,
+                    schema: MetaSchemaRef::Inline(Box::new(schema)),
+                };
+                answered(vec![$(of($content_type, $schema)),+])
             }
 
             fn register(_: &mut Registry) {}
@@ -271,14 +274,13 @@ macro_rules! answer_of_kind {
 answer_of_kind!(
     /// An answer of any kind, as it came from a provider.
     RawAnswer,
-    "*/*",
-    MetaSchema::new_with_format("string", "binary")
+    "application/json": MetaSchema::ANY,
+    "application/octet-stream": MetaSchema::new_with_format("string", "binary")
 );
 answer_of_kind!(
     /// A text.
     TextAnswer,
-    "text/plain",
-    MetaSchema::new("string")
+    "text/plain": MetaSchema::new("string")
 );
 
 fn answered(content: Vec<MetaMediaType>) -> registry::MetaResponses {

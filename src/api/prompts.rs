@@ -22,6 +22,9 @@ use super::schema::{
 };
 use crate::prompts::{Language, PromptSummary, Rendered, Translation, Wanted, accepted_languages};
 
+/// The members of a preview.
+const RENDER: &[&str] = &["language", "strict_language", "variables"];
+
 /// The prompt library.
 pub(super) struct PromptsApi {
     pub(super) context: Arc<Context>,
@@ -89,6 +92,7 @@ impl PromptsApi {
         body: JsonBody<RenderBody>,
     ) -> Result<Json<RenderedBody>, ApiError> {
         let object = dto::object(body.bytes)?;
+        dto::only_known(&object, &[RENDER], &[])?;
         let body: RenderBody = dto::read(object.text())?;
         let wanted = wanted(body.language.as_deref(), body.strict_language, request)?;
         let rendered = self.context.gateway.state().prompts.render(&name.0, &wanted, &body.variables.0)?;

@@ -73,8 +73,8 @@ impl FacadeApi {
         body: JsonBody<Conversation>,
     ) -> Result<GeneratedResponse<ConversationAnswer, ChatChunk>, ApiError> {
         let object = dto::object(body.bytes)?;
+        let ignored = dto::only_known(&object, &[CONVERSATION], &[GENERATION, dto::OF_OLDER_CLIENTS])?;
         let conversation: Conversation = dto::read(object.text())?;
-        let ignored = dto::unknown_members(&object, &[CONVERSATION]);
         let conversation = spoken(conversation, OwnPrompt::default(), request)?;
         Ok(converse(&self.context, request, conversation, ignored, WholeForm::Own(conversation_answer))
             .await?
@@ -95,8 +95,7 @@ impl FacadeApi {
         body: JsonBody<ExtendedConversation>,
     ) -> Result<GeneratedResponse<ConversationAnswer, ChatChunk>, ApiError> {
         let object = dto::object(body.bytes)?;
-        let ignored = dto::unknown_members(&object, &[CONVERSATION, GENERATION]);
-        let conversation = extended(&object, request)?;
+        let (conversation, ignored) = extended(&object, request)?;
         Ok(converse(&self.context, request, conversation, ignored, WholeForm::Own(conversation_answer))
             .await?
             .into())
@@ -111,8 +110,8 @@ impl FacadeApi {
         let library: Vec<String> = state.prompts.languages().iter().map(ToString::to_string).collect();
         let record = record_of(request);
         let caller = record.caller();
-        let shown = state.shown(caller);
-        let models = shown.map(|route| tag(&self.context, route, &library)).collect();
+        let listed = state.listed(caller);
+        let models = listed.iter().map(|route| tag(&self.context, route, &library)).collect();
         Ok(Json(TagList { models }))
     }
 
@@ -186,14 +185,18 @@ fn facade_chat(mut chat: ChatRequest) -> Result<ChatRequest, ApiError> {
     Ok(chat)
 }
 
-/// A conversation with options, as the gateway takes it.
-pub(super) fn extended(object: &RawObject, request: &Request) -> Result<gateway::Conversation, ApiError> {
+/// A conversation with options, as the gateway takes it, and the members that do nothing.
+pub(super) fn extended(
+    object: &RawObject,
+    request: &Request,
+) -> Result<(gateway::Conversation, Vec<String>), ApiError> {
+    let ignored = dto::only_known(object, &[CONVERSATION, GENERATION], &[dto::OF_OLDER_CLIENTS])?;
     let conversation: Conversation = dto::read(object.text())?;
     let own: OwnPrompt = dto::read(object.text())?;
     let generation: GenerationOptions = dto::read(object.text())?;
     let mut conversation = spoken(conversation, own, request)?;
     set_options(&mut conversation.options, generation);
-    Ok(conversation)
+    Ok((conversation, ignored))
 }
 
 /// A conversation as the gateway takes it.
@@ -331,7 +334,7 @@ fn tag(context: &Context, route: &Route, library: &[String]) -> super::schema::T
         provider: providers.first().cloned().unwrap_or_default(),
         providers,
         aliases: route.aliases.clone(),
-        context: route.deployments.iter().filter_map(|deployment| deployment.context_tokens).max(),
+        context: route.context_tokens(),
         languages: if languages.is_empty() { library.to_vec() } else { languages },
         state: state.to_owned(),
         variants,

@@ -56,7 +56,7 @@ impl RoutesApi {
         let object = dto::object(body.bytes.clone())?;
         let gateway = &self.context.gateway;
         let way = if object.get("user_last_statement").is_some() {
-            let conversation = rest::extended(&object, request)?;
+            let (conversation, _) = rest::extended(&object, request)?;
             gateway.way_of_conversation(conversation, &record)?
         } else {
             let chat = openai::chat_request(body.bytes, true)?;

@@ -23,7 +23,7 @@ pub(super) use accounts::{
 pub(super) use admin::{ChangeBody, ReloadBody, ServedBy, SwitchBody, SwitchedModel, SwitchedModelList};
 pub(super) use chat::{
     ChatChunk, ChatCompletion, ChatRequestBody, CompletionRequestBody, EmbeddingsAnswer,
-    EmbeddingsRequestBody, ModelCardBody, ModelList, TextCompletion,
+    EmbeddingsRequestBody, ModelCardBody, ModelList, ModelSupports, TextCompletion,
 };
 pub(super) use engines::{EngineBody, EngineList, EngineModelBody, EngineStep, EngineVariantBody};
 pub(super) use facade::{

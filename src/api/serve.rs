@@ -5,6 +5,7 @@
 //! it ends with it, the upstream request included.
 
 mod aside;
+mod expiry;
 mod listen;
 pub(super) mod tls;
 mod workers;
@@ -107,8 +108,12 @@ pub async fn serve<E: Endpoint<Output = Response> + 'static>(
 ///
 /// # Errors
 /// The certificate or its key cannot be used.
-pub fn check_serving(settings: &Serving) -> Result<(), crate::config::Fault> {
-    settings.tls.as_ref().map(tls::server).transpose().map(drop)
+pub fn check_serving(settings: &Serving) -> Result<Option<i64>, crate::config::Fault> {
+    let Some(files) = &settings.tls else { return Ok(None) };
+    tls::server(files)?;
+    let ends =
+        tls::certificates(files)?.iter().filter_map(|certificate| expiry::expires_ms(certificate)).min();
+    Ok(ends)
 }
 
 struct Server<E> {

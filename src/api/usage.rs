@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::payload::{json_response, text_response};
 use super::schema::{UsageBody, UsageRowBody};
 use crate::accounts::Accounts;
-use crate::callers::{Key, Zone, moment_as_text};
+use crate::callers::{Key, Zone, moment_as_text, now_ms};
 use crate::lint::did_you_mean;
 use crate::store::{By, UsageQuery, UsageRow};
 
@@ -122,6 +122,15 @@ impl Question {
     /// # Errors
     /// The store does not tell.
     pub(super) async fn answer(self, accounts: &Accounts) -> Result<Response, ApiError> {
+        let is_table = self.is_table;
+        let Told { columns, rows, body } = self.told(accounts).await?;
+        if is_table {
+            return Ok(table_response(table(&columns, &rows), body.truncated));
+        }
+        Ok(json_response(in_json(&columns, &rows, &body).to_string().into()))
+    }
+
+    async fn told(self, accounts: &Accounts) -> Result<Told, ApiError> {
         let mut rows = accounts.usage(&self.query).await?;
         let truncated = rows.len() > MOST_ROWS;
         rows.truncate(MOST_ROWS);
@@ -130,10 +139,6 @@ impl Question {
         if self.query.by.contains(&By::Key) {
             name_keys(&mut rows, accounts.list(None).await?);
         }
-        let columns = columns(&groups);
-        if self.is_table {
-            return Ok(table_response(table(&columns, &rows), truncated));
-        }
         let body = UsageBody {
             from: moment_as_text(self.query.from_ms),
             to: moment_as_text(self.query.to_ms),
@@ -141,12 +146,57 @@ impl Question {
             rows: Vec::new(),
             truncated,
         };
-        // Groups that were not asked for are left out, which the type of a row cannot say.
-        let mut body = object_of(&body);
-        let rows = rows.iter().map(|row| Value::Object(named(&columns, row))).collect();
-        body.insert("rows".to_owned(), Value::Array(rows));
-        Ok(json_response(Value::Object(body).to_string().into()))
+        Ok(Told { columns: columns(&groups), rows, body })
     }
+}
+
+/// What was used, before it is put into a form.
+struct Told {
+    columns: Vec<&'static str>,
+    rows: Vec<UsageRowBody>,
+    body: UsageBody,
+}
+
+fn in_json(columns: &[&str], rows: &[UsageRowBody], body: &UsageBody) -> Value {
+    // Groups that were not asked for are left out, which the type of a row cannot say.
+    let mut body = object_of(body);
+    let rows = rows.iter().map(|row| Value::Object(named(columns, row))).collect();
+    body.insert("rows".to_owned(), Value::Array(rows));
+    Value::Object(body)
+}
+
+/// A question of somebody at this machine: the parameters of `GET /admin/usage`.
+#[derive(Debug, Default)]
+pub struct UsageQuestion {
+    /// From then on: a time, or a date.
+    pub from: Option<String>,
+    /// Until before then, or to the end of that date.
+    pub to: Option<String>,
+    /// A comma list of groups.
+    pub group_by: Option<String>,
+    /// Of this key alone.
+    pub key: Option<String>,
+    /// Of this owner alone.
+    pub owner: Option<String>,
+    /// Of this model alone.
+    pub model: Option<String>,
+}
+
+/// The answer to `GET /admin/usage`, without asking a service.
+///
+/// # Errors
+/// The question makes no sense, or the store does not tell.
+pub async fn usage_as_json(asked: UsageQuestion, zone: &Zone, accounts: &Accounts) -> Result<Value, String> {
+    let UsageQuestion { from, to, group_by, key, owner, model } = asked;
+    let told = async {
+        let mut question = Asked { from, to, group_by, format: None }.read(zone, now_ms())?;
+        (question.query.key, question.query.owner, question.query.model) = (key, owner, model);
+        question.told(accounts).await
+    };
+    let told = told.await.map_err(|error: ApiError| {
+        error.body(false)["error"]["message"].as_str().unwrap_or_default().to_owned()
+    })?;
+    Ok(in_json(&told.columns, &told.rows, &told.body))
 }
 
 fn object_of(body: &impl serde::Serialize) -> Map<String, Value> {

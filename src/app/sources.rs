@@ -421,7 +421,7 @@ impl Loaded {
     }
 
     /// The providers, and how many models each was found to have.
-    pub(super) fn served(&self) -> &[Served] {
+    pub fn served(&self) -> &[Served] {
         &self.served
     }
 

@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use clap::Subcommand;
 use futures_util::StreamExt;
 use futures_util::stream;
+use serde_json::{Value, json};
 
+use super::output::print_json;
 use super::{CommandError, print};
 use crate::app::Sources;
 use crate::config::{Environment, Fault, LeaderboardSource, Settings};
@@ -22,6 +24,9 @@ pub(super) enum Command {
     Show {
         /// A provider's name of a model.
         name: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -53,8 +58,10 @@ pub(super) async fn run(
             };
             update(&fetcher, asked, &board, leaderboard::file_of(&config)).await
         }
-        Command::Show { name: None } => print(&overview(&board)),
-        Command::Show { name: Some(name) } => print(&standing(&board, &name)),
+        Command::Show { name: None, json: false } => print(&overview(&board)),
+        Command::Show { name: Some(name), json: false } => print(&standing(&board, &name)),
+        Command::Show { name: None, json: true } => print_json(&overview_as_json(&board)),
+        Command::Show { name: Some(name), json: true } => print_json(&standing_as_json(&board, &name)),
     }
 }
 
@@ -142,6 +149,36 @@ fn overview(board: &Leaderboard) -> String {
         lines.extend(notes.iter().cloned());
     }
     lines.join("\n")
+}
+
+fn overview_as_json(board: &Leaderboard) -> Value {
+    let source = |source: &Source| {
+        json!({
+            "name": source.name,
+            "models": board.figures().rows_of(&source.name).count(),
+            "date": source.date,
+            "licence": source.licence,
+            "url": source.url,
+        })
+    };
+    json!({
+        "date": board.figures().date,
+        "models": board.figures().models.len(),
+        "file": board.file().map(|file| file.display().to_string()),
+        "sources": board.figures().sources.iter().map(source).collect::<Vec<_>>(),
+    })
+}
+
+fn standing_as_json(board: &Leaderboard, name: &str) -> Value {
+    let standing = board.standing(name);
+    let places = standing.iter().flat_map(|standing| &standing.places).map(|place| {
+        json!({"source": place.source, "share": place.share, "row": place.row, "figure": place.figure})
+    });
+    json!({
+        "model": name,
+        "share": standing.as_ref().map(|standing| standing.share),
+        "places": places.collect::<Vec<_>>(),
+    })
 }
 
 fn standing(board: &Leaderboard, name: &str) -> String {

@@ -8,21 +8,27 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
+use serde_json::{Value, json};
 
+use super::output::print_json;
 use super::{CommandError, line, print};
 use crate::accounts::{Accounts, Actor, SwitchEdit};
 use crate::app::Sources;
 use crate::callers::{KeyRing, moment_as_text};
 use crate::config::{Environment, Settings};
 use crate::llm::is_invisible;
-use crate::router::RoutingTable;
+use crate::router::{Deployment, Route, RoutingTable};
 use crate::store::{self, ModelSwitch, StoreError};
 use crate::telemetry::{Metrics, Progress};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the models with their providers, and tell which are off (what happens without a command, too).
-    List,
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Switch a model off: no caller finds or reaches it.
     Disable(Switch),
     /// Switch a model on.
@@ -52,7 +58,7 @@ pub(super) async fn run(
     let (switch, disabled) = match command {
         Command::Disable(switch) => (switch, true),
         Command::Enable(switch) => (switch, false),
-        Command::List => return list(loaded.routes(), url.expose_secret()).await,
+        Command::List { json } => return list(loaded.routes(), url.expose_secret(), json).await,
     };
     let model = match known(loaded.routes(), url.expose_secret(), &switch.name).await? {
         Some(model) => model,
@@ -94,7 +100,7 @@ fn refused(error: &StoreError, url: &str) -> CommandError {
     CommandError::Refused(format!("{error}{}", store::file_in_words(url)))
 }
 
-async fn list(routes: &RoutingTable, url: &str) -> Result<(), CommandError> {
+async fn list(routes: &RoutingTable, url: &str, in_json: bool) -> Result<(), CommandError> {
     let mut switches = match switches(url).await {
         Ok(switches) => switches,
         Err(error) => {
@@ -103,6 +109,9 @@ async fn list(routes: &RoutingTable, url: &str) -> Result<(), CommandError> {
         }
     };
     switches.retain(|_, switch| switch.disabled);
+    if in_json {
+        return print_json(&as_json(routes, &switches));
+    }
     let mut lines: Vec<String> = Vec::new();
     for route in routes.routes() {
         let off = switches.remove(&*route.model);
@@ -132,6 +141,25 @@ async fn switches(url: &str) -> Result<BTreeMap<String, ModelSwitch>, StoreError
     }
     let switches = store::open(url).await?.models().await?;
     Ok(switches.into_iter().map(|switch| (switch.model.clone(), switch)).collect())
+}
+
+fn as_json(routes: &RoutingTable, off: &BTreeMap<String, ModelSwitch>) -> Value {
+    let deployment = |deployment: &Arc<Deployment>| json!({"id": deployment.id, "context_tokens": deployment.context_tokens});
+    let model = |route: &Arc<Route>| {
+        let switch = off.get(&*route.model);
+        json!({
+            "model": route.model,
+            "aliases": route.aliases,
+            "strategy": route.strategy().name(),
+            "deployments": route.candidates(None, None).into_iter().map(deployment).collect::<Vec<_>>(),
+            "left_out": route.left_out.iter().map(deployment).collect::<Vec<_>>(),
+            "fallbacks": route.fallbacks,
+            "context_fallbacks": route.context_fallbacks,
+            "disabled": switch.is_some(),
+            "note": switch.and_then(|switch| switch.note.clone()),
+        })
+    };
+    json!({"models": routes.routes().iter().map(model).collect::<Vec<_>>()})
 }
 
 fn told(switch: &ModelSwitch) -> String {

@@ -13,6 +13,7 @@ mod headers;
 mod judged;
 mod leaderboard;
 mod lua;
+mod members;
 mod older;
 mod policies;
 mod probes;
@@ -409,6 +410,11 @@ impl Reader<'_> {
         for (problem, cure) in checks::of_members(&raw) {
             self.fault(&place, &problem, &cure);
         }
+        for (key, settings) in [("defaults", &raw.defaults), ("overrides", &raw.overrides)] {
+            for (at, meant) in members::slips(key, settings) {
+                self.warn(&place, &format!("`{at}` goes to the provider as it is; did you mean `{meant}`?"));
+            }
+        }
         let missing = expansion.missing.len();
         let upstream = raw.upstream.map_or_else(|| public.clone(), |text| expansion.expand(&text));
         let is_said = upstream != public && expansion.missing.len() == missing;
@@ -483,6 +489,7 @@ fn abilities(raw: &RawSupports) -> Abilities {
         tools: raw.tools,
         response_format: raw.response_format,
         images: raw.images,
+        reasoning: raw.reasoning,
         output_tokens: raw.max_output,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::dotenv::{self, Variables};
-use super::{ConfigError, Fault, secret_files};
+use super::{ConfigError, Fault, command_line, secret_files};
 
 /// All variables, read once at the start.
 #[derive(Clone, Default)]
@@ -37,11 +37,13 @@ impl Environment {
     /// The same, with what is wrong with the files: of `.env` the variables up to that place are read.
     pub fn judge(folder: &Path) -> (Self, Vec<Fault>) {
         let mut variables = BTreeMap::new();
-        let file = folder.join(".env");
-        let read = if file.is_file() { read(&file, &mut variables) } else { Ok(()) };
+        let named = command_line::env_file();
+        let file = named.map_or_else(|| folder.join(".env"), Path::to_owned);
+        let read = if named.is_some() || file.is_file() { read(&file, &mut variables) } else { Ok(()) };
         let own = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         variables.extend(own);
+        variables.extend(command_line::settings());
         let (secret_files, mut faults) = secret_files::resolve(&mut variables);
         faults.extend(read.err());
         (Self { variables, secret_files }, faults)

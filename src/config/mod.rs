@@ -5,6 +5,7 @@
 
 mod adjustment;
 mod catalog;
+mod command_line;
 mod dotenv;
 mod engine;
 mod environment;
@@ -17,6 +18,7 @@ mod network;
 mod operators;
 mod parse;
 mod probe;
+mod reference;
 mod replicas;
 mod routing;
 mod secret_files;
@@ -28,6 +30,7 @@ pub use catalog::{
     Catalog, Imported, Judged, LUA_LIMITS, ModelConfig, ModelPolicy, ModelSource, ProviderConfig, RUN_LUA,
     is_kept_header, running_lua,
 };
+pub use command_line::CommandLine;
 pub use engine::{
     EngineAddress, EngineEnvironment, EngineModel, EngineSettings, EngineTimeouts, EngineVariant,
     Tokenization,
@@ -41,6 +44,7 @@ pub use leaderboard::{LeaderboardConfig, LeaderboardFormat, LeaderboardSource};
 pub use network::Network;
 pub use operators::{AdminKey, UNNAMED_ADMIN};
 pub use probe::ProbeConfig;
+pub use reference::settings_in_words;
 pub use replicas::{OnRedisAway, RedisSettings};
 pub use routing::{AUTO, Routing, ScoreScalars, Strategy, never_meant, unfit_name};
 pub use settings::{

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::callers::Zone;
 
-const PREFIX: &str = "LLM_PROXY_API_";
+pub(super) const PREFIX: &str = "LLM_PROXY_API_";
 
 /// Everything that the environment says.
 #[derive(Clone, Debug)]
@@ -201,7 +201,7 @@ macro_rules! variables {
         }
 
         /// Every variable there is, in lower case, for the warning about an unknown one.
-        const KNOWN: &[&str] = &[$(stringify!($name)),+];
+        pub(super) const KNOWN: &[&str] = &[$(stringify!($name)),+];
     };
 }
 
@@ -445,8 +445,21 @@ impl Raw {
             });
             Some(format!("{PREFIX}{name} is not a known variable{hint}"))
         });
-        unknown.collect()
+        unknown.chain(environment.iter().filter_map(|(name, _)| nearly_ours(name))).collect()
     }
+}
+
+/// A variable whose prefix is not quite ours, and whose name is that of a setting: it is not read.
+fn nearly_ours(name: &str) -> Option<String> {
+    let upper = name.to_ascii_uppercase();
+    let is_near =
+        !name.starts_with(PREFIX) && (upper.starts_with("LLM_PROXY") || upper.starts_with("LLMPROXY"));
+    let ends_in = |known: &&&str| {
+        let known = known.to_ascii_uppercase();
+        upper.strip_suffix(&known).is_some_and(|before| before.ends_with('_') || before.ends_with("API"))
+    };
+    let known = KNOWN.iter().filter(ends_in).max_by_key(|known| known.len()).filter(|_| is_near)?;
+    Some(format!("{name} is not read; did you mean {PREFIX}{}?", known.to_ascii_uppercase()))
 }
 
 impl ListenAddress {
@@ -580,6 +593,15 @@ mod tests {
             settings.warnings,
             ["LLM_PROXY_API_LISTN is not a known variable; did you mean LLM_PROXY_API_LISTEN?"]
         );
+        for (name, meant) in [
+            ("LLM_PROXY_LISTEN", "LISTEN"),
+            ("llm_proxy_api_listen", "LISTEN"),
+            ("LLMPROXY_API_TLS_KEY", "TLS_KEY"),
+            ("LLM_PROXY_FIRST_TOKEN_TIMEOUT", "FIRST_TOKEN_TIMEOUT"),
+        ] {
+            let told = self::settings([(name, "x"), ("LLM_PROXY_HOME", "y")]).unwrap().warnings;
+            assert_eq!(told, [format!("{name} is not read; did you mean LLM_PROXY_API_{meant}?")]);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::GatewayError;
 use super::admission::may_use;
 use super::chain::Chain;
 use crate::callers::{Caller, Rules};
+use crate::config::AUTO;
 use crate::prompts::PromptLibrary;
 use crate::router::{Deployment, Fallback, Route, RoutingTable};
 
@@ -42,6 +43,13 @@ impl State {
             .routes()
             .iter()
             .filter(move |route| may_use(caller, route) && self.is_served(route, caller))
+    }
+
+    /// The same, for lists: behind them stands the model of all deployments, if the caller may use any of these.
+    pub fn listed(&self, caller: Option<&Caller>) -> Vec<Arc<Route>> {
+        let of_all = self.routes.route(AUTO).and_then(|route| self.as_allowed(route.clone(), caller));
+        let of_all = of_all.filter(|route| !route.deployments.is_empty());
+        self.shown(caller).cloned().chain(of_all).collect()
     }
 
     /// Whether a caller can have an answer from anybody for this model.
@@ -152,7 +160,7 @@ impl State {
 
     /// A route as far as its caller may use it. Of that of all deployments only those are left whose models the caller may
     /// use, and which have no limits of their own: these hold for requests by their models' names.
-    pub(super) fn as_allowed(&self, route: Arc<Route>, caller: Option<&Caller>) -> Option<Arc<Route>> {
+    pub fn as_allowed(&self, route: Arc<Route>, caller: Option<&Caller>) -> Option<Arc<Route>> {
         if !route.is_auto() {
             return may_use(caller, &route).then_some(route);
         }

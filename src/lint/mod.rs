@@ -35,6 +35,17 @@ pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
+/// The one of `known` from which `name` differs by a slip of the finger or two. Stricter than [`nearest`]: for names that
+/// may as well be right.
+pub fn misspelt<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    if name.len() > LONGEST_NAME {
+        return None;
+    }
+    let slips = if name.len() < 6 { 1 } else { 2 };
+    let distances = known.into_iter().map(|known| (strsim::osa_distance(name, known), known));
+    distances.filter(|(distance, _)| (1..=slips).contains(distance)).min().map(|(_, known)| known)
+}
+
 /// Whether a text has the form of a language tag (BCP-47), such as `pl`, `pt-BR` or `zh_Hant`.
 pub fn is_language_tag(tag: &str) -> bool {
     let subtags: Vec<&str> = tag.trim().split(['-', '_']).collect();
@@ -65,6 +76,23 @@ mod tests {
         }
         for tag in ["", "e", "e n", "en_US.UTF-8", "12", "en-", "en--US", "abcdefghi"] {
             assert!(!is_language_tag(tag), "{tag}");
+        }
+    }
+
+    #[test]
+    fn only_slips_of_the_finger_are_misspelt() {
+        let known = ["temperature", "max_tokens", "top_k", "top_p", "seed"];
+        for (name, meant) in [
+            ("temprature", Some("temperature")),
+            ("max_token", Some("max_tokens")),
+            ("topk", Some("top_k")),
+            ("sede", Some("seed")),
+            ("guided_json", None),
+            ("seed", None),
+            ("min_tokens", Some("max_tokens")),
+            ("speed_up", None),
+        ] {
+            assert_eq!(misspelt(name, known), meant, "{name}");
         }
     }
 

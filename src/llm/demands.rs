@@ -29,6 +29,8 @@ pub struct Abilities {
     pub response_format: Option<bool>,
     /// Whether it looks at images.
     pub images: Option<bool>,
+    /// Whether it reasons before it answers. Nothing that is asked for depends on it.
+    pub reasoning: Option<bool>,
     /// The most tokens of an answer.
     pub output_tokens: Option<u64>,
 }
@@ -66,6 +68,7 @@ impl Abilities {
             tools: self.tools.or(others.tools),
             response_format: self.response_format.or(others.response_format),
             images: self.images.or(others.images),
+            reasoning: self.reasoning.or(others.reasoning),
             output_tokens: self.output_tokens.or(others.output_tokens),
         }
     }

@@ -110,6 +110,7 @@ fn by_parameters(model: &Map<String, Value>) -> Abilities {
         tools: takes(&["tools"]),
         response_format: takes(&["response_format", "structured_outputs"]),
         images: reads(&["image"]),
+        reasoning: takes(&["reasoning", "include_reasoning", "reasoning_effort"]),
         output_tokens: None,
     }
 }
@@ -120,7 +121,12 @@ fn by_capabilities(model: &Map<String, Value>) -> Abilities {
         Value::Object(each) => each.get(name)?.as_bool(),
         _ => None,
     };
-    Abilities { tools: can("function_calling"), images: can("vision"), ..Abilities::default() }
+    Abilities {
+        tools: can("function_calling"),
+        images: can("vision"),
+        reasoning: can("reasoning"),
+        ..Abilities::default()
+    }
 }
 
 fn holds(list: &Value, names: &[&str]) -> bool {
@@ -139,7 +145,13 @@ mod tests {
         let (yes, no) = (Some(true), Some(false));
         let by_parameters = json!({"supported_parameters": ["tools", "seed"],
             "architecture": {"input_modalities": ["text"]}, "top_provider": {"max_completion_tokens": 8192}});
-        let expected = Abilities { tools: yes, response_format: no, images: no, output_tokens: Some(8192) };
+        let expected = Abilities {
+            tools: yes,
+            response_format: no,
+            images: no,
+            reasoning: no,
+            output_tokens: Some(8192),
+        };
         assert_eq!(read(by_parameters), expected);
         let by_capabilities = json!({"capabilities": {"function_calling": false, "vision": true}});
         assert_eq!(read(by_capabilities), Abilities { tools: no, images: yes, ..Abilities::default() });

@@ -19,6 +19,8 @@ pub use book::{HealthBook, Replicas, Rest};
 
 /// The first rest; each further failure doubles it.
 const FIRST_REST: Duration = Duration::from_secs(2);
+/// Where no cooldown may be this long, nothing cools down.
+const LEAST_COOLDOWN: Duration = Duration::from_millis(1);
 /// So many refusals in a row are no longer those of single requests.
 const MOST_REFUSALS: u32 = 3;
 /// Others ask again so long after a probe has begun.
@@ -232,6 +234,10 @@ impl Health {
     /// It failed, and rests: longer with each failure, at least as long as it asks for, and never longer than `most`.
     /// A rest that ends later already stays as it is. Whether a rest begins.
     pub fn failed(&self, failure: &Failure, now: Instant) -> bool {
+        if failure.most < LEAST_COOLDOWN {
+            self.note_failure(failure.kind.word());
+            return false;
+        }
         let (until, is_will, begins) = {
             let mut state = self.state();
             let begins = state.rests_until.is_none_or(|until| until <= now);

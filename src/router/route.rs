@@ -101,6 +101,16 @@ impl Route {
         self.deployments.iter().chain(&self.left_out)
     }
 
+    /// The largest context of its deployments, as far as that is known.
+    pub fn context_tokens(&self) -> Option<u64> {
+        self.deployments.iter().filter_map(|deployment| deployment.context_tokens).max()
+    }
+
+    /// The most tokens that an answer of its deployments may have, as far as that is known.
+    pub fn max_output_tokens(&self) -> Option<u64> {
+        self.deployments.iter().filter_map(|deployment| deployment.abilities.output_tokens).max()
+    }
+
     /// Whether it is that of all deployments.
     pub fn is_auto(&self) -> bool {
         *self.model == *AUTO

@@ -178,7 +178,7 @@ impl Link {
         sign
     }
 
-    async fn connect(&self) -> Result<(MultiplexedConnection, PubSubStream), String> {
+    pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, PubSubStream), String> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(ANSWER));

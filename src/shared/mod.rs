@@ -83,6 +83,15 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Asks Redis for a sign of life, for a second at most.
+///
+/// # Errors
+/// Why it cannot be used, as the end of a sentence that begins with its name.
+pub async fn look(url: &SecretString, away: OnRedisAway, replication: Replication) -> Result<(), String> {
+    let link = Link::new(url, away, replication).map_err(|fault| fault.problem)?;
+    link.connect().await.map(drop)
+}
+
 impl Shared {
     /// Asks Redis once, for a second at most. Whether it answers or not, the rest is the business of [`Shared::run`].
     ///

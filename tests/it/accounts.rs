@@ -787,8 +787,8 @@ async fn the_document_has_all_of_it() {
         for status in ["200", "401", "404", "503"] {
             assert!(responses.contains_key(status), "{status} of {method} {path}");
         }
-        let scheme = if path.starts_with("/admin") { "AdminBearer" } else { "CallerBearer" };
-        assert!(operation["security"][0].get(scheme).is_some(), "{path}");
+        let opened_by = if path.starts_with("/admin") { "AdminBearer" } else { "CallerBearer" };
+        assert!(operation["security"][0].get(opened_by).is_some(), "{path}");
         let body = &operation["requestBody"];
         assert_eq!(body.is_object(), has_body, "{method} {path}");
         if has_body {

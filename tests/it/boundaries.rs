@@ -424,7 +424,7 @@ async fn names_that_a_provider_tells_are_held_to_the_same_rules_as_those_of_the_
     let models = async || answer(gateway.get("/v1/models")).await.1["data"].as_array().unwrap().clone();
     eventually("they are served", async || models().await.len() > 1).await;
     let models = models().await;
-    assert_eq!(models.len(), 10_000 + 1);
+    assert_eq!(models.len(), 10_000 + 2);
     let is_plain = |model: &Value| {
         let id = model["id"].as_str().unwrap();
         id.len() < 100 && id.chars().all(|letter| letter.is_ascii_graphic())

@@ -84,10 +84,20 @@ async fn the_model_of_all_is_that_of_the_allowed_ones() {
         async |model: &str| answer(gateway.post("/api/explain", &says(model)).bearer_auth(&narrow)).await;
     assert_eq!(explained("priority-auto").await.1["candidates"].as_array().unwrap().len(), 1);
     assert_eq!(explained("fine").await.0, 403);
+    let listed = async |key: &str| {
+        let list = answer(gateway.get("/v1/models").bearer_auth(key)).await.1;
+        let ids = list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&wide).await, ["plain", "fine", "echo", "priority-auto"]);
+    assert_eq!(listed(&narrow).await, ["plain", "priority-auto"]);
+    let card = async |key: &str| answer(gateway.get("/v1/models/priority-auto").bearer_auth(key)).await.0;
+    assert_eq!(card(&narrow).await, 200);
     let routes = answer(gateway.get("/api/routes").bearer_auth(&narrow)).await.1;
     assert_eq!(routes["routes"].as_array().unwrap().len(), 1, "{routes}");
     let (none, _) = make(&gateway, json!({"name": "none", "allowed_models": ["priority-auto"]})).await;
     assert_eq!(by(&none).await.0, 403, "there is nothing that it may use");
+    assert_eq!((listed(&none).await, card(&none).await), (Vec::new(), 403));
 
     let mut limited = providers;
     limited["limits"] = json!({"models": {"fine": {"requests_per_minute": 1}}});
@@ -133,7 +143,8 @@ async fn a_key_may_use_what_it_is_allowed_and_nothing_else() {
     assert_eq!(json_of(refused).await["error"]["code"], "model_not_allowed");
     assert_eq!(ask(&gateway, &key, &says("other,echo")).await.status(), 200, "the other one is left out");
     let models = answer(gateway.get("/v1/models").bearer_auth(&key)).await.1;
-    assert_eq!(models["data"].as_array().unwrap().len(), 1);
+    let ids: Vec<&Value> = models["data"].as_array().unwrap().iter().map(|card| &card["id"]).collect();
+    assert_eq!(ids, ["echo", "priority-auto"]);
     let refused = answer(gateway.get("/api/tags").bearer_auth(&key)).await;
     assert_eq!((refused.0, &refused.1["error"]["code"]), (403, &json!("endpoint_not_allowed")));
     let raw = json!({"provider": "echo", "path": "/v1/chat/completions", "body": says("other")});

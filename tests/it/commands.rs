@@ -44,7 +44,7 @@ fn check_says_how_models_are_shared_and_who_takes_over() {
     for command in ["check", "models"] {
         let told = setup.run(&[command]).stdout;
         let of = |name: &str| {
-            let line = told.lines().map(|line| line.strip_prefix("model ").unwrap_or(line));
+            let line = told.lines().map(|line| line.strip_prefix("✓ model ").unwrap_or(line));
             line.into_iter().find(|line| line.starts_with(name)).unwrap().to_owned()
         };
         let fast = "fast: a/fast, b/fast, then c/fast; strategy weighted; falls back to slow, then big; passes prompts that are too long to big";
@@ -79,7 +79,7 @@ fn check_names_file_place_and_cure_of_every_fault() {
     ] {
         let ended = Setup::new().models(&models).run(&["check"]);
         assert_eq!(ended.code, Some(1), "{models}: {}", ended.stdout);
-        assert!(ended.stdout.is_empty());
+        assert!(!ended.stdout.contains("model ") && !ended.stdout.contains("in order"), "{}", ended.stdout);
         assert!(ended.stderr.contains("models.json"), "{}", ended.stderr);
         for word in words {
             assert!(ended.stderr.contains(word), "`{word}` is missing for {models}:\n{}", ended.stderr);
@@ -97,8 +97,8 @@ fn prices_that_nobody_uses_and_models_without_one_are_told() {
     let setup = Setup::new().models(&file).file("prices.json", &json!({"prices": prices}).to_string());
     let ended = setup.run(&["check"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let line = ended.stdout.lines().find(|line| line.starts_with("prices: ")).unwrap();
-    assert!(line.starts_with("prices: 3; for no model here: `typo-*`; none holds now for `"), "{line}");
+    let line = ended.stdout.lines().find(|line| line.starts_with("✓ prices: ")).unwrap();
+    assert!(line.starts_with("✓ prices: 3; for no model here: `typo-*`; none holds now for `"), "{line}");
     assert!(line.contains("`later`") && line.contains("`bare`") && !line.contains("`m`"), "{line}");
     let without = Setup::new().models(&json!({"providers": file["providers"]})).run(&["check"]);
     assert!(!without.stdout.contains("prices"), "{}", without.stdout);
@@ -254,7 +254,7 @@ fn yaml_has_errors_as_good_as_those_of_json() {
         for (name, text) in [("models.json", json), ("models.yaml", yaml)] {
             let ended = Setup::new().file(name, text).env("MODELS_CONFIG", name).run(&["check"]);
             assert_eq!(ended.code, Some(1), "{text}");
-            assert!(ended.stderr.starts_with(&format!("{name}: {told}")), "{told}\n{}", ended.stderr);
+            assert!(ended.stderr.starts_with(&format!("✗ {name}: {told}")), "{told}\n{}", ended.stderr);
             for word in ["f64", "u64", "i32", "DuplicateKeyPolicy", "Options", "struct"] {
                 assert!(!ended.stderr.contains(word), "{}", ended.stderr);
             }

@@ -233,3 +233,31 @@ async fn faults_are_named_by_place() {
         assert!(error["message"].as_str().unwrap().len() > 5 && error["type"].is_string());
     }
 }
+
+#[tokio::test]
+async fn a_misspelt_member_is_refused_with_the_one_that_was_meant() {
+    let gateway = Setup::new().start();
+    let article = json!({"model_name": "echo", "text": "One."});
+    for (path, body, name, meant) in [
+        (PLAIN, asked(&json!({})), "prompt_name", "prompt"),
+        (PLAIN, asked(&json!({})), "langauge", "language"),
+        (EXTENDED, asked(&json!({})), "max_new_token", "max_new_tokens"),
+        ("/api/explain", asked(&json!({})), "historical_mesages", "historical_messages"),
+        ("/api/generate_article_from_text", article, "languge", "language"),
+        ("/api/prompts/translate/render", json!({}), "varables", "variables"),
+        ("/api/passthrough", json!({"provider": "echo", "path": "/x"}), "methd", "method"),
+    ] {
+        let mut body = body;
+        body[name] = json!("x");
+        let (status, error) = gateway.ask(path, &body).await;
+        let error = &error["error"];
+        assert_eq!((status, &error["param"]), (400, &json!(name)), "{path}: {error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&format!("did you mean `{meant}`?")), "{path}: {message}");
+    }
+    // What clients of older systems send does no harm.
+    let body = asked(&json!({"model_name": "echo", "mask_payload": false, "typical_p": 1.0}));
+    let response = gateway.post(PLAIN, &body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["x-llm-ignored-options"], "mask_payload, typical_p");
+}

@@ -114,8 +114,14 @@ async fn nobody_reaches_a_model_that_is_off_by_whatever_way() {
     }
     assert!(is_off(&answer(gateway.get("/v1/models/m")).await));
     assert!(is_off(&answer(gateway.get("/v1/models/small")).await));
-    assert_eq!(listed(&gateway, "/v1/models", "data", "id").await, ["spare", "org/slash", "other"]);
-    assert_eq!(listed(&gateway, "/api/tags", "models", "name").await, ["spare", "org/slash", "other"]);
+    assert_eq!(
+        listed(&gateway, "/v1/models", "data", "id").await,
+        ["spare", "org/slash", "other", "priority-auto"]
+    );
+    assert_eq!(
+        listed(&gateway, "/api/tags", "models", "name").await,
+        ["spare", "org/slash", "other", "priority-auto"]
+    );
     assert_eq!(listed(&gateway, "/api/routes", "routes", "model").await, ["spare", "org/slash", "other"]);
 
     // Others take over in its place, and all together do without it.
@@ -137,7 +143,10 @@ async fn nobody_reaches_a_model_that_is_off_by_whatever_way() {
     let told = switch(&gateway, "small", json!({"disabled": false})).await;
     assert_eq!((&told["name"], &told["disabled"], &told["note"]), (&json!("m"), &json!(false), &json!(null)));
     assert_eq!(ask(&gateway, "small").await.0, 200);
-    assert_eq!(listed(&gateway, "/v1/models", "data", "id").await, ["m", "spare", "org/slash", "other"]);
+    assert_eq!(
+        listed(&gateway, "/v1/models", "data", "id").await,
+        ["m", "spare", "org/slash", "other", "priority-auto"]
+    );
     let (_, told) = gateway.ask("/api/explain", &said("priority-auto")).await;
     assert_eq!(told["candidates"].as_array().unwrap().len(), 5, "{told}");
 }

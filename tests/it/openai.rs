@@ -134,7 +134,7 @@ async fn models_are_listed_and_found_one_by_one() {
         assert_eq!((status, &list["object"]), (200, &json!("list")));
         let ids: Vec<&str> =
             list["data"].as_array().unwrap().iter().filter_map(|model| model["id"].as_str()).collect();
-        assert_eq!(ids, ["org/echo", "other"]);
+        assert_eq!(ids, ["org/echo", "other", "priority-auto"]);
 
         for path in ["org/echo", "org%2Fecho", "small"] {
             let (status, model) = answer(gateway.get(&format!("{prefix}/v1/models/{path}"))).await;
@@ -148,6 +148,27 @@ async fn models_are_listed_and_found_one_by_one() {
         let (status, error) = answer(gateway.get(&format!("{prefix}/v1/models/nobody"))).await;
         assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
     }
+}
+
+#[tokio::test]
+async fn cards_say_what_is_known_of_a_model() {
+    let supports = json!({"tools": true, "images": false, "reasoning": true, "max_output": 512});
+    let setup = Setup::new().models(&json!({"providers": {
+        "one": {"type": "echo", "models": {"known": {"context": 4096, "supports": supports}, "bare": {}}},
+        "two": {"type": "echo", "models": {"known": {"context": 8192, "supports": {"images": true}}}}}}));
+    let gateway = setup.start();
+    let card = async |id: &str| answer(gateway.get(&format!("/v1/models/{id}"))).await.1;
+    let known = card("known").await;
+    assert_eq!((&known["context_length"], &known["max_output_tokens"]), (&json!(8192), &json!(512)));
+    assert_eq!(known["supports"], json!({"tools": true, "images": true, "reasoning": true}));
+    let bare = card("bare").await;
+    for name in ["context_length", "max_output_tokens", "supports"] {
+        assert!(bare.get(name).is_none(), "{name}: {bare}");
+    }
+    assert_eq!(card("priority-auto").await["context_length"], 8192);
+    let (_, tags) = answer(gateway.get("/api/tags")).await;
+    let last = tags["models"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["name"], &last["state"]), (&json!("priority-auto"), &json!("available")));
 }
 
 #[tokio::test]

@@ -229,6 +229,20 @@ async fn paths_that_lead_elsewhere_are_refused() {
 }
 
 #[tokio::test]
+async fn a_path_whose_slashes_are_written_as_parameters_have_them_leads_there() {
+    let (upstream, gateway) = both().await;
+    for path in ["v1%2Fmodels", "v1%2fmodels", "v1/models"] {
+        gateway.get(&format!("/api/passthrough/up/{path}")).send().await.unwrap();
+        assert_eq!(upstream.seen().last().unwrap().path, "/v1/models", "{path}");
+    }
+    for path in ["v1%2F..%2Fx", "v1%2F%2Fx", "%2F%2Fevil.example%2Fx", "v1%252F..%252Fx"] {
+        let (status, error) = answer(gateway.get(&format!("/api/passthrough/up/{path}"))).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("path")), "{path}: {error}");
+    }
+    assert_eq!(upstream.seen().len(), 3);
+}
+
+#[tokio::test]
 async fn paths_that_lead_elsewhere_are_refused_as_bytes_too() {
     let (upstream, gateway) = both().await;
     for path in [

@@ -384,8 +384,11 @@ async fn a_model_of_which_all_are_left_out_is_told_as_one_that_cannot_be_used() 
         list[list_name].as_array().unwrap().iter().map(|it| it[name].as_str().unwrap().to_owned()).collect()
     };
     let listed = answer(gateway.get("/v1/models")).await.1;
-    assert_eq!(ids(&listed, "data", "id"), ["m", "led"]);
-    assert_eq!(ids(&answer(gateway.get("/api/tags")).await.1, "models", "name"), ["m", "led"]);
+    assert_eq!(ids(&listed, "data", "id"), ["m", "led", "priority-auto"]);
+    assert_eq!(
+        ids(&answer(gateway.get("/api/tags")).await.1, "models", "name"),
+        ["m", "led", "priority-auto"]
+    );
     for (name, status) in [("m", 200), ("led", 200), ("none", 404), ("nil", 404)] {
         let (told, body) = answer(gateway.get(&format!("/v1/models/{name}"))).await;
         assert_eq!(told, status, "{body}");
@@ -421,7 +424,7 @@ async fn the_commands_list_deployments_in_the_order_in_which_they_are_asked() {
         let told = setup.run(&[command]);
         let of = |name: &str| told.stdout.lines().find(|line| line.contains(name)).unwrap().to_owned();
         let line = of("big-70b");
-        let line = line.strip_prefix("model ").unwrap_or(&line);
+        let line = line.strip_prefix("✓ model ").unwrap_or(&line);
         let expected = "m: large/big-70b, then small/tiny-350m; strategy score; never, for its score, unloved/giant-405b";
         assert_eq!(line, expected, "{command}");
         assert!(of("(also nil)").contains(": nobody; never, for its score, small/bad-1b"), "{}", told.stdout);

@@ -59,7 +59,7 @@ async fn every_request_is_one_line_with_its_facts() {
         (field(of("id-3"), "status"), field(of("id-3"), "error"), field(of("id-3"), "endpoint")),
         (json!(404), json!("unknown_path"), json!("unmatched"))
     );
-    assert_eq!(field(of("id-4"), "prompt"), "chat-conversation-simple@pl");
+    assert_eq!(field(of("id-4"), "prompt"), "chat-conversation-simple@1/pl");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::AnyObject;
+use crate::llm::Abilities;
+use crate::router::Route;
 
 type Any = poem_openapi::types::Any<Value>;
 
@@ -352,10 +354,50 @@ pub(in crate::api) struct ModelCardBody {
     /// Context size in tokens, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::api) context_length: Option<u64>,
+    /// The most tokens of an answer, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) max_output_tokens: Option<u64>,
+    /// What it can do, as far as that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) supports: Option<ModelSupports>,
     /// For a model that the gateway runs itself: `cold`, `loading`, `ready`, `draining` or `stopping`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::api) state: Option<String>,
     /// The contexts in which the gateway runs it, if it does so itself, in tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::api) variants: Option<Vec<u64>>,
+}
+
+/// What a model can do; what is not known of it is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Object)]
+pub(in crate::api) struct ModelSupports {
+    /// Whether it calls tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) tools: Option<bool>,
+    /// Whether it looks at images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) images: Option<bool>,
+    /// Whether it keeps to a form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) response_format: Option<bool>,
+    /// Whether it reasons before it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::api) reasoning: Option<bool>,
+}
+
+impl ModelSupports {
+    /// What any deployment of a model can do; `None` if nothing is known of any.
+    pub(in crate::api) fn of(route: &Route) -> Option<Self> {
+        let any = |ability: fn(&Abilities) -> Option<bool>| {
+            route.deployments.iter().filter_map(|deployment| ability(&deployment.abilities)).max()
+        };
+        let supports = Self {
+            tools: any(|can| can.tools),
+            images: any(|can| can.images),
+            response_format: any(|can| can.response_format),
+            reasoning: any(|can| can.reasoning),
+        };
+        let Self { tools, images, response_format, reasoning } = supports;
+        [tools, images, response_format, reasoning].iter().any(Option::is_some).then_some(supports)
+    }
 }

@@ -19,7 +19,7 @@ fn fault(variable: &str, path: &Path, error: &dyn std::fmt::Display) -> Fault {
     Fault::new(format!("LLM_PROXY_API_{variable}"), problem, "name a PEM file that this user can read")
 }
 
-fn certificates(files: &TlsFiles) -> Result<Vec<CertificateDer<'static>>, Fault> {
+pub(super) fn certificates(files: &TlsFiles) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let of_certificates = |error: &dyn std::fmt::Display| fault("TLS_CERT", &files.certificates, error);
     let certificates = CertificateDer::pem_file_iter(&files.certificates)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -39,7 +39,7 @@ pub(super) struct Asked {
     object: RawObject,
     common: UtilityRequest,
     stream: bool,
-    /// Members that nobody here knows.
+    /// Members of older systems, which do nothing here.
     pub(super) ignored: Vec<String>,
 }
 
@@ -47,9 +47,9 @@ impl Asked {
     /// A request that has one answer. `own` are the members that only this utility takes.
     pub(super) fn for_one(body: Bytes, own: &[&str]) -> Result<Self, ApiError> {
         let object = dto::object(body)?;
+        let ignored = dto::only_known(&object, &[COMMON, own], &[dto::OF_OLDER_CLIENTS])?;
         let common = dto::read(object.text())?;
         let Streaming { stream } = dto::read(object.text())?;
-        let ignored = dto::unknown_members(&object, &[COMMON, own]);
         Ok(Self { object, common, stream: stream.unwrap_or_default(), ignored })
     }
 

@@ -49,8 +49,12 @@ pub fn running_lua(path: &Path) -> impl FnMut(&[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(text);
         let (lines, read) = sandbox::Sandbox::new(&folder)
             .and_then(|sandbox| {
-                let read = sandbox.run(&text, |globals| shape::read(globals, &file));
-                Ok((sandbox.lines(), read?))
+                let mut read = sandbox.run(&text, |globals| shape::read(globals, &file))?;
+                if let Ok(catalog) = &mut read {
+                    let slips = sandbox.slips(&text).into_iter();
+                    catalog.warnings.extend(slips.map(|slip| format!("{file}: {slip}")));
+                }
+                Ok((sandbox.lines(), read))
             })
             .unwrap_or_else(|stopped| (Vec::new(), Err(stopped.in_file(&file).into())));
         serde_json::to_vec(&Told::of(lines, read)).unwrap_or_default()

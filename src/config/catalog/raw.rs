@@ -137,6 +137,7 @@ pub(super) struct RawSupports {
     pub(super) tools: Option<bool>,
     pub(super) response_format: Option<bool>,
     pub(super) images: Option<bool>,
+    pub(super) reasoning: Option<bool>,
     pub(super) max_output: Option<u64>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,

@@ -8,6 +8,7 @@ use mlua::chunk::ChunkMode;
 use mlua::{HookTriggers, Lua, LuaOptions, StdLib, Table, Value, Variadic, VmState};
 
 use crate::config::Fault;
+use crate::lint::misspelt;
 
 /// A configuration needs milliseconds.
 const TIME: Duration = Duration::from_secs(2);
@@ -32,8 +33,13 @@ const CHUNK: &str = "line";
 pub(super) struct Sandbox {
     lua: Lua,
     is_over: Rc<Cell<bool>>,
+    /// Names that the program has read and that stood for nothing then, with their lines.
+    unset: Rc<RefCell<Vec<Unset>>>,
     lines: Rc<RefCell<Vec<String>>>,
 }
+
+/// A name that stands for nothing, and the line in which it was read.
+type Unset = (String, Option<usize>);
 
 /// Why a program has not come to its end.
 #[derive(Debug)]
@@ -63,9 +69,11 @@ impl Sandbox {
             })?;
             let folder = if folder.is_empty() { "." } else { folder };
             lua.load(include_str!("prelude.lua")).set_name("=prelude").call::<()>((folder, log))?;
+            let unset = Rc::<RefCell<Vec<Unset>>>::default();
+            watch_globals(&lua, unset.clone())?;
             let is_over = Rc::new(Cell::new(false));
             bound_time(&lua, is_over.clone())?;
-            Ok(Self { lua, is_over, lines })
+            Ok(Self { lua, is_over, unset, lines })
         };
         made().map_err(|error| stopped(&error))
     }
@@ -73,6 +81,22 @@ impl Sandbox {
     /// What the program has printed.
     pub(super) fn lines(&self) -> Vec<String> {
         self.lines.take()
+    }
+
+    /// Names that the program `text` has read and never set, and that differ little from one that is in it: a slip gives
+    /// `nil`, which ends a list. Each with what was probably meant.
+    pub(super) fn slips(&self, text: &str) -> Vec<String> {
+        let globals = self.lua.globals();
+        let is_unset =
+            |(name, _): &Unset| globals.raw_get::<Value>(name.as_str()).is_ok_and(|value| value.is_nil());
+        let unset: Vec<Unset> = self.unset.take().into_iter().filter(is_unset).collect();
+        let is_right = |word: &&str| !unset.iter().any(|(name, _)| name == word);
+        let slip = |(name, line): &Unset| {
+            let meant = misspelt(name, words(text).filter(is_right))?;
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            Some(format!("{line}`{name}` stands for nothing; did you mean `{meant}`?"))
+        };
+        unset.iter().filter_map(slip).collect()
     }
 
     /// Runs a program, and then `read` on the globals that it leaves. The bounds hold for both.
@@ -83,7 +107,8 @@ impl Sandbox {
             .load(without_first_comment(text))
             .set_name(format!("={CHUNK}"))
             .set_mode(ChunkMode::Text);
-        let done = chunk.exec().map(|()| read(&self.lua.globals()));
+        let globals = self.lua.globals();
+        let done = chunk.exec().and_then(|()| globals.set_metatable(None)).map(|()| read(&globals));
         if self.is_over.get() {
             let cure = "look for loops without an end in this file";
             return Err(Stopped { line: None, problem: TOO_LONG.to_owned(), cure });
@@ -98,6 +123,32 @@ fn without_first_comment(text: &str) -> &str {
         return text;
     }
     text.find('\n').and_then(|end| text.get(end..)).unwrap_or_default()
+}
+
+/// The words of a program, without their repetitions beside each other.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+    words.filter(|word| word.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_'))
+}
+
+/// Notes which names are read that are not set.
+fn watch_globals(lua: &Lua, unset: Rc<RefCell<Vec<Unset>>>) -> mlua::Result<()> {
+    let note = lua.create_function(move |lua, (_, name): (Value, Value)| {
+        let Value::String(name) = name else { return Ok(Value::Nil) };
+        let (name, line) =
+            (name.to_string_lossy(), lua.inspect_stack(1, |frame| frame.current_line()).flatten());
+        let mut unset = unset.borrow_mut();
+        if unset.len() < MOST_LINES
+            && name.len() < MOST_OF_A_LINE
+            && !unset.iter().any(|(known, _)| *known == name)
+        {
+            unset.push((name, line));
+        }
+        Ok(Value::Nil)
+    })?;
+    let methods = lua.create_table()?;
+    methods.set("__index", note)?;
+    lua.globals().set_metatable(Some(methods))
 }
 
 fn bound_time(lua: &Lua, is_over: Rc<Cell<bool>>) -> mlua::Result<()> {

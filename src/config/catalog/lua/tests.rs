@@ -288,6 +288,19 @@ fn keys_without_effect_draw_warnings() {
 }
 
 #[test]
+fn a_name_that_stands_for_nothing_draws_a_warning_with_the_one_that_was_meant() {
+    let setup = Setup::new();
+    let slip = "local embedding = {}\nfunction unused() return embeding end\n";
+    let none = setup.load(&format!("{slip}{ORIGINAL}")).unwrap().warnings;
+    assert_eq!(none, Vec::<String>::new(), "what is never read does no harm");
+    let used = "local embedding = 1\n\nlocal list = { embeding }\nlocal other = DEBUG or nothing_like_it\nlater = later or 1\n";
+    let warnings = setup.load(&format!("{used}{ORIGINAL}")).unwrap().warnings;
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    let told = "example.cfg.lua: line 3: `embeding` stands for nothing; did you mean `embedding`?";
+    assert!(warning.ends_with(told), "{warning}");
+}
+
+#[test]
 fn the_helpers_do_what_configurations_expect() {
     let setup = Setup::new();
     let checks = r#"
