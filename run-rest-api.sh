@@ -62,7 +62,7 @@ need_version() {
   exit 1
 }
 
-# A word that is no command, or an address that is taken, is told before minutes of building.
+# An unknown command or an address in use is reported before minutes of building.
 look_ahead() {
   local command=serve listen=${LLM_PROXY_API_LISTEN:-} address before=''
   local word

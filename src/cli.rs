@@ -54,16 +54,16 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 struct SettingFlags {
-    /// The models file: LLM_PROXY_API_MODELS_CONFIG.
+    /// The models file: `LLM_PROXY_API_MODELS_CONFIG`.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<String>,
-    /// Where to listen: LLM_PROXY_API_LISTEN.
+    /// Where to listen: `LLM_PROXY_API_LISTEN`.
     #[arg(long, global = true, value_name = "ADDRESSES")]
     listen: Option<String>,
     /// A file of settings, in the place of .env.
     #[arg(long, global = true, value_name = "FILE")]
     env_file: Option<PathBuf>,
-    /// Which lines the log has: LLM_PROXY_API_LOG_LEVEL.
+    /// Which lines the log has: `LLM_PROXY_API_LOG_LEVEL`.
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -279,7 +279,7 @@ impl Cli {
     }
 }
 
-/// Serves. Why that cannot be done, or goes on no longer, is told in the format of the log.
+/// Serves. Why that cannot be done, or goes on no longer, is logged in the format of the log.
 async fn serve(folder: PathBuf) -> Result<(), CommandError> {
     let (environment, fault) = Environment::judge(&folder);
     let (settings, faults) = Settings::judge(&environment);

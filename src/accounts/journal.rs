@@ -12,7 +12,7 @@ use crate::store::{AuditEntry, ModelSwitch};
 /// Who acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// Whoever has the admin key that has no name.
+    /// The holder of the admin key that has no name.
     Admin,
     /// Who has the admin key of that name.
     NamedAdmin(Arc<str>),

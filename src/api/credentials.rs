@@ -39,7 +39,7 @@ struct Certificate {
     digest: [u8; 32],
 }
 
-/// What is kept of the keys of operators: hashes, which tell nobody anything.
+/// What is kept of the keys of operators: hashes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Operators {
     admins: Vec<(Arc<str>, Digest)>,

@@ -4,10 +4,12 @@ mod schemas;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use poem_openapi::types::Type;
 use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::schema::ErrorBody;
 use super::{DocumentOnly, admin, documented, door, error};
 
 const TITLE: &str = "llm-proxy-api";
@@ -218,7 +220,8 @@ fn keys_of(path: &str) -> &'static [&'static str] {
 /// What is said of a status where an operation has nothing to say of it by itself.
 fn refusal_with(status: u16) -> Option<(String, Value)> {
     let description = error::description_of(status)?;
-    let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}});
+    let schema = format!("#/components/schemas/{}", ErrorBody::name());
+    let content = json!({"application/json": {"schema": {"$ref": schema}}});
     Some((status.to_string(), json!({"description": description, "content": content})))
 }
 

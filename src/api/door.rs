@@ -64,11 +64,11 @@ pub(super) enum Door {
     Listed(Arc<Doorkeeper>),
     /// Holders of a key, whatever else they may ask: what is told there is about themselves.
     Holders(Arc<Doorkeeper>),
-    /// Whoever has an admin key.
+    /// Holders of an admin key.
     Admin(Gate),
-    /// Whoever has any key: what is read there is the same for all.
+    /// Holders of any key: what is read there is the same for all.
     Readers(Gate, Arc<Doorkeeper>),
-    /// Whoever may read the figures; whether everybody may who shows no key.
+    /// Those who may read the metrics; whether a request without a key may.
     Figures(Gate, bool),
 }
 
@@ -222,7 +222,7 @@ fn shown<'h>(headers: &'h HeaderMap, alone: &'static [HeaderName]) -> impl Itera
     shown_as_bearer(headers).chain(shown_alone(headers, alone))
 }
 
-/// All that a request shows as a key of whoever it may be of.
+/// All that a request shows as a key, of a caller or an operator.
 pub(super) fn shown_by_readers(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     shown(headers, &KEY_HEADERS).chain(shown_alone(headers, &admin::KEY_HEADERS))
 }

@@ -197,7 +197,8 @@ mod tests {
         let ignored = |text: &'static str| {
             let known: &[&[&str]] = &[&["language"], &["prompt"]];
             let elsewhere: &[&[&str]] = &[&["top_k"], OF_OLDER_CLIENTS];
-            only_known(&object(text.into()).unwrap(), known, elsewhere).map_err(|error| told(&error))
+            only_known(&object(text.into()).unwrap(), known, elsewhere)
+                .map_err(|error| Box::new(told(&error)))
         };
         assert_eq!(ignored(r#"{"prompt":1,"top_k":2,"mask_payload":3}"#).unwrap(), ["top_k", "mask_payload"]);
         for (text, param, message) in [
@@ -205,7 +206,7 @@ mod tests {
             (r#"{"prompt":1,"langauge":2}"#, "langauge", "did you mean `language`?"),
             (r#"{"zzz":2}"#, "zzz", "known here are language, prompt"),
         ] {
-            let (of, code, told) = ignored(text).unwrap_err();
+            let (of, code, told) = *ignored(text).unwrap_err();
             assert_eq!((of, code), (json!(param), json!("invalid_value")), "{text}");
             assert!(told.ends_with(message), "{told}");
         }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::error::ApiError;
 use crate::llm::unique_id;
 
-/// So much of a request that is refused is read, for so long.
+/// How much of a refused request is read, and for how long.
 const MOST_UNREAD_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 

@@ -165,7 +165,7 @@ fn in_json(columns: &[&str], rows: &[UsageRowBody], body: &UsageBody) -> Value {
     Value::Object(body)
 }
 
-/// A question of somebody at this machine: the parameters of `GET /admin/usage`.
+/// A query from this machine: the parameters of `GET /admin/usage`.
 #[derive(Debug, Default)]
 pub struct UsageQuestion {
     /// From then on: a time, or a date.
@@ -194,7 +194,7 @@ pub async fn usage_as_json(asked: UsageQuestion, zone: &Zone, accounts: &Account
         question.told(accounts).await
     };
     let told = told.await.map_err(|error: ApiError| {
-        error.body(false)["error"]["message"].as_str().unwrap_or_default().to_owned()
+        error.body(false).pointer("/error/message").and_then(Value::as_str).unwrap_or_default().to_owned()
     })?;
     Ok(in_json(&told.columns, &told.rows, &told.body))
 }

@@ -1,6 +1,7 @@
 //! The gateway without listeners, for one person at a terminal: the same models, prompts, providers and engines, and nothing
 //! that is kept.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ impl Alone {
     pub async fn chat(&self, body: Bytes) -> Result<MeteredStream, String> {
         let request = openai::chat_request(body, true).map_err(|invalid| invalid.message)?;
         let record = Arc::new(RequestRecord::new(format!("{:016x}", unique_number())));
-        let reply = self.gateway.chat(request, record).await.map_err(|error| error.to_string())?;
+        let reply = self.gateway.chat(request, record).await.map_err(|error| in_words(&error))?;
         match reply.body {
             Generated::Stream(stream) => Ok(stream),
             Generated::Whole(_) => Err("the answer is no stream".to_owned()),
@@ -77,5 +78,13 @@ impl Alone {
     pub async fn end(self) {
         // What is left ends with the process.
         drop(timeout(ENGINES_END, self.engines.end()).await);
+    }
+}
+
+/// An error with its cause: of a route that gives no answer, what the last provider said.
+fn in_words(error: &GatewayError) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }

@@ -198,7 +198,7 @@ async fn connected(
     Ok((store, accounts))
 }
 
-/// All budgets there are, as they are told apart.
+/// All budgets, by owner and kind.
 pub(super) fn all_budgeted(gate: &Gate, ring: &KeyRing) -> HashSet<Filled> {
     gate.all_budgets(ring).into_iter().map(|(whose, budget)| (whose, budget.period)).collect()
 }

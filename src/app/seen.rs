@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::prompts::Fingerprint;
 
-/// What changes when somebody changes a file: models, prompts, leaderboard, adjustments, prices, secrets.
+/// What changes with a file: models, prompts, leaderboard, adjustments, prices, secrets.
 pub(super) type Files = [Fingerprint; 6];
 
 /// Files that hold secrets, certificates among them, and what they were before the last load.

@@ -19,13 +19,13 @@ use crate::llm::{Frames, is_invisible};
 pub(super) struct Chat {
     /// The model, by any of its names.
     model: String,
-    /// What the model is told before everything else.
+    /// The system prompt.
     #[arg(long)]
     system: Option<String>,
 }
 
 const HELP: &str = "/model NAME    goes on with another model; alone, lists the models
-/system TEXT   what the model is told before everything else; alone, nothing
+/system TEXT   set the system prompt; alone, remove it
 /clear         begins anew
 /bye           ends (as Ctrl-D does)
 Ctrl-C         stops an answer
@@ -125,7 +125,7 @@ impl Talk {
                 Said::Clear => self.said.clear(),
                 Said::Model("") => tell_aside(&format!("{}\n", alone.models().join("\n"))),
                 Said::Model(name) => match alone.knows(name) {
-                    Ok(()) => self.model = name.to_owned(),
+                    Ok(()) => name.clone_into(&mut self.model),
                     Err(error) => tell_aside(&format!("{error}\n")),
                 },
                 Said::System(text) => self.system = Some(text.to_owned()).filter(|text| !text.is_empty()),
@@ -149,25 +149,15 @@ impl Talk {
         let system = self.system.iter().map(|text| json!({"role": "system", "content": text}));
         let messages: Vec<Value> = system.chain(self.said.iter().cloned()).collect();
         let body = json!({"model": self.model, "stream": true, "messages": messages});
-        let mut answer = String::new();
+        let mut shown = Shown { answer: String::new(), is_thinking: false, paint: self.paint };
         let answering = async {
             let mut stream = alone.chat(body.to_string().into()).await?;
-            let mut is_thinking = false;
             while let Some(run) = stream.next().await {
-                let run = run.map_err(|error| error.to_string())?;
-                for frame in Frames::of_events(run).jsons() {
-                    let Piece { text, thought } = Piece::of(frame);
-                    if !thought.is_empty() {
-                        is_thinking = true;
-                        say(&self.paint.paint(Colour::Faint, &visible(&thought)))
-                            .map_err(|error| error.to_string())?;
-                    }
-                    if !text.is_empty() {
-                        let before = if std::mem::take(&mut is_thinking) { "\n\n" } else { "" };
-                        say(&format!("{before}{}", visible(&text))).map_err(|error| error.to_string())?;
-                        answer.push_str(&text);
-                    }
-                }
+                let frames = Frames::of_events(run.map_err(|error| error.to_string())?);
+                let mut frames = frames.jsons();
+                frames
+                    .try_for_each(|frame| shown.show(&Piece::of(frame)))
+                    .map_err(|error| error.to_string())?;
             }
             Ok::<(), String>(())
         };
@@ -176,6 +166,7 @@ impl Talk {
             _ = ctrl_c() => Ok(()),
         };
         say("\n")?;
+        let answer = shown.answer;
         if answer.is_empty() {
             // Nothing was said to this.
             self.said.pop();
@@ -184,13 +175,36 @@ impl Talk {
         }
         match ended {
             Ok(()) => Ok(()),
-            // Whoever sits there may try again.
+            // The user may try again.
             Err(why) if self.is_watched => {
                 tell_aside(&format!("{why}\n"));
                 Ok(())
             }
             Err(why) => Err(CommandError::Refused(why)),
         }
+    }
+}
+
+/// An answer as far as it was printed.
+struct Shown {
+    answer: String,
+    is_thinking: bool,
+    paint: Paint,
+}
+
+impl Shown {
+    fn show(&mut self, piece: &Piece) -> Result<(), CommandError> {
+        let Piece { text, thought } = piece;
+        if !thought.is_empty() {
+            self.is_thinking = true;
+            say(&self.paint.paint(Colour::Faint, &visible(thought)))?;
+        }
+        if !text.is_empty() {
+            let before = if std::mem::take(&mut self.is_thinking) { "\n\n" } else { "" };
+            say(&format!("{before}{}", visible(text)))?;
+            self.answer.push_str(text);
+        }
+        Ok(())
     }
 }
 

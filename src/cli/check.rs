@@ -59,7 +59,7 @@ struct Finding {
 #[derive(Debug, Default)]
 struct Report(Vec<Finding>);
 
-/// Looks at everything, so that all faults are told at once.
+/// Looks at everything, so that all faults are reported at once.
 pub(super) async fn run(wishes: Wishes, folder: PathBuf) -> Result<ExitCode, CommandError> {
     let (environment, faults) = Environment::judge(&folder);
     let mut report = Report::default();
@@ -123,7 +123,7 @@ async fn of_configuration(
     report.doubts("configuration", loaded.warnings());
 }
 
-/// An address, and whether somebody listens there: perhaps the service itself.
+/// An address, and whether a program listens there: perhaps the service itself.
 fn listener(address: &ListenAddress) -> String {
     let is_taken = match address {
         ListenAddress::Tcp(tcp) => {

@@ -33,7 +33,7 @@ pub use self::headers::is_kept_header;
 pub use self::judged::Judged;
 pub use self::lua::{LUA_LIMITS, RUN_LUA, running_lua};
 pub use self::older::Imported;
-use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider, RawSupports};
+use self::raw::{Pairs, RawCatalog, RawModel, RawModels, RawProvider};
 use super::routing::unusable_name;
 use super::{
     Adjustment, ConfigError, EngineModel, EngineSettings, Environment, Fault, LeaderboardConfig,
@@ -64,7 +64,7 @@ pub struct Catalog {
     pub leaderboard: LeaderboardConfig,
     /// Where to listen, if the file says so, as those in Lua do.
     pub listen: Option<Vec<ListenAddress>>,
-    /// The files of which it has secrets.
+    /// The files that its secrets are in.
     pub secret_files: Vec<PathBuf>,
     /// Things to tell the operator that are no errors.
     pub warnings: Vec<String>,
@@ -430,7 +430,7 @@ impl Reader<'_> {
             score_adjustment: raw.score_adjustment.unwrap_or(0.0),
             aliases: raw.aliases,
             context_tokens: raw.context,
-            abilities: abilities(&raw.supports.0),
+            abilities: raw.supports.0.abilities(),
             languages: raw.languages,
             defaults: raw.defaults,
             overrides: raw.overrides,
@@ -481,16 +481,6 @@ impl Reader<'_> {
 
     fn warn(&mut self, place: &str, words: &str) {
         self.catalog.warnings.push(format!("{}: {place}: {words}", self.file));
-    }
-}
-
-fn abilities(raw: &RawSupports) -> Abilities {
-    Abilities {
-        tools: raw.tools,
-        response_format: raw.response_format,
-        images: raw.images,
-        reasoning: raw.reasoning,
-        output_tokens: raw.max_output,
     }
 }
 

@@ -95,8 +95,13 @@ impl RunPlace {
     /// The place of the user's folder in `base`. What an earlier gateway has left there is cleaned up.
     pub async fn in_folder(base: &Path) -> Self {
         let place = Self { base: base.to_owned(), folder: OnceLock::new() };
-        let is_there = [base, Path::new(OTHERWISE)].iter().any(|base| base.join(usual_name()).exists());
-        if is_there && let Some(folder) = place.folder() {
+        let left = if base.join(usual_name()).exists() { place.folder().cloned() } else { None };
+        let otherwise = Path::new(OTHERWISE);
+        let left_otherwise = otherwise.join(usual_name()).exists().then(|| RunFolder::open(otherwise));
+        if let Some(folder) = left {
+            folder.clean_up().await;
+        }
+        if let Some(Ok(folder)) = left_otherwise {
             folder.clean_up().await;
         }
         place
@@ -127,7 +132,7 @@ impl RunPlace {
     }
 }
 
-/// How the folder is called, if nobody has taken the name.
+/// The folder's name, if it is free.
 fn usual_name() -> String {
     format!("llm-proxy-api-{}", own_uid())
 }

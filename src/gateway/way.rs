@@ -78,7 +78,7 @@ impl Gateway {
         Ok(Way { prompt, ..way })
     }
 
-    /// The way that a chat behind a prompt of the library would take. Nobody is asked.
+    /// The way that a chat behind a prompt of the library would take. No provider is asked.
     ///
     /// # Errors
     /// As [`Gateway::way_of_conversation`].

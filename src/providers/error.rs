@@ -101,7 +101,7 @@ pub enum ErrorKind {
         /// When it is worth trying again.
         retry_after: Duration,
     },
-    /// Whoever could answer cools down, and is not asked.
+    /// All that could answer cool down, and are not asked.
     CoolingDown(Box<CoolingDown>),
     /// The gateway's own engine does not start, because another program listens at its port.
     PortTaken {
@@ -131,7 +131,7 @@ impl ErrorKind {
     }
 }
 
-/// A cooldown, as those are told who meet it.
+/// A cooldown, as errors report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoolingDown {
     /// What its last failure was; unknown if another replica has seen it.

@@ -52,7 +52,7 @@ pub(super) fn distance(session: Session, target: Target, weight: f64) -> Distanc
     Distance(-even.ln() / weight)
 }
 
-/// Every bit of the outcome depends on every bit (the end of SplitMix64).
+/// Every bit of the outcome depends on every bit (as at the end of `SplitMix64`).
 fn mixed(bits: u64) -> u64 {
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

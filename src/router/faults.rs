@@ -1,4 +1,4 @@
-//! What the log and the figures are told of attempts that fail.
+//! Failed attempts in the log and the metrics.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

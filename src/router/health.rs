@@ -56,7 +56,7 @@ pub enum Cause {
     Will,
 }
 
-/// The last failure, for those who are told of the cooldown.
+/// The last failure, which errors during the cooldown repeat.
 #[derive(Clone, Debug)]
 pub(super) struct Last {
     pub(super) at: Instant,
@@ -85,7 +85,7 @@ impl Wait {
 pub(super) enum Need {
     /// Another one may answer.
     Usual,
-    /// Nobody else can: a failure is no reason to wait then.
+    /// No other can: a failure is no reason to wait then.
     Last,
 }
 
@@ -111,7 +111,7 @@ struct State {
     rests_until: Option<Instant>,
     /// The part of the rest that nothing ends early.
     willed_until: Option<Instant>,
-    /// The part in which it is not asked, even if nobody else can answer.
+    /// The part in which it is not asked, even if no other can answer.
     alone_until: Option<Instant>,
     /// The part of it that only a new start of the server ends.
     troubled_until: Option<Instant>,

@@ -257,7 +257,7 @@ impl Route {
     }
 
     /// Asks the deployments, one after the other, until one answers. Those that cool down are left out while another one
-    /// can answer. With a `deadline` nobody else can: then those that have failed are tried again, one attempt at a time,
+    /// can answer. With a `deadline` no other can: then those that have failed are tried again, one attempt at a time,
     /// and the first to come back of those that are to be left alone is waited for, those who came first before those who
     /// came later. Those for which the prompt, with its `least_tokens`, is surely too long are passed over, unless it is
     /// that for all of them: then their servers are to say so.
@@ -331,7 +331,7 @@ impl Route {
         if let Some((_, deployment)) = round.soonest {
             return deployment.cools_down(self.useful_at(least_tokens));
         }
-        // Whoever asks has seen to it that there is one, which may be an engine.
+        // The caller has made sure that there is one, which may be an engine.
         let is_crashed = round.avoids_engines();
         let kind = if is_crashed { ErrorKind::EngineCrashed } else { ErrorKind::Unsupported("this model") };
         RouteError {

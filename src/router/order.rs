@@ -192,9 +192,14 @@ fn least_latency_first(order: &mut [&Arc<Deployment>], stream: bool) {
     put_first(order, one.min(other));
 }
 
-/// Puts those first that are about as fast as the fastest, or were not asked yet, and answers with them.
+/// Puts those first that are about as fast as the fastest, and answers with them. Those that were not asked yet come before
+/// all: one of them may be the fastest, and no conversation is to stay with a slow one because it was asked first.
 fn fast_first<'o, 'a>(tier: &'o mut [&'a Arc<Deployment>], stream: bool) -> &'o mut [&'a Arc<Deployment>] {
     tier.sort_by(|one, other| time(one, stream).total_cmp(&time(other, stream)));
+    let (unasked, now) = (tier.partition_point(|deployment| time(deployment, stream) <= 0.0), Instant::now());
+    if tier.iter().take(unasked).any(|deployment| deployment.is_ready(now)) {
+        return tier.get_mut(..unasked).unwrap_or_default();
+    }
     let fastest = tier.iter().map(|deployment| time(deployment, stream)).find(|time| *time > 0.0);
     let most = fastest.map_or(0.0, |fastest| fastest * TOLERANCE + TOLERATED_SECONDS);
     let fast = tier.partition_point(|deployment| time(deployment, stream) <= most);

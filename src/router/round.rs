@@ -1,6 +1,6 @@
 //! The passes over the deployments of a route: who is asked next, and what has become of those that were.
 //!
-//! In the first pass, those that cool down are left out. If that leaves nobody who answers, the others follow: those that
+//! In the first pass, those that cool down are left out. If that leaves none that answers, the others follow: those that
 //! have failed are asked again, one attempt at a time, whose outcome all share who wait for it.
 
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl<'r, I: Iterator<Item = &'r Arc<Deployment>>> Round<'r, I> {
         }
     }
 
-    /// Begins another pass, if it can find anybody: over those that nobody else can stand in for.
+    /// Begins another pass, if there is a candidate: over those that no other can replace.
     pub(super) fn is_worth_a_last_pass(&mut self, order: I) -> bool {
         let is_worth = !self.is_over && self.need == Need::Usual && self.soonest.is_some();
         if is_worth {

@@ -188,7 +188,7 @@ impl RoutingTable {
                     catalog.prices.history(&deployment.provider_name, [&deployment.upstream_model, &public]);
                 let keys = ring.of(&deployment.upstream_model, health);
                 let limited = limited.clone();
-                let deployment = Arc::new(Deployment { keys, limited, prices, ..deployment });
+                let deployment = Arc::new(Deployment { prices, keys, limited, ..deployment });
                 match places.get(&public).and_then(|place| deployments.get_mut(*place)) {
                     Some((_, of_model)) => of_model.push(deployment),
                     None => {

@@ -122,7 +122,7 @@ impl Shared {
         Arc::new(self.limiter.clone())
     }
 
-    /// Somebody rests from now on, for so long, and is to be left alone by all or not. Comes back at once.
+    /// A cooldown begins, of this length, during which all leave it alone or not. Returns at once.
     pub fn rests(&self, name: &str, rest: (Duration, bool)) {
         self.rests.add(name, Some(rest));
     }

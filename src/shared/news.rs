@@ -27,7 +27,7 @@ pub(super) enum What {
     Rest {
         name: String,
         ms: u64,
-        /// Whether it is to be left alone, even if nobody else can answer.
+        /// Whether it is to be left alone, even if no other can answer.
         #[serde(default)]
         will: bool,
     },

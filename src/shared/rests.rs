@@ -33,7 +33,7 @@ impl Rests {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody rests for so long, and is to be left alone or not, or with `None` is well again.
+    /// A cooldown of this length, during which it is left alone or not; with `None` its end.
     pub(super) fn add(&self, name: &str, rest: Option<(Duration, bool)>) {
         let mut waiting = self.waiting();
         if waiting.len() < MOST || waiting.contains_key(name) {

@@ -99,7 +99,7 @@ const PART: usize = 128;
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
-    /// How long it was at the last look. It has grown since: somebody is writing.
+    /// How long it was at the last look. It has grown since: it is being written.
     looked: AtomicU64,
 }
 
@@ -124,7 +124,7 @@ impl Database {
         match self {
             Self::Sqlite { writer, journal, .. } if journal.is_at_rest() => {
                 let mut session = Session::Sqlite(Held::new(writer.acquire().await?));
-                // While somebody else reads or writes it stays until the next time: no writer is to wait for this.
+                // While it is read or written it stays until the next time: no writer is to wait for this.
                 session.rows(Statement::of("pragma busy_timeout = 0")).await?;
                 let gathered = session.rows(Statement::of(GATHER)).await;
                 let patience = format!("pragma busy_timeout = {}", PATIENCE.as_millis());

@@ -93,7 +93,7 @@ impl Write for Harmless<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // Beyond ASCII all commands begin with one byte.
         let is_suspicious = |byte: &u8| matches!(byte, 0x07 | 0x08 | 0x0c | 0x1b | 0x7f | 0xc2);
-        if !text.as_bytes().iter().any(|byte| is_suspicious(byte)) {
+        if !text.as_bytes().iter().any(is_suspicious) {
             return self.0.write_str(text);
         }
         text.chars().try_for_each(|letter| {

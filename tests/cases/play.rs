@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -51,11 +52,23 @@ impl Drop for Player<'_> {
     }
 }
 
+/// A port that is given to no program that asks for any.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(7) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(20_000 + number % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl<'a> Player<'a> {
     fn new(source: &'a Path, case: &Case) -> Self {
         let work = TempDir::new().unwrap();
         let upstream = Upstream::start(source, &case.answers);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut player = Self { source, work, upstream, port, env: BTreeMap::new(), gateway: None };
         if source.join("files").is_dir() {
             player.lay_out(&source.join("files"), player.work.path(), case.mtime);
@@ -151,7 +164,7 @@ impl<'a> Player<'a> {
         let mut has_ended = false;
         let is_up = eventually(|| {
             has_ended = gateway.try_wait().unwrap().is_some();
-            has_ended || TcpStream::connect(("127.0.0.1", port)).is_ok()
+            has_ended || case.start == Start::Yes && TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         self.gateway = (!has_ended).then_some(gateway);
         is_up && !has_ended

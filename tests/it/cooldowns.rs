@@ -277,7 +277,8 @@ async fn a_deployment_that_failed_is_tried_again_when_the_other_one_cannot_answe
         assert_eq!(status(&gateway, "m").await, 200);
     }
     assert!(first.asked() == 1 || began.elapsed() > FIRST, "it is left out while another one answers");
-    (first.is_now(200), second.is_now(429));
+    first.is_now(200);
+    second.is_now(429);
     let response = gateway.post(CHAT, &says("m")).send().await.unwrap();
     assert_eq!(
         (response.status().as_u16(), &response.headers()["x-llm-provider"]),
@@ -298,7 +299,8 @@ async fn a_model_that_takes_over_spares_the_one_that_failed_until_it_fails_itsel
         assert_eq!(status(&gateway, "m").await, 200);
     }
     assert!(first.asked() == 1 || began.elapsed() > FIRST);
-    (first.is_now(200), second.is_now(500));
+    first.is_now(200);
+    second.is_now(500);
     assert_eq!(status(&gateway, "m").await, 200, "when the other one fails, it is tried all the same");
 }
 

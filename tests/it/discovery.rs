@@ -107,7 +107,7 @@ async fn a_provider_that_cannot_be_reached_is_told_as_that() {
         |url: &str| json!({"providers": {"up": {"type": "vllm", "base_url": url, "models": "discover"}}});
     let told = |url: &str| Setup::new().models(&provider(url)).run(&["check"]).stdout;
     let stdout = told("http://127.0.0.1:9/v1");
-    assert!(stdout.contains("warning: provider `up` cannot be reached; it is asked again"), "{stdout}");
+    assert!(stdout.contains("warning: provider `up` could not be reached; it is asked again"), "{stdout}");
     let upstream = Upstream::answering(json(200, "", &json!({"object": "list", "data": []}))).await;
     let stdout = tokio::task::block_in_place(|| told(&upstream.v1()));
     assert!(stdout.contains("warning: provider `up` says that it has no models"), "{stdout}");

@@ -31,6 +31,18 @@ fn operations(document: &Value) -> Vec<(String, String, &Value)> {
 }
 
 #[tokio::test]
+async fn every_reference_leads_to_a_schema() {
+    let gateway = Setup::new().start();
+    let document = document(&gateway).await;
+    let text = document.to_string();
+    let references = text.split("\"$ref\":\"#").skip(1).map(|behind| behind.split('"').next().unwrap());
+    let (known, unknown): (Vec<&str>, Vec<&str>) =
+        references.partition(|reference| document.pointer(reference).is_some());
+    assert!(known.len() > 100, "{}", known.len());
+    assert_eq!(unknown, [] as [&str; 0]);
+}
+
+#[tokio::test]
 async fn every_endpoint_is_documented_with_its_errors() {
     let gateway = Setup::new().start();
     let document = document(&gateway).await;

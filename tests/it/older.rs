@@ -1,5 +1,6 @@
 //! Configuration files of older systems: they are served as they are, and `import` prints them in our own form.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -80,7 +81,7 @@ async fn a_file_with_one_server_a_model_is_served() {
 }
 
 #[tokio::test]
-async fn servers_of_a_model_take_turns_and_the_spare_one_answers_when_they_are_gone() {
+async fn servers_of_a_model_share_conversations_and_the_spare_one_answers_when_they_are_gone() {
     let ((one, one_broken), (other, other_broken), (spare, _)) =
         (breakable().await, breakable().await, breakable().await);
     let text = LISTS
@@ -89,9 +90,14 @@ async fn servers_of_a_model_take_turns_and_the_spare_one_answers_when_they_are_g
         .replace("http://127.0.0.1:7002", &spare.url());
     let gateway = older("models-config.json", &text).start();
     let answered = |provider: &str| (200, provider.to_owned());
-    for provider in ["bench-a-7000", "bench-b-7000", "bench-a-7000", "bench-b-7000"] {
-        assert_eq!(ask(&gateway, "workshop/chat").await, answered(provider));
+    let mut providers = BTreeSet::new();
+    for number in 0..20 {
+        let mut conversation = says("workshop/chat");
+        conversation["user"] = json!(format!("user {number}"));
+        let response = gateway.post(CHAT, &conversation).send().await.unwrap();
+        providers.insert(response.headers()["x-llm-provider"].to_str().unwrap().to_owned());
     }
+    assert_eq!(providers, ["bench-a-7000", "bench-b-7000"].map(str::to_owned).into());
     one_broken.store(true, Ordering::SeqCst);
     for _ in 0..3 {
         assert_eq!(ask(&gateway, "workshop/chat").await, answered("bench-b-7000"));

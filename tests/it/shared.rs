@@ -829,6 +829,9 @@ async fn what_a_node_does_not_spend_of_a_budget_is_there_for_the_others() {
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(ask(&other, 1).await.is_err());
 
+    // They would tell what they have spent again.
+    one.end().await;
+    other.end().await;
     redis.ask(&["FLUSHALL"]);
     let [one, other]: [Node; 2] = Node::several(&redis, &Rules::default()).await;
     drop(ask(&one, 1000).await.unwrap());

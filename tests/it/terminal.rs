@@ -118,7 +118,9 @@ fn a_conversation_in_the_terminal() {
         "Hello żółw!\n\n/model other\nAnd now?\n/system Be brief.\n/bye\nunheard\n",
     );
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "Hello żółw!\nAnd now?\n"), "{}", ended.stderr);
-    assert!(!setup.path("data").exists() && !setup.path("llm-proxy-rest.log").exists(), "nothing is kept");
+    for kept in ["data/llm-proxy-api.db", "data/llm-proxy-rest.log", "llm-proxy-rest.log"] {
+        assert!(!setup.path(kept).exists(), "{kept}");
+    }
 
     let ended = typed(&setup, &["chat", "echo"], "/modle x\n/model\n/model nobody\nStill there?\n");
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "Still there?\n"), "{}", ended.stderr);

@@ -501,7 +501,8 @@ async fn texts_that_different_providers_answer_name_all_of_them() {
         (Upstream::start(|_| vec![saying("x")]).await, Upstream::start(|_| vec![saying("x")]).await);
     let provider = |upstream: &Upstream, name: &str| json!({"type": "openai", "base_url": upstream.v1(), "models": {"m": {"upstream": name}}});
     let providers = json!({"p": provider(&one, "m1"), "q": provider(&other, "m2")});
-    let models = json!({"providers": providers, "models": {"m": {"strategy": "round_robin"}}});
+    let models =
+        json!({"providers": providers, "models": {"m": {"strategy": "round_robin", "affinity": false}}});
     let gateway = Setup::new().models(&models).start();
     let response = gateway
         .post("/api/translate", &to("m", &json!({"texts": ["a", "b", "c", "d"], "top_k": 1})))

@@ -63,7 +63,7 @@ async fn a_server_killed_and_started_again_under_load_is_hardly_noticed() {
     let stand_in = json!({"type": "echo", "models": {"m": {}}});
     let gateway = Gateway::start(&json!({
         "providers": {"first": provider(&first), "second": provider(&second), "stand-in": stand_in},
-        "models": {"m": {"strategy": "round_robin"}},
+        "models": {"m": {"strategy": "round_robin", "affinity": false}},
         "routing": {"max_cooldown": 3},
     }))
     .await;

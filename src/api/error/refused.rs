@@ -6,7 +6,7 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode};
 use super::ApiError;
 use crate::api::standing::Refused;
 
-/// How a browser is told to ask its user for a key.
+/// What makes a browser ask its user for a key.
 const PASSWORD: &str = "Basic realm=\"llm-proxy-api: a key as the password\", charset=\"UTF-8\"";
 
 /// How a key is to be shown; `by_password`: a browser may ask its user for one.

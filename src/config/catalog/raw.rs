@@ -14,6 +14,7 @@ use super::probes::RawProbe;
 use super::{lua, older};
 use crate::config::{ConfigError, Fault, ListenAddress};
 use crate::lint::{self, Object, Syntax};
+use crate::llm::Abilities;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +142,18 @@ pub(super) struct RawSupports {
     pub(super) max_output: Option<u64>,
     #[serde(rename = "comment")]
     pub(super) _comment: Option<IgnoredAny>,
+}
+
+impl RawSupports {
+    pub(super) fn abilities(&self) -> Abilities {
+        Abilities {
+            tools: self.tools,
+            response_format: self.response_format,
+            images: self.images,
+            reasoning: self.reasoning,
+            output_tokens: self.max_output,
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]

@@ -1,4 +1,4 @@
-//! The health of all deployments, providers and keys, which outlives a change of the configuration and is told to replicas.
+//! The health of all deployments, providers and keys. It outlives a change of the configuration, and replicas share it.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Health;
 
-/// The other replicas of the gateway, which leave alone whoever rests here. Both calls come back at once, whatever the
+/// The other replicas of the gateway, which leave alone what cools down here. Both calls come back at once, whatever the
 /// way to the others is like.
 pub trait Replicas: Debug + Send + Sync {
     /// It rests from now on, for so long.

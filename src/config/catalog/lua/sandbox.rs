@@ -135,8 +135,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 fn watch_globals(lua: &Lua, unset: Rc<RefCell<Vec<Unset>>>) -> mlua::Result<()> {
     let note = lua.create_function(move |lua, (_, name): (Value, Value)| {
         let Value::String(name) = name else { return Ok(Value::Nil) };
-        let (name, line) =
-            (name.to_string_lossy(), lua.inspect_stack(1, |frame| frame.current_line()).flatten());
+        let line = lua.inspect_stack(1, |frame| frame.current_line().unwrap_or_default());
+        let (name, line) = (name.to_string_lossy(), line.filter(|line| *line > 0));
         let mut unset = unset.borrow_mut();
         if unset.len() < MOST_LINES
             && name.len() < MOST_OF_A_LINE
