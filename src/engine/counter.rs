@@ -6,6 +6,7 @@
 //! takes too long, goes without an answer, and the prompt's length is estimated.
 
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -50,10 +51,18 @@ enum Said {
 pub fn answering(file: &Path) -> impl FnMut(&[u8]) -> Vec<u8> {
     let mut read = None;
     move |question| {
-        let vocabulary = read.get_or_insert_with(|| Vocabulary::read(file)).as_ref();
-        let said = vocabulary.map_or(Said::Unusable, |vocabulary| answer(vocabulary, question));
+        let vocabulary = read.get_or_insert_with(|| caught(|| Vocabulary::read(file)).flatten()).as_ref();
+        let said = vocabulary.map_or(Said::Unusable, |vocabulary| {
+            caught(|| answer(vocabulary, question)).unwrap_or(Said::Nothing)
+        });
         serde_json::to_vec(&said).unwrap_or_default()
     }
+}
+
+/// The result of work on a file. The tokenizer's library panics where a file contradicts itself, which says no more than
+/// that the file is of no use.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 fn answer(vocabulary: &Vocabulary, question: &[u8]) -> Said {

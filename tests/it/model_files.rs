@@ -111,6 +111,18 @@ async fn a_head_that_is_no_head_is_survived() {
 }
 
 #[tokio::test]
+async fn a_file_that_contradicts_itself_ends_no_reader() {
+    // Its first token is none of its tokens, which the tokenizer's library takes for a fault of its own.
+    let mut entries = entries(GOOD, 97);
+    entries[5] = entry("tokenizer.ggml.bos_token_id", 4, &4448_u32.to_le_bytes());
+    let gateway = gateway(&[("m", file(&entries))]);
+    for _ in 0..5 {
+        assert_eq!(source(&gateway, "m").await, "estimated");
+    }
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+}
+
+#[tokio::test]
 async fn a_template_that_is_a_bomb_is_survived() {
     let deep = |open: &str, close: &str, times: usize| {
         format!("{{{{ {}1{} }}}}", open.repeat(times), close.repeat(times))
