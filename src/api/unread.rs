@@ -2,7 +2,7 @@
 //!
 //! A caller that is refused may still be sending. If its connection is closed then, it sees that and not the answer; and
 //! if nothing says that it will be closed, it sends its next request to a connection that has ended. So what is left of a
-//! body comes back here when the request is dropped: a little is read to its end, and of more the caller is told that the
+//! body comes back here when the request is dropped: a little is read to its end, and of more the answer says that the
 //! connection ends with the answer, and is listened to until it has read that.
 
 use std::io;

@@ -29,8 +29,8 @@ pub(super) struct Others {
 struct Told(Shared);
 
 impl Replicas for Told {
-    fn rests(&self, name: &str, rest: Rest) {
-        self.0.rests(name, (rest.lasts, rest.is_will));
+    fn cools_down(&self, name: &str, rest: Rest) {
+        self.0.cools_down(name, (rest.lasts, rest.is_will));
     }
 
     fn is_well(&self, name: &str) {

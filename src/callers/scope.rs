@@ -403,7 +403,7 @@ mod tests {
         let rest = scope.take_in_place(want(0), now).unwrap();
         assert_eq!(scope.figures(now)[0].unwrap().remaining, 4, "it is one request");
         scope.settle(&rest, 0, now);
-        assert_eq!(scope.figures(now)[2].unwrap().remaining, 0, "its place is given back by whoever has it");
+        assert_eq!(scope.figures(now)[2].unwrap().remaining, 0, "its place is given back by its holder");
         scope.settle(&one, 0, now);
         scope.settle(&two, 0, now);
         assert_eq!(scope.figures(now)[2].unwrap().remaining, 2);

@@ -1,7 +1,7 @@
 //! Which of the gateway's own variables an engine inherits: those that engines are known to need, and no others.
 //!
 //! A gateway's environment holds the keys of clouds, passwords of databases and whatever else its operator keeps there,
-//! under names that nobody can foresee. An engine needs where programs, libraries, devices and models are, and how its
+//! under names that cannot be foreseen. An engine needs where programs, libraries, devices and models are, and how its
 //! libraries are tuned. All else is for the models file to name (`env`). The same holds for the program that counts
 //! prompts.
 

@@ -89,7 +89,7 @@ impl Repair<'_> {
         }
     }
 
-    /// The number that `\uXXXX` stands for.
+    /// The number of a `\u` escape.
     fn unit(&self, at: usize) -> Option<u16> {
         let digits = self.json.get(at..at + 6)?.strip_prefix(b"\\u")?;
         let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;

@@ -220,7 +220,7 @@ fn frames(model: &str, request: &ChatRequest, asked: &Asked, trouble: &Trouble) 
     let reason = if bytes < said.len() { "length" } else { "stop" };
     said.truncate(bytes);
     let usage = Usage { input_tokens, output_tokens: words, ..Usage::default() };
-    // Of an answer that is put together again nobody sees the words, unless something happens between them.
+    // Of an answer that is put together again no words are seen, unless something happens between them.
     let texts = Texts { said, at: 0, are_words: request.stream || !trouble.is_none() };
     let after = trouble.cut_after.into_iter().chain(trouble.error_after).min().unwrap_or(usize::MAX);
     let error = trouble.error_after.map(|_| Step::Error);

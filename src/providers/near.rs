@@ -38,7 +38,7 @@ use socket::{Allowance, Counted, Headless};
 const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// More idle connections than this help nobody.
 const MOST_IDLE: usize = 512;
-/// What hyper reads ahead of an answer, and the longest head. (It would take 400 KiB for each stream that nobody reads.)
+/// What hyper reads ahead of an answer, and the longest head. (It would take 400 KiB for each stream that is not read.)
 const MOST_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A server near by, and the connections to it that are idle.

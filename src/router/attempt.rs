@@ -155,7 +155,7 @@ impl Deployment {
     /// Whether it might be asked now.
     pub fn is_ready(&self, now: Instant) -> bool {
         let some_key = self.keys.len() == 0 || self.keys.resting(now) < self.keys.len();
-        !self.health.rests(now) && !self.provider_health.rests(now) && some_key
+        !self.health.cools_down(now) && !self.provider_health.cools_down(now) && some_key
     }
 
     /// When it is back, if it rests, or its provider does, or all of its provider's keys.
@@ -164,13 +164,13 @@ impl Deployment {
         self.health.rests_until(now).max(self.provider_health.rests_until(now)).max(of_keys)
     }
 
-    /// When it is worth asking again, if it rests, or its provider does, or all of its provider's keys.
+    /// When it is worth asking again, if it cools down, or its provider does, or all of its provider's keys.
     pub(super) fn useful_at(&self, now: Instant) -> Option<Instant> {
         let of_keys = self.keys.useful_at(now);
         self.health.useful_at(now).max(self.provider_health.useful_at(now)).max(of_keys)
     }
 
-    /// The last failure after which it rests, or its provider or one of its provider's keys does.
+    /// The last failure after which it cools down, or its provider or one of its provider's keys does.
     pub(super) fn last(&self) -> Option<Last> {
         let own = [&self.health, &self.provider_health].into_iter().filter_map(|health| health.last());
         own.chain(self.keys.last()).max_by_key(|last| last.at)

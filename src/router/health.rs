@@ -199,7 +199,7 @@ impl Health {
     }
 
     /// Whether it rests.
-    pub(super) fn rests(&self, now: Instant) -> bool {
+    pub(super) fn cools_down(&self, now: Instant) -> bool {
         self.rests_until(now).is_some()
     }
 
@@ -211,13 +211,13 @@ impl Health {
         self.state().rests_until.filter(|until| *until > now)
     }
 
-    /// When it is worth asking again, if it rests: at once, unless it has said when.
+    /// When it is worth asking again, if it cools down: at once, unless it has said when.
     pub(super) fn useful_at(&self, now: Instant) -> Option<Instant> {
         self.rests_until(now)?;
         self.state().willed_until.max(Some(now))
     }
 
-    /// The last failure, if it rests since then.
+    /// The last failure, if it has cooled down since then.
     pub(super) fn last(&self) -> Option<Last> {
         if !self.is_troubled.load(Ordering::Acquire) {
             return None;
@@ -246,13 +246,13 @@ impl Health {
             (state.rests_until.unwrap_or(now), state.alone_until >= state.rests_until, begins)
         };
         if let Some((name, others)) = &self.others {
-            others.rests(name, Rest { lasts: until.saturating_duration_since(now), is_will });
+            others.cools_down(name, Rest { lasts: until.saturating_duration_since(now), is_will });
         }
         self.changed.notify_waiters();
         begins
     }
 
-    /// It refused one request, and rests only after several in a row. Whether a rest begins.
+    /// It refused one request, and cools down only after several in a row. Whether a cooldown begins.
     pub fn refused(&self, failure: &Failure, now: Instant) -> bool {
         let is_enough = {
             let mut state = self.state();

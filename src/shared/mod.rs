@@ -123,7 +123,7 @@ impl Shared {
     }
 
     /// A cooldown begins, of this length, during which all leave it alone or not. Returns at once.
-    pub fn rests(&self, name: &str, rest: (Duration, bool)) {
+    pub fn cools_down(&self, name: &str, rest: (Duration, bool)) {
         self.rests.add(name, Some(rest));
     }
 

@@ -53,7 +53,7 @@ async fn ask(gateway: &Gateway, text: &str, stream: bool) -> (String, u64, bool)
     (provider, attempts, is_good)
 }
 
-/// What rests after a fault, and for how long, in seconds: from, and to.
+/// What cools down after a fault, and for how long, in seconds: from, and to.
 #[derive(Clone, Copy)]
 enum Rest {
     Deployment(f64, f64),
@@ -128,7 +128,7 @@ fn faults() -> Vec<Fault> {
 }
 
 /// What the figures say of the first provider's two models: the last failure of `m`, and how long each rests, in seconds.
-async fn rests(gateway: &Gateway) -> (Value, [Option<f64>; 2]) {
+async fn cooldowns(gateway: &Gateway) -> (Value, [Option<f64>; 2]) {
     let routes = answer(gateway.get("/api/routes")).await.1;
     let of = |model: &str| {
         let route =
@@ -154,7 +154,7 @@ async fn a_fault_before_the_first_content_moves_the_request_and_starts_a_cooldow
             let began = Instant::now();
             assert_eq!(ask(&gateway, "hi", stream).await, ("good".to_owned(), 2, true), "{name}, {stream}");
 
-            let (last, [of_model, of_other]) = rests(&gateway).await;
+            let (last, [of_model, of_other]) = cooldowns(&gateway).await;
             // A body that is no stream and no answer may be seen as either.
             assert!(last == word || last == "protocol", "{name}, {stream}: {last}");
             let (from, to) = match rest {
@@ -184,7 +184,7 @@ async fn a_server_that_is_not_there_moves_the_request_and_starts_a_cooldown() {
         let gateway = pair(url, &good.v1(), PATIENT);
         let began = Instant::now();
         assert_eq!(ask(&gateway, "hi", true).await, ("good".to_owned(), 2, true), "{url}");
-        assert_eq!(rests(&gateway).await.0, "unreachable");
+        assert_eq!(cooldowns(&gateway).await.0, "unreachable");
         let again = ask(&gateway, "hi", false).await;
         assert!(again == ("good".to_owned(), 1, true) || began.elapsed() > FIRST, "{url}: {again:?}");
     }
@@ -214,7 +214,7 @@ async fn a_fault_after_the_first_content_ends_in_an_error_and_starts_a_cooldown(
         let ended = Instant::now();
         assert!(events.iter().any(|event| event.contains("Hel")), "{name}: {events:?}");
         assert!(events.last().unwrap().contains("\"error\""), "{name}: {events:?}");
-        let (last, [of_model, of_other]) = rests(&gateway).await;
+        let (last, [of_model, of_other]) = cooldowns(&gateway).await;
         assert!(last.is_string() && of_other.is_none(), "{name}");
         assert!(of_model.is_some() || ended.elapsed() > FIRST, "{name}");
         let again = ask(&gateway, "hi", true).await;
@@ -228,7 +228,7 @@ async fn a_fault_after_the_first_content_ends_in_an_error_and_starts_a_cooldown(
         ("bad".to_owned(), 1, true),
         "a finish without [DONE] is one"
     );
-    assert_eq!(rests(&gateway).await.1, [None, None]);
+    assert_eq!(cooldowns(&gateway).await.1, [None, None]);
 }
 
 #[tokio::test]

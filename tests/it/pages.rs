@@ -155,7 +155,7 @@ async fn answers_are_what_they_say_and_no_pages_of_this_site() {
     let page = ["host: localhost", "origin: https://app.example", "access-control-request-method: PUT"];
     assert!(asked(&gateway, "OPTIONS /api/chat", &page).await.1.contains("nosniff"));
     assert!(asked(&gateway, "GARBAGE", &["bad header"]).await.1.contains("nosniff"));
-    let (status, error) = answer(gateway.get("/api/passthrough/nobody/x")).await;
+    let (status, error) = answer(gateway.get("/api/passthrough/missing/x")).await;
     assert_eq!(status, 404, "{error}");
     let docs = gateway.get("/docs").send().await.unwrap();
     let policy = docs.headers()["content-security-policy"].to_str().unwrap();

@@ -93,7 +93,7 @@ async fn first(gateway: &Gateway) -> Value {
     answer(gateway.get("/api/routes")).await.1["routes"][0]["candidates"][0].clone()
 }
 
-async fn rests(gateway: &Gateway) -> bool {
+async fn cools_down(gateway: &Gateway) -> bool {
     first(gateway).await["rests_for_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0)
 }
 
@@ -116,7 +116,7 @@ async fn a_server_that_dies_rests_before_anybody_asks_and_is_asked_when_it_is_ba
     assert_eq!(answered_by(&gateway).await, ("first".to_owned(), 1));
 
     drop(server);
-    eventually("the dead one rests", async || rests(&gateway).await).await;
+    eventually("the dead one rests", async || cools_down(&gateway).await).await;
     let told = first(&gateway).await;
     assert_eq!(
         (&told["last_probe"]["ok"], &told["last_probe"]["failure"], &told["failed"]),
@@ -129,7 +129,7 @@ async fn a_server_that_dies_rests_before_anybody_asks_and_is_asked_when_it_is_ba
 
     let server = Server::on(TcpListener::bind(&address).await.unwrap(), "");
     let back = Instant::now();
-    eventually("it is back", async || !rests(&gateway).await).await;
+    eventually("it is back", async || !cools_down(&gateway).await).await;
     assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
     assert_eq!(answered_by(&gateway).await, ("first".to_owned(), 1));
     assert_eq!(server.asked("POST"), 1);
@@ -181,7 +181,7 @@ async fn answers_that_are_broken_or_late_are_none_and_refusals_are_signs_of_life
         if is_dead {
             let alone = json!({"model": "alone", "messages": [{"role": "user", "content": "Hi"}]});
             let response = gateway.post(CHAT, &alone).send().await.unwrap();
-            assert_eq!(response.status(), 200, "nobody else can answer, so it is asked all the same");
+            assert_eq!(response.status(), 200, "no other can answer, so it is asked all the same");
             assert_eq!(server.asked("POST"), 1, "{status}: no other request has met it");
         }
     }
@@ -226,7 +226,7 @@ async fn trouble_with_requests_is_not_forgiven_by_a_probe_unless_the_server_was_
     server.probes.store(200, Ordering::SeqCst);
     server.requests.store(200, Ordering::SeqCst);
     let back = Instant::now();
-    eventually("it is back", async || !rests(&gateway).await).await;
+    eventually("it is back", async || !cools_down(&gateway).await).await;
     assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
     assert_eq!(answered_by(&gateway).await, ("first".to_owned(), 1));
 }

@@ -287,7 +287,7 @@ async fn strategies_choose_who_is_asked_first() {
     }
 }
 
-/// As [`gateway`], with nobody before the others but by the strategy, whatever the conversation is.
+/// As [`gateway`], with none before the others but by the strategy, whatever the conversation is.
 fn equals(upstreams: &[&Moody], strategy: &str) -> Gateway {
     let provider = |(at, moody): (usize, &&Moody)| {
         let models = json!({"m": {"weight": at + 1}});

@@ -90,7 +90,7 @@ async fn tls_serves_both_versions_of_http() {
     );
     assert_eq!(events.rest().await.last().unwrap(), "[DONE]");
 
-    // Who comes without encryption is told so, and does no harm.
+    // A caller without encryption gets the reason, and does no harm.
     for plain in [
         PING,
         "POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",

@@ -360,8 +360,8 @@ async fn rests_and_changed_keys_are_heard_of_at_once_by_all_others() {
     eventually("they listen", async || *keys.borrow_and_update() > 0).await;
     let own = *one.shared.keys().borrow();
 
-    one.shared.rests("up/m", (Duration::from_secs(40), true));
-    one.shared.rests("up", (Duration::from_secs(30), true));
+    one.shared.cools_down("up/m", (Duration::from_secs(40), true));
+    one.shared.cools_down("up", (Duration::from_secs(30), true));
     one.shared.is_well("up");
     one.shared.keys_changed();
     within("the rest is heard of", SOON, || other.heard("up/m").is_some()).await;
@@ -454,7 +454,7 @@ async fn a_redis_that_comes_later_is_found_and_told_of_what_was_before() {
     let node = Node::new(&redis, Open, Rules::default()).await;
     assert!(began.elapsed() < Duration::from_secs(2) && !node.is_up());
     node.spend(300).await.unwrap();
-    node.shared.rests("up", (Duration::from_secs(60), false));
+    node.shared.cools_down("up", (Duration::from_secs(60), false));
     redis.revive();
     eventually("it is found", async || node.is_up()).await;
     let late = Node::new(&redis, Open, Rules::default()).await;

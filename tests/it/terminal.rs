@@ -122,9 +122,10 @@ fn a_conversation_in_the_terminal() {
         assert!(!setup.path(kept).exists(), "{kept}");
     }
 
-    let ended = typed(&setup, &["chat", "echo"], "/modle x\n/model\n/model nobody\nStill there?\n");
+    let ended = typed(&setup, &["chat", "echo"], "/modle x\n/model\n/model missing\nStill there?\n");
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "Still there?\n"), "{}", ended.stderr);
-    for words in ["/modle is not known here", "echo\nother\nbroken\n", "the model `nobody` is not configured"]
+    for words in
+        ["/modle is not known here", "echo\nother\nbroken\n", "the model `missing` is not configured"]
     {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }

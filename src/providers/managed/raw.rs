@@ -104,7 +104,7 @@ impl Allowed {
         request
     }
 
-    /// What the request needs. Nobody knows what is in it; if it generates something, its text has at most as many
+    /// What the request needs. Its content is not known; if it generates something, its text has at most as many
     /// tokens as bytes, and without a limit for its answer it is better alone in a context that is shared.
     pub(super) fn need(self, request: &RawRequest) -> Need {
         if self.work != Work::Generates {

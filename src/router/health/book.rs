@@ -12,8 +12,8 @@ use super::Health;
 /// The other replicas of the gateway, which leave alone what cools down here. Both calls come back at once, whatever the
 /// way to the others is like.
 pub trait Replicas: Debug + Send + Sync {
-    /// It rests from now on, for so long.
-    fn rests(&self, name: &str, rest: Rest);
+    /// It cools down from now on, for this time.
+    fn cools_down(&self, name: &str, rest: Rest);
 
     /// It answers again.
     fn is_well(&self, name: &str);
@@ -37,12 +37,12 @@ pub struct HealthBook {
 }
 
 impl HealthBook {
-    /// One whose rests other replicas hear of. What they say themselves comes by [`HealthBook::told`].
+    /// One whose cooldowns other replicas hear of. What they say themselves comes by [`HealthBook::told`].
     pub fn shared(others: Arc<dyn Replicas>) -> Self {
         Self { others: Some(others), ..Self::default() }
     }
 
-    /// Another replica says of someone that it rests for so long, or with `None` that it is well again.
+    /// Another replica says that a deployment, provider or key cools down for this time, or with `None` that it is well again.
     pub fn told(&self, name: &str, rest: Option<Rest>) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         if let Some(health) = known {

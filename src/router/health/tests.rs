@@ -146,7 +146,7 @@ fn times_are_told_apart_and_summed_up() {
 struct Other(Mutex<Option<HealthBook>>);
 
 impl Replicas for Other {
-    fn rests(&self, name: &str, rest: Rest) {
+    fn cools_down(&self, name: &str, rest: Rest) {
         if let Some(book) = &*self.0.lock().unwrap() {
             book.told(name, Some(rest));
         }
@@ -175,7 +175,7 @@ fn replicas_hear_of_each_others_rests() {
     assert!(admit(&other_a, now + seconds(85)).is_err(), "a shorter rest shortens nothing, there as here");
     admit(&other_a, now + seconds(100)).unwrap().succeeded();
     assert!((0..3).all(|_| admit(&a_one, now + seconds(1)).is_ok()));
-    here.told("nobody", Some(Rest { lasts: seconds(1), is_will: true }));
+    here.told("unknown", Some(Rest { lasts: seconds(1), is_will: true }));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn after_a_sign_of_life_one_tries_and_failures_are_not_forgotten() {
     let health = Health::default();
     let dead = Failure { at_least: None, ..failure(Cause::Absent) };
     health.found_dead(&dead, probed(begin));
-    assert!(admit(&health, begin).is_err(), "it rests before anybody has asked");
+    assert!(admit(&health, begin).is_err(), "it cools down before any request");
     let now = begin + seconds(1);
     assert!(health.found_alive(now, now));
     let tried = admit(&health, now).expect("it may be tried at once");
@@ -280,6 +280,6 @@ fn probes_that_fail_one_after_the_other_are_one_failure() {
     let health = Health::default();
     let dead = Failure { at_least: Some(seconds(3)), ..failure(Cause::Absent) };
     (0..20).for_each(|round| health.found_dead(&dead, probed(begin + seconds(2 * round))));
-    let rests = health.figures(begin + seconds(38)).rests_for.unwrap();
-    assert_eq!(rests, seconds(3), "always until the next one has looked");
+    let left = health.figures(begin + seconds(38)).rests_for.unwrap();
+    assert_eq!(left, seconds(3), "always until the next one has looked");
 }

@@ -51,7 +51,7 @@ impl Flood {
 
     /// When the next connection ended.
     pub(crate) fn ended(&self) -> Instant {
-        self.ends.recv_timeout(PATIENCE).expect("nobody hangs up")
+        self.ends.recv_timeout(PATIENCE).expect("no one hangs up")
     }
 }
 
